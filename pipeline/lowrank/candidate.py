@@ -1,0 +1,94 @@
+"""Candidates: what a layer may become, what it then costs, and how wrong it then is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pipeline.lowrank.target import Target
+
+ErrorKind = Literal["exact", "upper_bound", "estimate"]
+Cost = Literal["params", "macs"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to build a layer.
+
+    `squared_error` is ‖W − Ŵ‖² in the metric; `error_kind` says whether the built layer has
+    exactly this error, at most this error, or about this error. `params` counts the bias.
+    """
+
+    method: str
+    ranks: tuple[int, ...]
+    params: int
+    macs: int
+    squared_error: float
+    error_kind: ErrorKind
+
+    def cost(self, unit: Cost) -> int:
+        return self.params if unit == "params" else self.macs
+
+
+def dense_candidate(target: Target) -> Candidate:
+    """The layer as it is: no error, full cost. Always on the list."""
+    return Candidate("dense", (), target.params, target.macs, 0.0, "exact")
+
+
+@dataclass(frozen=True)
+class CandidateGrid:
+    """Candidates of one method as columns, before pruning: all tensors of length n.
+
+    ranks: (n, number of ranks) int64; params, macs: (n,) int64; squared_error: (n,) float64.
+    """
+
+    method: str
+    ranks: Tensor
+    params: Tensor
+    macs: Tensor
+    squared_error: Tensor
+    error_kind: ErrorKind
+
+    def worthwhile(self, target: Target) -> list[Candidate]:
+        """The Pareto-optimal candidates that save both parameters and MACs.
+
+        Break-even: a factorization that does not make the layer smaller *and* cheaper is no
+        candidate; if none is left the layer stays dense. A candidate survives if no other has
+        less error at the same or less params, or at the same or less MACs.
+        """
+        saves = (self.params < target.params) & (self.macs < target.macs)
+        index = saves.nonzero().flatten()
+        error = self.squared_error[index]
+        fronts = [index[_pareto(cost[index], error)] for cost in (self.params, self.macs)]
+        keep = torch.unique(torch.cat(fronts))
+        columns = (self.ranks, self.params, self.macs, self.squared_error)
+        rows = zip(*(column[keep].tolist() for column in columns), strict=True)
+        return [
+            Candidate(self.method, tuple(ranks), params, macs, max(error, 0.0), self.error_kind)
+            for ranks, params, macs, error in rows
+        ]
+
+
+def pareto_front(candidates: Sequence[Candidate], unit: Cost) -> list[Candidate]:
+    """Candidates that no other beats in both `unit` and error: cost up, error down."""
+    front: list[Candidate] = []
+    for candidate in sorted(candidates, key=lambda c: (c.cost(unit), c.squared_error)):
+        if not front or candidate.squared_error < front[-1].squared_error:
+            front.append(candidate)
+    return front
+
+
+def _pareto(cost: Tensor, error: Tensor) -> Tensor:
+    """Indices of the Pareto front of (cost, error), cheapest first."""
+    if len(cost) == 0:
+        return cost
+    # Sorting by error first makes the stable sort by cost put the best of equal cost first.
+    order = error.argsort(stable=True)
+    order = order[cost[order].argsort(stable=True)]
+    best = error[order].cummin(0).values
+    first = torch.ones(1, dtype=torch.bool)
+    return order[torch.cat([first, best[1:] < best[:-1]])]

@@ -1,0 +1,74 @@
+"""Factorization methods, and the one place that lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from torch import Tensor
+
+from pipeline.lowrank.candidate import Candidate
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.methods.base import Certificate, Method
+from pipeline.lowrank.methods.cp import CP
+from pipeline.lowrank.methods.svd import SVD
+from pipeline.lowrank.methods.tucker2 import Tucker2
+from pipeline.lowrank.spectrum import Spectra
+from pipeline.lowrank.target import Target
+
+METHODS: dict[str, type[Method]] = {method.name: method for method in (SVD, Tucker2, CP)}
+
+__all__ = [
+    "CP",
+    "METHODS",
+    "SVD",
+    "Certificate",
+    "Method",
+    "Tucker2",
+    "candidates_of",
+    "get_method",
+    "make_methods",
+]
+
+
+def get_method(name: str) -> type[Method]:
+    """The class of a method; LowRankError with the nearest name if there is none."""
+    if name in METHODS:
+        return METHODS[name]
+    near = get_close_matches(name, METHODS, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise LowRankError(f"unknown method {name!r}: {hint}known are {', '.join(METHODS)}")
+
+
+def make_methods(names: Sequence[str], **options: Any) -> dict[str, Method]:
+    """Configured methods by name; each takes the options that it declares.
+
+    `svd` is always there: on a matrix, Tucker and CP *are* the truncated SVD.
+    """
+    if not names:
+        raise LowRankError(f"no method chosen: name at least one of {', '.join(METHODS)}")
+    made: dict[str, Method] = {}
+    for name in [*names, SVD.name]:
+        cls = get_method(name)
+        declared: set[str] = {f.name for f in fields(cls)} if is_dataclass(cls) else set()
+        made[name] = cls(**{k: v for k, v in options.items() if k in declared})
+    return made
+
+
+def candidates_of(
+    target: Target,
+    weight: Tensor,
+    spectra: Spectra,
+    names: Sequence[str],
+    methods: Mapping[str, Method],
+) -> list[Candidate]:
+    """Worthwhile candidates of the methods `names` for one target (dense not included)."""
+    if target.is_matrix:
+        return methods[SVD.name].candidates(target, weight, spectra)
+    return [
+        candidate
+        for name in dict.fromkeys(names)
+        for candidate in methods[name].candidates(target, weight, spectra)
+    ]

@@ -1,0 +1,117 @@
+"""The source's three rules, layer by layer: energy, error and compute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pipeline.lowrank.candidate import Cost
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.policies.base import (
+    Choice,
+    Option,
+    Policy,
+    Selection,
+    Totals,
+    cheapest,
+    check_cost,
+)
+
+# A sum of squares in float64 is right to about this fraction of the whole; without the slack
+# τ=1 or ε=0 on an exactly rank-deficient weight would miss its rank.
+_ROUNDING = 1e-13
+
+
+@dataclass(frozen=True)
+class Energy(Policy):
+    """The cheapest candidate that keeps the energy fraction τ: ‖W − Ŵ‖² ≤ (1 − τ)‖W‖².
+    For the SVD this is min{k : E_k ≥ τ}. τ in (0, 1]."""
+
+    threshold: float = 0.9
+    cost: Cost = "params"
+
+    name: ClassVar[str] = "energy"
+
+    def __post_init__(self) -> None:
+        check_cost(self.cost)
+        if not 0.0 < self.threshold <= 1.0:
+            raise LowRankError(f"energy is {self.threshold}: choose a fraction in (0, 1]")
+
+    def select(self, options: Mapping[str, Option], totals: Totals) -> Selection:
+        limit = 1.0 - self.threshold + _ROUNDING
+        return _each(options, self.cost, limit, f"keeps energy {self.threshold:g}")
+
+
+@dataclass(frozen=True)
+class Error(Policy):
+    """The cheapest candidate with relative error ‖W − Ŵ‖/‖W‖ ≤ ε. ε ≥ 0."""
+
+    relative_error: float = 0.3
+    cost: Cost = "params"
+
+    name: ClassVar[str] = "error"
+
+    def __post_init__(self) -> None:
+        check_cost(self.cost)
+        if not self.relative_error >= 0.0:
+            raise LowRankError(f"relative_error is {self.relative_error}: choose a number ≥ 0")
+
+    def select(self, options: Mapping[str, Option], totals: Totals) -> Selection:
+        limit = self.relative_error**2 + _ROUNDING
+        return _each(options, self.cost, limit, f"relative error ≤ {self.relative_error:g}")
+
+
+@dataclass(frozen=True)
+class Compute(Policy):
+    """The smallest error among candidates with cost ≤ dense cost / ρ in every layer. ρ > 1.
+    A layer with candidates but none that cheap takes its cheapest, and the plan says so."""
+
+    compression_ratio: float = 2.0
+    cost: Cost = "params"
+
+    name: ClassVar[str] = "compute"
+
+    def __post_init__(self) -> None:
+        check_cost(self.cost)
+        if not self.compression_ratio > 1.0:
+            raise LowRankError(
+                f"compression_ratio is {self.compression_ratio}: choose a number above 1 "
+                "(dense / compressed)"
+            )
+
+    def select(self, options: Mapping[str, Option], totals: Totals) -> Selection:
+        return Selection(
+            {
+                name: kept_fraction(option, self.cost, 1.0 / self.compression_ratio)
+                for name, option in options.items()
+            }
+        )
+
+
+def kept_fraction(option: Option, unit: Cost, fraction: float) -> Choice:
+    """The smallest error at no more than `fraction` of the layer's dense cost."""
+    limit = fraction * option.dense.cost(unit)
+    fitting = [c for c in option.candidates if c.cost(unit) <= limit]
+    if fitting:
+        best = min(fitting, key=lambda c: (c.squared_error, c.cost(unit)))
+        return Choice(best, f"least error at ≤ {fraction:.3g} of the layer's {unit}")
+    smallest = min(option.candidates, key=lambda c: (c.cost(unit), c.squared_error))
+    if smallest.method == "dense":
+        return Choice(smallest, "dense: no rank is below break-even")
+    kept = smallest.cost(unit) / option.dense.cost(unit)
+    return Choice(smallest, f"smallest rank there is; it keeps {kept:.3g} of the {unit}")
+
+
+def _each(options: Mapping[str, Option], unit: Cost, limit: float, rule: str) -> Selection:
+    choices = {}
+    for name, option in options.items():
+        chosen = cheapest(option, unit, limit)
+        if chosen.method != "dense":
+            why = f"cheapest in {unit} that satisfies: {rule}"
+        elif len(option.candidates) == 1:
+            why = "dense: no rank is below break-even"
+        else:
+            why = f"dense: no rank below break-even satisfies: {rule}"
+        choices[name] = Choice(chosen, why)
+    return Selection(choices)

@@ -1,0 +1,155 @@
+"""Targets: the layers that may be factorized, found by type and by name patterns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import Tensor, nn
+
+from pipeline.lowrank.errors import LowRankError
+
+KINDS: dict[type[nn.Module], str] = {
+    nn.Linear: "linear",
+    nn.Conv1d: "conv1d",
+    nn.Conv2d: "conv2d",
+    nn.Conv3d: "conv3d",
+}
+CONVOLUTIONS: dict[str, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
+    "conv1d": nn.Conv1d,
+    "conv2d": nn.Conv2d,
+    "conv3d": nn.Conv3d,
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """Facts of one layer that may be factorized; everything a method needs to count costs.
+
+    `shape` is (out, in, *kernel). `in_positions` and `out_positions` are the numbers of input
+    and output positions per example, summed over all calls of the layer in one forward pass
+    (pixels of a convolution, tokens of a Linear, 1 for a Linear on plain vectors).
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    bias: bool
+    in_positions: int
+    out_positions: int
+
+    @property
+    def kernel_size(self) -> int:
+        """Number of kernel taps: h·w of a Conv2d, 1 of a Linear."""
+        return math.prod(self.shape[2:])
+
+    @property
+    def is_matrix(self) -> bool:
+        """True when the weight is a matrix: a Linear, or a convolution with one tap."""
+        return self.kernel_size == 1
+
+    @property
+    def bias_params(self) -> int:
+        return self.shape[0] if self.bias else 0
+
+    @property
+    def params(self) -> int:
+        """Parameters of the dense layer, bias included."""
+        return math.prod(self.shape) + self.bias_params
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the dense layer per example, bias not counted."""
+        return math.prod(self.shape) * self.out_positions
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"shape": list(self.shape)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Target:
+        return cls(**(value | {"shape": tuple(value["shape"])}))
+
+
+def find_targets(
+    model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
+) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """Layers to factorize, and why every other layer with a weight matrix is left alone.
+
+    `include` and `exclude` are shell-style patterns on module names (the root is ""); exclude
+    wins. A module reachable under several names is one target, under its first name.
+
+    Returns ({name: module}, {name: reason it is skipped}).
+    Raises LowRankError when a pattern matches no layer, or when no target is left.
+    """
+    layers = {n: m for n, m in model.named_modules() if _matrix_like(m)}
+    for pattern in [*include, *exclude]:
+        if layers and not any(fnmatchcase(name, pattern) for name in layers):
+            raise LowRankError(
+                f"the pattern {pattern!r} matches no layer: the layers with weight matrices are "
+                f"{', '.join(layers)}; correct analyze.include or analyze.exclude"
+            )
+    tied = _tied_weights(model)
+    targets: dict[str, nn.Module] = {}
+    skipped: dict[str, str] = {}
+    for name, module in layers.items():
+        if any(fnmatchcase(name, pattern) for pattern in exclude):
+            skipped[name] = "excluded by analyze.exclude"
+        elif not any(fnmatchcase(name, pattern) for pattern in include):
+            skipped[name] = "not in analyze.include"
+        elif reason := _obstacle(model, name, module, tied):
+            skipped[name] = reason
+        else:
+            targets[name] = module
+    if not targets:
+        why = "; ".join(f"{n or '(root)'}: {r}" for n, r in skipped.items())
+        raise LowRankError(
+            "the model has no layer to factorize: "
+            + (f"all are skipped ({why})" if why else "it has no Linear or convolution layer")
+        )
+    return targets, skipped
+
+
+def dense_weight(module: nn.Module) -> Tensor:
+    """The layer's weight as (out, in, *kernel), detached, in its own dtype."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight.detach()
+
+
+def _matrix_like(module: nn.Module) -> bool:
+    if isinstance(module, nn.modules.conv._ConvNd | nn.Linear | nn.Bilinear):
+        return True
+    return isinstance(module, nn.Embedding)
+
+
+def _tied_weights(model: nn.Module) -> dict[int, list[str]]:
+    """Parameter id → names of the *different* modules that hold it, where there are several."""
+    holders: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                holders.setdefault(id(parameter), []).append(name)
+    return {key: names for key, names in holders.items() if len(names) > 1}
+
+
+def _obstacle(
+    model: nn.Module, name: str, module: nn.Module, tied: dict[int, list[str]]
+) -> str | None:
+    """Why this layer cannot be replaced by a Sequential of factors, or None."""
+    if type(module) not in KINDS:
+        return f"{type(module).__name__} has no factorized form here"
+    if getattr(module, "groups", 1) != 1:
+        return f"grouped convolution (groups={module.groups})"
+    parent = model.get_submodule(name.rpartition(".")[0]) if name else None
+    if isinstance(parent, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+        return f"{type(parent).__name__} reads this layer's weight directly"
+    weight = dense_weight(module)
+    if not weight.is_floating_point():
+        return f"weights are {weight.dtype}, not floating point"
+    others = [n for n in tied.get(id(module.weight), []) if n != name]
+    if others:
+        return f"weight is tied to {', '.join(others)}"
+    return None
