@@ -30,9 +30,7 @@ LAYER_KINDS = [
     LayerKind("conv2d", lambda: nn.Conv2d(8, 12, 3, padding=1), (8, 7, 7)),
     LayerKind(
         "conv2d asymmetric",
-        lambda: nn.Conv2d(
-            8, 12, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), bias=False
-        ),
+        lambda: nn.Conv2d(8, 12, (3, 2), (2, 1), (1, 0), dilation=(1, 2), bias=False),
         (8, 9, 9),
     ),
     LayerKind(

@@ -80,10 +80,8 @@ def test_the_uniform_plan_stands_beside_and_costs_no_more(net: Net) -> None:
 def test_energy_one_changes_no_output(net: Net) -> None:
     with torch.no_grad():  # an exactly rank-2 head and a rank-(3, 4) body
         net.head.weight.copy_(torch.randn(10, 2) @ torch.randn(2, 16))
-        core = torch.einsum(
-            "oa,abhw,ib->oihw", *(torch.randn(*s) for s in ((16, 3), (3, 4, 3, 3), (16, 4)))
-        )
-        net.body.weight.copy_(core)
+        factors = [torch.randn(*shape) for shape in ((16, 3), (3, 4, 3, 3), (16, 4))]
+        net.body.weight.copy_(torch.einsum("oa,abhw,ib->oihw", *factors))
     dense = net(EXAMPLE)
     model, chosen, _ = compress_(net, Energy(1 - 1e-9), EXAMPLE)
     assert chosen.layers["head"].ranks == (2,)
@@ -164,9 +162,8 @@ def test_a_plan_that_does_not_fit_touches_nothing(net: Net, chosen: Plan) -> Non
 def test_spectra_of_other_weights_violate_the_certificate(net: Net, chosen: Plan) -> None:
     other = Net()
     with torch.no_grad():
-        other.body.weight.copy_(
-            torch.randn(16, 16, 3, 3) * torch.linspace(9, 0.1, 16)[:, None, None, None]
-        )
+        scale = torch.linspace(9, 0.1, 16)[:, None, None, None]
+        other.body.weight.copy_(scale * torch.randn(16, 16, 3, 3))
     spectra = dict(analyze(other, EXAMPLE).spectra)
     with pytest.raises(LowRankError, match=r"outside its .* bounds"):
         apply_(net, chosen, spectra)

@@ -78,7 +78,7 @@ def test_a_pattern_that_matches_nothing_is_an_error() -> None:
 def test_a_model_without_targets_is_an_error() -> None:
     with pytest.raises(LowRankError, match="no layer to factorize: it has no Linear"):
         find_targets(nn.Sequential(nn.ReLU()))
-    with pytest.raises(LowRankError, match="all are skipped.*grouped"):
+    with pytest.raises(LowRankError, match=r"all are skipped.*grouped"):
         find_targets(nn.Conv2d(4, 4, 3, groups=2))
 
 
