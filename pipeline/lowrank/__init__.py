@@ -5,32 +5,57 @@
 >>> model, reports = apply_(model, chosen)                  # in place
 """
 
-from pipeline.lowrank.analysis import Analysis, analyze
-from pipeline.lowrank.compress import LayerReport, apply_, compress_, plan
-from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.methods import CP, METHODS, SVD, Tucker2
-from pipeline.lowrank.plan import Plan, load_plan, save_plan
-from pipeline.lowrank.policies import Budget, Compute, Energy, Error
-from pipeline.lowrank.surgery import Factorized
+from __future__ import annotations
 
-__all__ = [
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+# Names are imported when they are asked for: a stage that needs one module of this package
+# then depends on that one alone, and a change to a policy does not train the baseline again.
+if TYPE_CHECKING:
+    from pipeline.lowrank.analysis import Analysis, analyze
+    from pipeline.lowrank.compress import LayerReport, apply_, compress_, plan
+    from pipeline.lowrank.errors import LowRankError
+    from pipeline.lowrank.methods import CP, METHODS, SVD, Tucker2
+    from pipeline.lowrank.plan import Plan, load_plan, save_plan
+    from pipeline.lowrank.policies import Budget, Compute, Energy, Error
+    from pipeline.lowrank.surgery import Factorized
+
+_HOMES = {
+    "analysis": ("Analysis", "analyze"),
+    "compress": ("LayerReport", "apply_", "compress_", "plan"),
+    "errors": ("LowRankError",),
+    "methods": ("CP", "METHODS", "SVD", "Tucker2"),
+    "plan": ("Plan", "load_plan", "save_plan"),
+    "policies": ("Budget", "Compute", "Energy", "Error"),
+    "surgery": ("Factorized",),
+}
+_EXPORTS = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: RUF022
+    "Analysis",
+    "analyze",
+    "LayerReport",
+    "apply_",
+    "compress_",
+    "plan",
+    "LowRankError",
     "CP",
     "METHODS",
     "SVD",
-    "Analysis",
+    "Tucker2",
+    "Plan",
+    "load_plan",
+    "save_plan",
     "Budget",
     "Compute",
     "Energy",
     "Error",
     "Factorized",
-    "LayerReport",
-    "LowRankError",
-    "Plan",
-    "Tucker2",
-    "analyze",
-    "apply_",
-    "compress_",
-    "load_plan",
-    "plan",
-    "save_plan",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)

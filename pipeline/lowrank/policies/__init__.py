@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.policies.base import Choice, Option, Policy, Selection, Totals
+from pipeline.lowrank.policies.base import Choice, Option, Policy, Selection, Totals, check_cost
 from pipeline.lowrank.policies.budget import Budget
 from pipeline.lowrank.policies.local import Compute, Energy, Error
 
@@ -16,9 +16,7 @@ POLICIES: dict[str, Callable[[Mapping[str, Any]], Policy]] = {
     "energy": lambda o: Energy(o["energy"], o["cost"]),
     "error": lambda o: Error(o["relative_error"], o["cost"]),
     "compute": lambda o: Compute(o["compression_ratio"], o["cost"]),
-    "budget": lambda o: Budget(
-        **{o["cost"]: o["budget"]}, scope=o["scope"], error_scale=o["error_scale"]
-    ),
+    "budget": lambda o: _budget(**o),
 }
 
 __all__ = [
@@ -34,6 +32,11 @@ __all__ = [
     "Totals",
     "make_policy",
 ]
+
+
+def _budget(*, budget: float, cost: str, scope: Any, error_scale: Any, **others: object) -> Budget:
+    check_cost(cost)
+    return Budget(**{cost: budget}, scope=scope, error_scale=error_scale)
 
 
 def make_policy(options: Mapping[str, Any]) -> Policy:

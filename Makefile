@@ -1,0 +1,41 @@
+# make repro   the whole chain on the default configuration
+# make test    all tests
+# make ui      MLflow on the results, http://127.0.0.1:5000
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# `python` in dvc.yaml is the one of the virtual environment.
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: repro test ui lint clean
+repro: $(STAMP) .dvc/config.local
+	dvc repro
+
+test: $(STAMP) .dvc/config.local
+	python -m pytest
+
+ui: $(STAMP)
+	mlflow ui --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" --port 5000
+
+lint: $(STAMP)
+	ruff check .
+	ruff format --check .
+	mypy
+
+$(STAMP): requirements.lock pyproject.toml
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is too old: Python 3.11 or newer is needed; name one with make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+	python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+# Without Git (an unpacked archive) DVC must be told so; in a clone this file stays empty.
+.dvc/config.local:
+	@if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then : > $@; \
+	else printf '[core]\n    no_scm = true\n' > $@; fi
+
+clean:
+	rm -rf out reports params.yaml .scratch outputs multirun

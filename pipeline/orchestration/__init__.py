@@ -1,0 +1,1 @@
+"""Hydra, DVC and MLflow: composing, running in workspaces, tracking."""

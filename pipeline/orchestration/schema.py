@@ -1,0 +1,118 @@
+"""The typed configuration: one dataclass a section. Ranges are checked in `validate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass
+class Fabric:
+    accelerator: str = MISSING
+    devices: int = MISSING
+    num_nodes: int = MISSING
+    strategy: str = MISSING
+    precision: str = MISSING
+    threads: int | None = MISSING
+
+
+@dataclass
+class Data:
+    name: str = MISSING
+    path: str | None = MISSING
+    sha256: str | None = MISSING
+    train: int | None = MISSING
+    calibration: int = MISSING
+    validation: int = MISSING
+    test: int = MISSING
+
+
+@dataclass
+class Training:
+    """Options that baseline and fine-tune share."""
+
+    epochs: int = MISSING
+    batch_size: int = MISSING
+    learning_rate: float = MISSING
+    momentum: float = MISSING
+    weight_decay: float = MISSING
+    label_smoothing: float = MISSING
+    augment: str = MISSING
+
+
+@dataclass
+class Baseline(Training):
+    source: str = MISSING
+    weights: str | None = MISSING
+    sha256: str | None = MISSING
+    model_sha256: str | None = MISSING
+
+
+@dataclass
+class Analyze:
+    metric: str = MISSING
+    include: list[str] = MISSING
+    exclude: list[str] = MISSING
+
+
+@dataclass
+class RankSelect:
+    policy: str = MISSING
+    energy: float = MISSING
+    relative_error: float = MISSING
+    compression_ratio: float = MISSING
+    budget: float = MISSING
+    cost: str = MISSING
+    scope: str = MISSING
+    error_scale: str = MISSING
+
+
+@dataclass
+class Decompose:
+    methods: list[str] = MISSING
+    hooi_iterations: int = MISSING
+    hooi_tolerance: float = MISSING
+    cp_iterations: int = MISSING
+    cp_tolerance: float = MISSING
+    cp_rank_grid: int = MISSING
+
+
+@dataclass
+class FineTune(Training):
+    method: str = MISSING
+
+
+@dataclass
+class Evaluate:
+    batch_size: int = MISSING
+    latency_batch_size: int = MISSING
+    latency_repetitions: int = MISSING
+    latency_warmup: int = MISSING
+
+
+@dataclass
+class Track:
+    experiment: str = MISSING
+    tracking_uri: str | None = MISSING
+    log_model: bool = MISSING
+    live: bool = MISSING
+
+
+@dataclass
+class Config:
+    """All sections of params.yaml, in the order of the chain. `model` is free: `_target_` and
+    the keyword arguments of the user's class."""
+
+    seed: int = MISSING
+    fabric: Fabric = field(default_factory=Fabric)
+    data: Data = field(default_factory=Data)
+    model: dict[str, Any] = MISSING
+    baseline: Baseline = field(default_factory=Baseline)
+    analyze: Analyze = field(default_factory=Analyze)
+    rank_select: RankSelect = field(default_factory=RankSelect)
+    decompose: Decompose = field(default_factory=Decompose)
+    fine_tune: FineTune = field(default_factory=FineTune)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    track: Track = field(default_factory=Track)

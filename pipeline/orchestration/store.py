@@ -1,0 +1,66 @@
+"""Where runs are tracked: the MLflow client, its default store, and the names of runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+TAG_CONFIG, TAG_LOCK = "lowrank.config", "lowrank.lock"
+
+
+def main_root() -> Path:
+    """The repository that a job belongs to; of a plain `dvc repro`, the current directory."""
+    return Path(os.environ.get("LOWRANK_ROOT", ".")).absolute()
+
+
+def tracking_uri(track: Mapping[str, Any]) -> str:
+    """The configured URI, or an absolute one of the SQLite file in the repository."""
+    return track["tracking_uri"] or f"sqlite:///{main_root() / 'mlflow.db'}"
+
+
+def open_client(track: Mapping[str, Any]) -> tuple[MlflowClient, str]:
+    """(client, experiment id). Creates the store and the experiment when they are new.
+
+    The first opening of a database migrates it, which two processes must not do at once.
+    """
+    quiet_mlflow()
+    import mlflow
+    from mlflow import MlflowClient
+
+    uri = tracking_uri(track)
+    scratch = main_root() / ".scratch"
+    scratch.mkdir(exist_ok=True)
+    with FileLock(scratch / "mlflow.lock"):
+        mlflow.set_tracking_uri(uri)
+        client = MlflowClient(uri)
+        found = client.get_experiment_by_name(track["experiment"])
+        if found is not None:
+            return client, found.experiment_id
+        # SQLite keeps no files: artifacts go beside it; a server names its own place.
+        local = uri.startswith("sqlite:")
+        location = (main_root() / "mlartifacts").as_uri() if local else None
+        return client, client.create_experiment(track["experiment"], location)
+
+
+def quiet_mlflow() -> None:
+    """Keeps progress chatter and telemetry of MLflow off the user's terminal; not its errors."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def config_hash(params: Mapping[str, Any]) -> str:
+    """Names a configuration: hash of all sections but `track`, which changes no result."""
+    chosen = {key: value for key, value in params.items() if key != "track"}
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]

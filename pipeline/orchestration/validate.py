@@ -1,0 +1,92 @@
+"""Ranges and names of the configuration, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
+
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.methods import make_methods
+from pipeline.lowrank.policies import POLICIES, make_policy
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "data.name": ("digits", "fashion_mnist", "tensors"),
+    "baseline.source": ("train", "checkpoint"),
+    "baseline.augment": ("none", "crop", "crop_flip"),
+    "analyze.metric": ("weight",),
+    "fine_tune.method": ("full", "none"),
+    "fine_tune.augment": ("none", "crop", "crop_flip"),
+}
+
+_POSITIVE = (lambda v: v > 0, "choose a number above 0")
+_COUNT = (lambda v: v >= 1, "choose at least 1")
+_NOT_NEGATIVE = (lambda v: v >= 0, "choose a number of at least 0")
+_FRACTION = (lambda v: 0 <= v < 1, "choose a number in [0, 1)")
+_TRAINING = {
+    "epochs": _COUNT,
+    "batch_size": _COUNT,
+    "learning_rate": _POSITIVE,
+    "momentum": _FRACTION,
+    "weight_decay": _NOT_NEGATIVE,
+    "label_smoothing": _FRACTION,
+}
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "fabric.devices": _COUNT,
+    "fabric.num_nodes": _COUNT,
+    "fabric.threads": _COUNT,
+    "data.train": _COUNT,
+    "data.calibration": _COUNT,
+    "data.validation": _COUNT,
+    "data.test": _COUNT,
+    **{f"baseline.{key}": rule for key, rule in _TRAINING.items()},
+    **{f"fine_tune.{key}": rule for key, rule in _TRAINING.items()},
+    "decompose.hooi_iterations": _NOT_NEGATIVE,
+    "decompose.hooi_tolerance": _NOT_NEGATIVE,
+    "decompose.cp_iterations": _COUNT,
+    "decompose.cp_tolerance": _NOT_NEGATIVE,
+    "decompose.cp_rank_grid": _COUNT,
+    "evaluate.batch_size": _COUNT,
+    "evaluate.latency_batch_size": _COUNT,
+    "evaluate.latency_repetitions": _COUNT,
+    "evaluate.latency_warmup": _NOT_NEGATIVE,
+}
+
+
+def validate(params: Mapping[str, Any]) -> None:
+    """Raises LowRankError naming key, value and remedy; `params` has the schema's sections."""
+    for key, known in CHOICES.items():
+        value = _at(params, key)
+        if value not in known:
+            raise LowRankError(f"{key}={value}: unknown; {suggest(value, known)}")
+    for key, (holds, remedy) in RANGES.items():
+        value = _at(params, key)
+        if value is not None and not holds(value):
+            raise LowRankError(f"{key}={value}: {remedy}")
+    rank_select = params["rank_select"]
+    for policy in dict.fromkeys([rank_select["policy"], *POLICIES]):
+        # Also the options of policies that are not chosen: a typo in one is never meant.
+        _in_section("rank_select", partial(make_policy, {**rank_select, "policy": policy}))
+    _in_section("decompose.methods", lambda: make_methods(params["decompose"]["methods"]))
+    if not params["analyze"]["include"]:
+        raise LowRankError('analyze.include=[]: nothing would be factorized; ["*"] means all')
+
+
+def suggest(value: object, known: tuple[str, ...] | list[str]) -> str:
+    """ "did you mean 'x'? choose one of x, y" for a name that is not among `known`."""
+    near = get_close_matches(str(value), known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}choose one of {', '.join(known)}"
+
+
+def _in_section(section: str, check: Callable[[], object]) -> None:
+    try:
+        check()
+    except LowRankError as error:
+        raise LowRankError(f"{section}: {error}") from error
+
+
+def _at(params: Mapping[str, Any], key: str) -> Any:
+    section, name = key.split(".")
+    return params[section][name]

@@ -1,0 +1,92 @@
+"""Every job is a DVC run: a workspace of its own on the shared cache and run-cache."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.lowrank.errors import LowRankError
+from pipeline.orchestration.compose import write_params
+
+# What a job runs without: it gets its params.yaml ready made, and is tracked by the launcher.
+NOT_IN_JOBS = ("configure", "track")
+_CODE = ("pipeline", "stages")
+
+
+def make_workspace(root: Path, workspace: Path, params: Mapping[str, Any]) -> None:
+    """Lays out a DVC repository (without Git) in `workspace` that shares the cache of `root`.
+
+    The code is copied: DVC's keys hold paths relative to the repository, and the job is safe
+    from edits while it runs. Never hardlinks: two jobs that link one cached file and one that
+    writes to it have emptied outputs of others.
+    """
+    dvc_file = root / "dvc.yaml"
+    if not dvc_file.is_file():
+        raise LowRankError(f"{dvc_file}: no such file; run python -m pipeline in the repository")
+    (workspace / ".dvc").mkdir(parents=True, exist_ok=True)
+    (workspace / ".dvc" / "config").write_text(
+        "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
+        f"[cache]\n    dir = {root.absolute() / '.dvc' / 'cache'}\n"
+        "    type = reflink,symlink,copy\n"
+    )
+    chain = yaml.safe_load(dvc_file.read_text())
+    chain["stages"] = {n: s for n, s in chain["stages"].items() if n not in NOT_IN_JOBS}
+    (workspace / "dvc.yaml").write_text(yaml.safe_dump(chain, sort_keys=False))
+    for name in (".dvcignore",):
+        shutil.copyfile(root / name, workspace / name)
+    for name in _CODE:
+        ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
+        shutil.copytree(root / name, workspace / name, ignore=ignore, dirs_exist_ok=True)
+    write_params(workspace / "params.yaml", dict(params))
+
+
+def reproduce(root: Path, workspace: Path) -> None:
+    """Runs the workspace's chain in a process group of its own, its output on our terminal.
+
+    Raises LowRankError when a stage fails. On Ctrl-C the whole group is ended before
+    KeyboardInterrupt goes on: a stage whose DVC is gone would live on as an orphan.
+    """
+    environment = os.environ | {
+        "LOWRANK_ROOT": str(root.absolute()),
+        "LOWRANK_SCRATCH": str(root.absolute() / ".scratch"),
+        "PYTHONPATH": os.pathsep.join(
+            p for p in (str(workspace), str(root.absolute()), os.environ.get("PYTHONPATH")) if p
+        ),
+        # `python` in dvc.yaml is the interpreter that runs this.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    }
+    command = [sys.executable, "-m", "pipeline.orchestration.runner"]
+    job = subprocess.Popen(command, cwd=workspace, env=environment, start_new_session=True)
+    try:
+        status = job.wait()
+    except BaseException:
+        _end(job)
+        raise
+    if status != 0:
+        raise LowRankError(
+            f"the run failed (see above); its workspace is {workspace}; run the same command again "
+            "when it is mended: what was computed is not computed again"
+        )
+
+
+def _end(job: subprocess.Popen[bytes]) -> None:
+    """Ends a process group: asks first, kills after five seconds."""
+    for what, patience in ((signal.SIGINT, 5.0), (signal.SIGKILL, None)):
+        if job.poll() is None:
+            os.killpg(job.pid, what)
+        try:
+            job.wait(patience)
+        except subprocess.TimeoutExpired:
+            continue
+    try:  # stages whose parent went first
+        os.killpg(job.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return

@@ -1,0 +1,1 @@
+"""Data sets, networks, the one training loop, evaluation, latency and reports."""

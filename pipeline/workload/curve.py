@@ -1,0 +1,104 @@
+"""What a training remembers: its curve, and its best state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.lowrank.errors import LowRankError
+
+OnStep = Callable[[dict[str, float], int], None]
+
+_MOST_STEPS = 200
+
+
+@dataclass
+class Curve:
+    """`steps`: {"step", "epoch", "train_loss", "learning_rate"}, at most about 200 of them, the
+    loss a mean since the entry before. `epochs`: {"epoch", "step", "validation_loss",
+    "validation_accuracy"} with epoch 0 before the first step. Losses in nats."""
+
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of curve.json."""
+        return {"steps": self.steps, "epochs": self.epochs, "best_epoch": self.best_epoch}
+
+
+class Recorder:
+    """Collects the curve and passes it on as it grows.
+
+    Losses stay on their device until an entry is due, so that a GPU isn't waited for at every
+    step; a NaN is still reported with its own step.
+    """
+
+    def __init__(self, total_steps: int, steps_per_epoch: int, on_step: OnStep | None) -> None:
+        self.curve = Curve()
+        self._every = max(1, math.ceil(total_steps / _MOST_STEPS))
+        self._total, self._steps_per_epoch = total_steps, steps_per_epoch
+        self._on_step = on_step
+        self._pending: list[Tensor] = []
+
+    def step(self, number: int, loss: Tensor, learning_rate: float) -> float | None:
+        """Takes the loss of step `number` (from 1). The mean loss where an entry was due."""
+        self._pending.append(loss.detach())
+        if number % self._every and number != self._total:
+            return None
+        losses = torch.stack(self._pending).double().tolist()
+        self._pending.clear()
+        for index, value in enumerate(losses):
+            check_finite(value, number - len(losses) + 1 + index, learning_rate)
+        entry = {
+            "step": number,
+            "epoch": number / self._steps_per_epoch,
+            "train_loss": sum(losses) / len(losses),
+            "learning_rate": learning_rate,
+        }
+        self.curve.steps.append(entry)
+        self._tell({k: entry[k] for k in ("train_loss", "learning_rate")}, number)
+        return float(entry["train_loss"])
+
+    def epoch(self, number: int, step: int, loss: float, accuracy: float) -> None:
+        quality = {"validation_loss": loss, "validation_accuracy": accuracy}
+        self.curve.epochs.append({"epoch": number, "step": step, **quality})
+        self._tell(quality, step)
+
+    def _tell(self, metrics: dict[str, float], step: int) -> None:
+        if self._on_step is not None:
+            self._on_step(metrics, step)
+
+
+class BestState:
+    """A copy of the state with the least validation loss; ties go to the earlier one."""
+
+    def __init__(self, model: nn.Module, loss: float) -> None:
+        self.epoch, self._loss = 0, loss
+        self._state = _copy_state(model)
+
+    def offer(self, model: nn.Module, epoch: int, loss: float) -> None:
+        if loss < self._loss:
+            self.epoch, self._loss = epoch, loss
+            self._state = _copy_state(model)
+
+    def restore(self, model: nn.Module) -> None:
+        model.load_state_dict(self._state)
+
+
+def check_finite(loss: float, step: int, learning_rate: float) -> None:
+    """Raises LowRankError for a loss that is NaN or Inf."""
+    if not math.isfinite(loss):
+        raise LowRankError(
+            f"the loss became {loss} at step {step} (learning rate {learning_rate:.3g}); lower "
+            "learning_rate, or check the weights that training started from"
+        )
+
+
+def _copy_state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}

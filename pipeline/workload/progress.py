@@ -1,0 +1,80 @@
+"""Progress of a training: a bar on a terminal, one line an epoch elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Display(Protocol):
+    """What the training loop tells; the losses are means in nats."""
+
+    def step(self, done: int, train_loss: float) -> None: ...
+
+    def epoch(self, number: int, loss: float, accuracy: float) -> None: ...
+
+
+class SilentDisplay:
+    """For all processes but the first."""
+
+    def step(self, done: int, train_loss: float) -> None:
+        pass
+
+    def epoch(self, number: int, loss: float, accuracy: float) -> None:
+        pass
+
+
+class LineDisplay:
+    """One line an epoch, for logs and pipes."""
+
+    def __init__(self, label: str, epochs: int) -> None:
+        self._label, self._epochs, self._train_loss = label, epochs, float("nan")
+
+    def step(self, done: int, train_loss: float) -> None:
+        self._train_loss = train_loss
+
+    def epoch(self, number: int, loss: float, accuracy: float) -> None:
+        train = f"train loss {self._train_loss:.4f}, " if number else ""
+        print(
+            f"{self._label}: epoch {number}/{self._epochs}, {train}"
+            f"validation loss {loss:.4f}, accuracy {accuracy:.2%}",
+            flush=True,
+        )
+
+
+class BarDisplay:
+    """A bar with loss, validation accuracy and the time that is left."""
+
+    def __init__(self, progress: Progress, label: str, steps: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task(label, total=steps, loss="", validation="")
+
+    def step(self, done: int, train_loss: float) -> None:
+        self._progress.update(self._task, completed=done, loss=f"loss {train_loss:.3f}")
+
+    def epoch(self, number: int, loss: float, accuracy: float) -> None:
+        self._progress.update(self._task, validation=f"epoch {number}: {accuracy:.2%}")
+
+
+@contextmanager
+def training_display(label: str, epochs: int, steps: int) -> Iterator[Display]:
+    """The display that suits standard output."""
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        yield LineDisplay(label, epochs)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[loss]} {task.fields[validation]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield BarDisplay(progress, label, steps)

@@ -1,0 +1,78 @@
+"""reports/: metrics.json's content, the table of layers, the plots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.lowrank.compress import rounding
+from pipeline.lowrank.cost import count_params, network_macs
+from pipeline.lowrank.surgery import Factorized
+from pipeline.workload.plots import plot_rows, write_csv, write_figures, write_plots
+from pipeline.workload.reporting.facts import Facts
+from pipeline.workload.reporting.numbers import headline, layer_rows
+
+LAYER_COLUMNS = (
+    "name",
+    "kind",
+    "shape",
+    "method",
+    "ranks",
+    "dense_params",
+    "params",
+    "dense_macs",
+    "macs",
+    "predicted_relative_error",
+    "measured_relative_error",
+    "lower_bound",
+    "upper_bound",
+    "why",
+)
+
+
+def network_size(network: nn.Module, folder: Path, input_shape: tuple[int, ...]) -> dict[str, int]:
+    """{"params", "macs" of one example, "file_bytes" of model.safetensors}.
+
+    network: the one that loads from `folder`, so that nothing is taken from the plan;
+    input_shape: (C, H, W) of one example.
+    """
+    example = torch.zeros(1, *input_shape, dtype=next(network.parameters()).dtype)
+    return {
+        "params": count_params(network),
+        "macs": int(network_macs(network, example)["total"]),
+        "file_bytes": (folder / "model.safetensors").stat().st_size,
+    }
+
+
+def rounding_slack(network: nn.Module, facts: Facts) -> dict[str, float]:
+    """{factorized layer: how far its stored precision may move its relative error}.
+
+    network: the compressed network, whose factors are those that were measured.
+    """
+    slack = {}
+    for name in facts.layers:
+        layer = network.get_submodule(name)
+        assert isinstance(layer, Factorized)
+        slack[name] = rounding(layer, facts.spectra[name].squared_norm or 1.0)
+    return slack
+
+
+def write_reports(
+    folder: Path, facts: Facts, networks: Mapping[str, Mapping[str, float]], subject: str
+) -> dict[str, Any]:
+    """Writes layers.csv, plots/*.csv and figures/*.png in `folder`; returns metrics.json's value.
+
+    networks: {"dense" | "compressed" | "fine_tuned": {accuracy, loss, params, macs,
+    file_bytes}}; subject: "ResNet on digits", for titles.
+    """
+    metrics = headline(networks, facts.layers)
+    rows = plot_rows(facts)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(folder / "layers.csv", layer_rows(facts), LAYER_COLUMNS)
+    write_plots(folder / "plots", rows)
+    write_figures(folder / "figures", facts, rows, metrics, subject)
+    return metrics

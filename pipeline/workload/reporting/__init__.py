@@ -1,0 +1,1 @@
+"""From the outputs of the stages to rows, pictures and a summary."""

@@ -1,0 +1,82 @@
+"""fine_tuning.png: loss and accuracy while the compressed network is repaired."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pipeline.workload.reporting.numbers import Row
+from pipeline.workload.reporting.style import (
+    DENSE,
+    FINE_TUNED,
+    INK,
+    SECOND,
+    headed,
+    new_figure,
+)
+
+
+def draw_fine_tuning(
+    rows: Sequence[Row], best_epoch: int, dense_curve: Mapping[str, Any]
+) -> Figure:
+    """rows: `fine_tuning_rows`; dense_curve: the baseline's curve.json, for the dashed lines
+    (its validation at the epoch that was kept)."""
+    checks = [row for row in rows if row["validation_loss"] is not None]
+    if len(checks) < 2:
+        figure = new_figure(9.5, 2.0)
+        figure.text(0.5, 0.45, "The compressed network was not fine-tuned.", ha="center")
+        headed(figure, "Fine-tuning")
+        return figure
+    figure = new_figure(9.5, 3.7)
+    dense = _kept(dense_curve["epochs"], dense_curve["best_epoch"])
+    best = _kept(checks, best_epoch)
+    loss, accuracy = figure.subplots(1, 2)
+    steps = [row for row in rows if row["train_loss"] is not None]
+    train = [row["train_loss"] for row in steps]
+    loss.plot([row["epoch"] for row in steps], train, color=SECOND, lw=1, alpha=0.6, label="train")
+    _validation(loss, checks, best, dense, "validation_loss")
+    _validation(accuracy, checks, best, dense, "validation_accuracy")
+    loss.set_title("Loss")
+    loss.set_ylim(bottom=0.0)
+    accuracy.set_title("Validation accuracy, %")
+    _widen(accuracy)
+    handles, labels = loss.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
+    headed(figure, "Fine-tuning")
+    return figure
+
+
+def _validation(axes: Axes, checks: Sequence[Row], best: Row, dense: Row, key: str) -> None:
+    scale = 100.0 if key == "validation_accuracy" else 1.0
+    epochs = [row["epoch"] for row in checks]
+    values = [scale * row[key] for row in checks]
+    axes.axhline(scale * dense[key], color=DENSE, ls=(0, (4, 3)), lw=1.3, label="dense network")
+    axes.plot(epochs, values, "o-", color=FINE_TUNED, ms=4, label="validation")
+    axes.plot(
+        [best["epoch"]],
+        [scale * best[key]],
+        "o",
+        ms=10,
+        mfc="none",
+        mec=INK,
+        mew=1.3,
+        ls="",
+        label="kept",
+    )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("epoch (0 is the compressed network)")
+
+
+def _widen(axes: Axes) -> None:
+    """At least two points of accuracy, or one example more or less would look like a cliff."""
+    low, high = axes.get_ylim()
+    missing = max(0.0, 2.0 - (high - low)) / 2
+    axes.set_ylim(low - missing, high + missing)
+
+
+def _kept(epochs: Sequence[Mapping[str, Any]], best: int) -> Row:
+    return dict(next(entry for entry in epochs if round(entry["epoch"]) == best))

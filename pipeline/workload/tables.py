@@ -1,0 +1,154 @@
+"""The summary in the terminal, from reports/ alone."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.lowrank.errors import LowRankError
+from pipeline.workload.reporting.facts import read_json
+from pipeline.workload.reporting.numbers import NETWORKS
+from pipeline.workload.reporting.timings import find_timings
+from pipeline.workload.reporting.words import human_bytes, human_count, percent
+
+MOST_LAYERS = 16
+ABSENT = "—"
+# Numbers from here on are written short, so that the tables fit 80 characters.
+_MOST_DIGITS, _MOST_DIGITS_A_LAYER = 10_000_000, 1_000_000
+# For terminals and pipes that cannot show them (LANG=C, some Windows consoles).
+_ASCII = str.maketrans({"—": "-", "×": "x", "→": ">", "−": "-", "…": "...", "·": "-"})
+
+Row = Mapping[str, str]
+
+
+def print_summary(root: Path, console: Console | None = None) -> None:
+    """Prints root/reports (and root's stored timings) as two tables.
+
+    Nothing is computed or written. Without a terminal the text is plain: no colours, no box
+    characters. Raises LowRankError when the reports are missing.
+    """
+    console = console or Console(highlight=False)
+    metrics = read_json(root / "reports" / "metrics.json")
+    layers = read_layers(root / "reports" / "layers.csv")
+    timings = find_timings(root)
+    console.print()
+    console.print(networks_table(metrics, timings, console))
+    if timings is None:
+        _say(console, "Latency was not measured on this machine: run dvc repro --force evaluate")
+    console.print()
+    console.print(layers_table(layers, console))
+    if len(layers) > MOST_LAYERS:
+        _say(console, f"… and {len(layers) - MOST_LAYERS} more in reports/layers.csv")
+    console.print()
+
+
+def read_layers(path: Path) -> list[dict[str, str]]:
+    """The rows of layers.csv, as text. Raises LowRankError when it is missing."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except OSError as error:
+        raise LowRankError(f"{path}: cannot be read ({error}); run dvc repro") from error
+
+
+def networks_table(
+    metrics: Mapping[str, Any], timings: Mapping[str, Any] | None, console: Console
+) -> Table:
+    """Dense, compressed and fine-tuned side by side, and what became of it."""
+    table = _table(console)
+    for heading in ("", "dense", "compressed", "fine-tuned", "change"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    dense, last = (metrics[name] for name in (NETWORKS[0], NETWORKS[-1]))
+    drop, loss = metrics["accuracy_drop_fine_tuned"], last["loss"] - dense["loss"]
+    lines = [
+        ("accuracy", "accuracy", _percent, _signed(-drop, 2) + " points"),
+        ("loss", "loss", _loss, _signed(loss, 4)),
+        ("parameters", "params", _count, f"{metrics['compression_ratio']:.2f}× fewer"),
+        ("MACs", "macs", _count, f"{metrics['macs_ratio']:.2f}× fewer"),
+        ("file size", "file_bytes", human_bytes, f"{metrics['file_ratio']:.2f}× smaller"),
+    ]
+    for label, key, show, change in lines:
+        cells = [show(metrics[name][key]) for name in NETWORKS]
+        table.add_row(*_texts(console, label, *cells, change))
+    table.add_row(*_texts(console, *_latency_cells(timings)))
+    return table
+
+
+def layers_table(layers: Sequence[Row], console: Console) -> Table:
+    """The layers with the most parameters, in the network's order."""
+    table = _table(console)
+    table.add_column("layer", overflow="fold", ratio=1, min_width=12)
+    table.add_column("method", no_wrap=True)
+    for heading in ("ranks", "parameters", "kept", "error", "bound"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    ordered = sorted(range(len(layers)), key=lambda place: -int(layers[place]["dense_params"]))
+    for place in sorted(ordered[:MOST_LAYERS]):
+        table.add_row(*_texts(console, *_layer_cells(layers[place])))
+    return table
+
+
+def _layer_cells(row: Row) -> list[str]:
+    dense, now = int(row["dense_params"]), int(row["params"])
+    show = _count if dense < _MOST_DIGITS_A_LAYER else human_count
+    name = row["name"] or "(root)"
+    if row["method"] == "dense":
+        return [name, "dense", ABSENT, show(dense), "100 %", ABSENT, ABSENT]
+    upper = row["upper_bound"]
+    return [
+        name,
+        row["method"],
+        row["ranks"].replace("x", "·"),
+        f"{show(dense)} → {show(now)}",
+        percent(now / dense),
+        f"{float(row['measured_relative_error']):.4f}",
+        f"{float(upper):.4f}" if upper else ABSENT,
+    ]
+
+
+def _latency_cells(timings: Mapping[str, Any] | None) -> list[str]:
+    if timings is None:
+        return ["latency", ABSENT, ABSENT, ABSENT, ABSENT]
+    cells = [f"{timings[name]['latency_ms']:.2f} ms" for name in NETWORKS]
+    speedup = timings["dense"]["latency_ms"] / timings["fine_tuned"]["latency_ms"]
+    change = f"{speedup:.2f}× faster" if speedup >= 1 else f"{1 / speedup:.2f}× slower"
+    return [f"latency, batch of {timings['batch_size']}", *cells, change]
+
+
+def _table(console: Console) -> Table:
+    style = box.SIMPLE_HEAD if console.is_terminal and not console.options.ascii_only else None
+    return Table(box=style, pad_edge=False, padding=(0, 1), header_style="bold")
+
+
+def _texts(console: Console, *cells: str) -> list[Text]:
+    """Cells as they are: no markup, so that a layer called "[a]" stays what it is."""
+    if console.options.ascii_only:
+        cells = tuple(cell.translate(_ASCII) for cell in cells)
+    return [Text(cell) for cell in cells]
+
+
+def _say(console: Console, sentence: str) -> None:
+    console.print(*_texts(console, sentence))
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f} %"
+
+
+def _loss(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _count(value: int) -> str:
+    return f"{value:,}" if value < _MOST_DIGITS else human_count(value)
+
+
+def _signed(value: float, digits: int) -> str:
+    # Rounding first: a change of −0.0001 is written as +0.00, not as −0.00.
+    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")

@@ -1,0 +1,54 @@
+"""What every stage needs: its section of params.yaml, JSON files, and errors for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.lowrank.errors import LowRankError
+
+_PARAMS = Path("params.yaml")
+
+
+def section(name: str) -> Any:
+    """A section of params.yaml: a dictionary, or a plain value such as the seed."""
+    if not _PARAMS.is_file():
+        raise LowRankError("params.yaml is missing; run dvc repro, or python -m stages.configure")
+    params = yaml.safe_load(_PARAMS.read_text())
+    if not isinstance(params, dict) or name not in params:
+        raise LowRankError(f"params.yaml has no section {name!r}; run python -m stages.configure")
+    return params[name]
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file that an earlier stage wrote."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise LowRankError(f"{path} is missing; run dvc repro") from error
+    except json.JSONDecodeError as error:
+        raise LowRankError(f"{path} is no valid JSON ({error}); run dvc repro --force") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes sorted, indented JSON. NaN and Inf, which JSON doesn't have, are refused."""
+    try:
+        text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
+    except ValueError as error:
+        raise LowRankError(f"{path}: a result is NaN or Inf ({error}); nothing written") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n")
+
+
+def main(run: Callable[[], None]) -> None:
+    """Runs a stage; errors that a user can mend are one line on stderr and exit code 1."""
+    try:
+        run()
+    except (LowRankError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

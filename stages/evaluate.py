@@ -1,0 +1,48 @@
+"""evaluate: dense, compressed and fine-tuned side by side, in numbers, tables and pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.lowrank.checkpoint import load_network, read_network
+from pipeline.workload.data import load_meta, load_split
+from pipeline.workload.devices import FabricOptions, make_fabric
+from pipeline.workload.evaluation import evaluate_quality
+from pipeline.workload.latency import measured_once
+from pipeline.workload.report import network_size, rounding_slack, write_reports
+from pipeline.workload.reporting.facts import read_facts
+from pipeline.workload.reporting.numbers import check_bounds
+from pipeline.workload.reporting.timings import FOLDERS
+from stages._io import main, section, write_json
+
+DATA, OUT, REPORTS = Path("out/data"), Path("out"), Path("reports")
+
+
+def run() -> None:
+    options = section("evaluate")
+    # One process, whatever training used: the test split is small, and one process writes.
+    single = replace(FabricOptions(**section("fabric")), devices=1, num_nodes=1, strategy="auto")
+    fabric = make_fabric(single, seed=0)
+    meta, test = load_meta(DATA), load_split(DATA, "test")
+    folders = {name: Path(folder) for name, folder in FOLDERS.items()}
+    networks = {name: load_network(folder) for name, folder in folders.items()}
+    facts = read_facts(OUT)
+    check_bounds(facts.layers, rounding_slack(networks["compressed"], facts))
+    sizes = {
+        name: network_size(network, folders[name], tuple(meta["input_shape"]))
+        for name, network in networks.items()
+    }
+    results = {
+        name: evaluate_quality(fabric.setup_module(network), test, options["batch_size"])
+        | sizes[name]
+        for name, network in networks.items()
+    }
+    model = read_network(folders["dense"]).spec["_target_"].rpartition(".")[2]
+    metrics = write_reports(REPORTS, facts, results, f"{model} on {meta['name']}")
+    write_json(REPORTS / "metrics.json", metrics)
+    measured_once(folders, DATA, options | {"threads": single.threads})
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,22 @@
+"""track: everything that the chain found, as one MLflow run; and the summary on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from pipeline.orchestration.tracking import track_run
+from pipeline.workload.tables import print_summary
+from stages._io import main, write_json
+
+
+def run() -> None:
+    root = Path()
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    write_json(root / "out/mlflow_run.json", track_run(root, params))
+    print_summary(root)
+
+
+if __name__ == "__main__":
+    main(run)
