@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from pipeline.lowrank.errors import LowRankError
@@ -26,6 +28,16 @@ ROOT = Path(__file__).resolve().parent.parent
 @hydra.main(config_path="../conf", config_name="config", version_base="1.3")
 def run(config: DictConfig) -> float:
     """One job; returns the accuracy of the fine-tuned network, which sweepers maximise."""
+    try:
+        return _run_job(config)
+    except LowRankError as error:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise  # the other jobs go on; Hydra reports this one
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _run_job(config: DictConfig) -> float:
     params = pin(to_params(config), Path.cwd())
     workspace = Path(HydraConfig.get().runtime.output_dir)
     make_workspace(ROOT, workspace, params)
@@ -48,6 +60,8 @@ def run(config: DictConfig) -> float:
 
 
 def main() -> None:
+    # A job's processes are ended on the way out, also when someone else ends this one.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
     try:
         check_overrides(ROOT / "conf", overrides)

@@ -14,8 +14,12 @@ from stages._io import main, write_json
 def run() -> None:
     root = Path()
     params = yaml.safe_load((root / "params.yaml").read_text())
-    write_json(root / "out/mlflow_run.json", track_run(root, params))
+    tracked = track_run(root, params)
     print_summary(root)
+    print(f"\nMLflow run {tracked['run_id']} ({tracked['experiment']})")
+    # Not the run's id, which would change dvc.lock from run to run: the tags that find it.
+    names = {key: tracked[key] for key in ("experiment", "config", "lock")}
+    write_json(root / "out/mlflow_run.json", names)
 
 
 if __name__ == "__main__":

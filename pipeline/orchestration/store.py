@@ -55,6 +55,7 @@ def open_client(track: Mapping[str, Any]) -> tuple[MlflowClient, str]:
 def quiet_mlflow() -> None:
     """Keeps progress chatter and telemetry of MLflow off the user's terminal; not its errors."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)

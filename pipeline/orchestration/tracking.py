@@ -28,7 +28,8 @@ _PACKAGES = ("torch", "tensorly", "lightning-fabric", "safetensors", "dvc", "hyd
 
 
 def track_run(root: Path, params: Mapping[str, Any]) -> dict[str, str]:
-    """Logs the run whose outputs lie in `root`; returns {"run_id", "experiment"}.
+    """Logs the run whose outputs lie in `root`; returns {"run_id",
+    "experiment", "config", "lock"}, of which the last two name the run by its tags.
 
     An equal run (same configuration, same dvc.lock) that is there already is not logged
     again: its id is returned. A live run of the same configuration is completed.
@@ -40,7 +41,8 @@ def track_run(root: Path, params: Mapping[str, Any]) -> dict[str, str]:
         run_id = _log_run(client, experiment, root, params, {TAG_CONFIG: config, TAG_LOCK: lock})
     else:
         print(f"track: this run is in MLflow already ({run_id})")
-    return {"run_id": run_id, "experiment": params["track"]["experiment"]}
+    name = params["track"]["experiment"]
+    return {"run_id": run_id, "experiment": name, "config": config, "lock": lock}
 
 
 def lock_hash(root: Path) -> str:

@@ -176,9 +176,9 @@ class _Loop:
 
 def _lay_out(model: nn.Module, memory_format: torch.memory_format) -> None:
     """Brings the kernels of 2-D convolutions into a memory format. (nn.Module.to would refuse
-    those of 3-D ones.)"""
+    those of 3-D ones, and 1×1 kernels are the same in both.)"""
     for parameter in model.parameters():
-        if parameter.dim() == 4:
+        if parameter.dim() == 4 and parameter[0, 0].numel() > 1:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
 

@@ -1,0 +1,201 @@
+"""The promises of the chain, kept by the real tools on real digits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import torch
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from pipeline.lowrank.checkpoint import load_network
+from pipeline.orchestration.store import TAG_CONFIG, TAG_LOCK
+from pipeline.orchestration.tracking import flatten
+from pipeline.workload.data import load_split
+from tests.chain import STAGES, Tree, make_tree, ran, restored
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    """A tree in Git in which the whole chain has run once."""
+    tree = make_tree(tmp_path_factory.mktemp("e2e") / "tree")
+    assert tree.repro() == list(STAGES)
+    return tree
+
+
+@pytest.fixture
+def client(tree: Tree) -> Iterator[MlflowClient]:
+    uri = f"sqlite:///{tree.path / 'mlflow.db'}"
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    yield MlflowClient(uri)
+    mlflow.set_tracking_uri(before)
+
+
+def tracked_run(tree: Tree, client: MlflowClient) -> Run:
+    """The one finished run that track's output names."""
+    names = read(tree, "out/mlflow_run.json")
+    experiment = client.get_experiment_by_name(names["experiment"])
+    query = f"tags.`{TAG_CONFIG}` = '{names['config']}' and tags.`{TAG_LOCK}` = '{names['lock']}'"
+    (run,) = client.search_runs([experiment.experiment_id], query)
+    return run
+
+
+def read(tree: Tree, name: str) -> Any:
+    return json.loads((tree.path / name).read_text())
+
+
+def test_the_report_holds_together(tree: Tree) -> None:
+    metrics, plan = read(tree, "reports/metrics.json"), read(tree, "out/plan.json")
+    dense, compressed = metrics["dense"], metrics["compressed"]
+    assert metrics["fine_tuned"]["params"] == compressed["params"]
+    assert compressed["params"] == plan["network"]["planned"]["params"] < dense["params"]
+    assert compressed["macs"] == plan["network"]["planned"]["macs"] < dense["macs"]
+    assert plan["policy"]["name"] == "budget"
+    unit = "params" if plan["policy"]["params"] is not None else "macs"
+    assert compressed[unit] <= plan["policy"][unit] * dense[unit]
+    assert metrics["fine_tuned"]["accuracy"] > 0.5
+    assert 0 <= plan["optimality_gap"] < 1
+    for name, layer in read(tree, "out/compressed/layers.json")["layers"].items():
+        measured = layer["measured_relative_error"]
+        assert layer["lower_bound"] - 1e-5 <= measured <= layer["upper_bound"] + 1e-5, name
+        if layer["error_kind"] == "exact":
+            assert measured == pytest.approx(layer["predicted_relative_error"], abs=1e-5)
+
+
+def test_no_output_of_dvc_holds_a_timing_or_a_path(tree: Tree) -> None:
+    for name in ("reports/metrics.json", "out/plan.json", "out/compressed/layers.json"):
+        text = (tree.path / name).read_text()
+        assert "latency" not in text
+        assert str(tree.path) not in text
+
+
+def test_a_second_repro_runs_nothing_and_leaves_git_clean(tree: Tree) -> None:
+    assert tree.repro() == []
+    assert "up to date" in tree.run("dvc", "status")
+    changed = tree.run("git", "status", "--porcelain").split("\n")
+    assert [line for line in changed if line and "dvc.lock" not in line] == []
+
+
+def test_exact_invalidation(tree: Tree) -> None:
+    """Each change reruns what it must and no more; changing back reruns nothing but track."""
+    lock = (tree.path / "dvc.lock").read_text()
+    plan = (tree.path / "out/plan.json").read_text()
+    tree.edit("conf/fine_tune/full.yaml", "learning_rate: ", "learning_rate: 0.01 # ")
+    assert tree.repro() == ["configure", "fine-tune", "evaluate", "track"]
+    assert (tree.path / "out/plan.json").read_text() == plan
+    tree.edit("conf/fine_tune/full.yaml", "learning_rate: 0.01 # ", "learning_rate: ")
+    assert set(tree.repro()) <= {"configure", "track"}
+
+    tree.edit("conf/config.yaml", "rank_select: budget", "rank_select: energy")
+    assert tree.repro() == list(STAGES[:1]) + list(STAGES[4:])
+    assert (tree.path / "out/plan.json").read_text() != plan
+    tree.edit("conf/config.yaml", "rank_select: energy", "rank_select: budget")
+    assert set(tree.repro()) <= {"configure", "track"}
+    assert (tree.path / "out/plan.json").read_text() == plan
+    now = yaml.safe_load((tree.path / "dvc.lock").read_text())["stages"]
+    assert now == yaml.safe_load(lock)["stages"]
+
+
+def test_two_clones_give_the_same_files_and_the_same_lock(tree: Tree, tmp_path: Path) -> None:
+    """The second without Git, as from an unpacked archive."""
+    other = make_tree(tmp_path / "archive", git=False)
+    assert other.repro() == list(STAGES)
+    for name in ("out/plan.json", "reports/metrics.json", "reports/layers.csv"):
+        assert (tree.path / name).read_bytes() == (other.path / name).read_bytes(), name
+    locks = [yaml.safe_load((t.path / "dvc.lock").read_text())["stages"] for t in (tree, other)]
+    assert locks[0] == locks[1]
+
+
+def test_a_job_shares_the_run_cache_both_ways(tree: Tree) -> None:
+    overrides = ("rank_select=error", "rank_select.relative_error=0.5", "fine_tune.epochs=1")
+    output = tree.pipeline(*overrides)
+    shared = {"prepare", "baseline", "analyze"}
+    assert shared.isdisjoint(ran(output)), output
+    assert shared <= set(restored(output))
+    assert {"rank-select", "decompose", "fine-tune", "evaluate"} <= set(ran(output))
+    assert "fine-tuned" in output
+    assert "MLflow run" in output
+
+    again = tree.pipeline(*overrides)
+    assert ran(again) == []
+    assert "in MLflow already" in again
+
+    # The same options in conf/: a plain dvc repro restores what the job computed.
+    tree.edit("conf/config.yaml", "rank_select: budget", "rank_select: error")
+    tree.edit("conf/rank_select/error.yaml", "relative_error: 0.3", "relative_error: 0.5")
+    tree.edit("conf/fine_tune/full.yaml", "epochs: 2", "epochs: 1")
+    assert set(tree.repro()) <= {"configure", "track"}
+    assert read(tree, "out/plan.json")["policy"]["name"] == "error"
+    tree.run("git", "checkout", "--quiet", "conf")
+    assert set(tree.repro()) <= {"configure", "track"}
+
+
+def test_one_run_in_mlflow_with_everything(tree: Tree, client: MlflowClient) -> None:
+    run = tracked_run(tree, client)
+    assert run.info.status == "FINISHED"
+    params = yaml.safe_load((tree.path / "params.yaml").read_text())
+    assert run.data.params == {key: str(value) for key, value in flatten(params)}
+    metrics = read(tree, "reports/metrics.json")
+    for key, value in flatten(metrics):
+        assert run.data.metrics[key] == pytest.approx(value), key
+    assert run.data.metrics["fine_tuned.latency_ms"] > 0
+    assert run.data.metrics["speedup"] > 0
+    curve = read(tree, "out/finetuned/curve.json")
+    logged = client.get_metric_history(run.info.run_id, "fine_tune.validation_loss")
+    assert [(m.step, m.value) for m in logged] == [
+        (e["step"], pytest.approx(e["validation_loss"])) for e in curve["epochs"]
+    ]
+    steps = client.get_metric_history(run.info.run_id, "baseline.train_loss")
+    assert len(steps) == len(read(tree, "out/baseline/curve.json")["steps"])
+    assert {"lowrank.config", "lowrank.lock", "mlflow.source.git.commit"} <= run.data.tags.keys()
+    (data,) = run.inputs.dataset_inputs
+    assert data.dataset.name == "digits"
+    artifacts = {a.path for a in client.list_artifacts(run.info.run_id)}
+    assert {"plan.json", "params.yaml", "dvc.lock", "layers.json", "figures", "plots"} <= artifacts
+    figures = {a.path for a in client.list_artifacts(run.info.run_id, "figures")}
+    assert "figures/overview.png" in figures
+
+
+def test_the_logged_model_loads_and_gives_the_same_outputs(
+    tree: Tree, client: MlflowClient
+) -> None:
+    run = tracked_run(tree, client)
+    (model,) = run.outputs.model_outputs
+    loaded = mlflow.pytorch.load_model(f"models:/{model.model_id}")
+    inputs, _ = load_split(tree.path / "out/data", "test").batch(slice(0, 16))
+    expected = load_network(tree.path / "out/finetuned")(inputs)
+    with torch.no_grad():
+        assert torch.allclose(loaded(inputs), expected, atol=1e-5)
+
+
+def test_equal_results_are_logged_once(tree: Tree, client: MlflowClient) -> None:
+    runs = client.search_runs([client.get_experiment_by_name("lowrank").experiment_id])
+    finished = [r for r in runs if r.info.status == "FINISHED"]
+    keys = [(r.data.tags["lowrank.config"], r.data.tags["lowrank.lock"]) for r in finished]
+    assert len(keys) == len(set(keys)) >= 3
+
+
+def test_a_failing_stage_says_why_and_keeps_earlier_outputs(tree: Tree) -> None:
+    before = (tree.path / "reports/metrics.json").read_bytes()
+    output = tree.pipeline("rank_select.budget=0.0001", ok=False)
+    assert "a budget of 0.0001 of the params cannot be met" in output
+    assert "choose at least 0." in output
+    assert "Traceback" not in output
+    output = tree.pipeline("rank_select.enrgy=0.5", ok=False)
+    assert output.startswith("error: rank_select.enrgy: unknown key; did you mean")
+    assert "Traceback" not in output
+    tree.edit("conf/config.yaml", "seed: 0", "seed: zero")
+    output = tree.run("dvc", "repro", ok=False)
+    assert "error: seed: Value 'zero'" in output
+    assert "Traceback" not in output
+    tree.edit("conf/config.yaml", "seed: zero", "seed: 0")
+    assert (tree.path / "reports/metrics.json").read_bytes() == before

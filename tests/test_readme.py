@@ -1,0 +1,78 @@
+"""Every command of the README is run, in a copy of the tree, as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.chain import Tree, make_tree
+from tests.imports import ROOT
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```bash\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+# Run elsewhere: make by .ci/run (make test would run itself), the whole data set by hand: its
+# quarter of an hour is cut to a minute by fewer epochs and examples.
+MAKE = "make "
+QUICK = {
+    "python -m pipeline experiment=fashion_mnist": " baseline.epochs=1 fine_tune.epochs=1"
+    " data.train=2000 data.test=10000 'model.widths=[8,16]' 'model.blocks=[1,1]'"
+    " rank_select.budget=0.6"
+}
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+
+
+def commands() -> list[str]:
+    """The bash blocks, one entry a command; here-documents stay with theirs."""
+    found = []
+    for block in BLOCKS:
+        if "<<'PY'" in block:
+            found.append(block)
+        else:
+            found.extend(line.partition("  #")[0].strip() for line in block.splitlines())
+    return [c for c in found if c and not c.startswith(MAKE)]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    tree = make_tree(tmp_path_factory.mktemp("readme") / "tree")
+    tree.repro()
+    return tree
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("command", commands(), ids=lambda c: " ".join(c.split()[:6]))
+def test_the_command_works(tree: Tree, command: str) -> None:
+    if "fashion_mnist" in command and not FASHION.is_dir():
+        pytest.skip("needs Debian's package dataset-fashion-mnist")
+    output = tree.run("bash", "-euc", command + QUICK.get(command, ""))
+    assert "Traceback" not in output
+    if "python -m pipeline" in command:
+        assert "MLflow run" in output
+        assert "fine-tuned" in output
+
+
+def test_the_make_targets_of_the_readme_exist() -> None:
+    targets = set(re.findall(r"\bmake (\w+)", "\n".join(BLOCKS) + README.replace("`make`", "")))
+    makefile = (ROOT / "Makefile").read_text()
+    assert {"repro", "test", "ui"} <= targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_every_option_in_the_table_exists() -> None:
+    for group, options in re.findall(r"^\| `(\w+)` \| ((?:`\w+` ?)+)\|", README, re.MULTILINE):
+        listed = set(re.findall(r"`(\w+)`", options))
+        assert listed == {p.stem for p in (ROOT / "conf" / group).glob("*.yaml")}, group
+
+
+def test_the_pictures_are_there() -> None:
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
+    assert pictures
+    for path in pictures:
+        assert (ROOT / path).stat().st_size > 1000
+
+
+def test_nothing_is_left_to_fill_in() -> None:
+    assert not re.findall(r"\b(?:TODO|FIXME|\w+_TABLE)\b", README)

@@ -1,0 +1,140 @@
+"""Baseline and fine-tuning on folders: trained, imported, repaired, refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import load_file, save_file
+
+from pipeline.lowrank import LowRankError
+from pipeline.lowrank.checkpoint import load_network
+from pipeline.workload.baseline import make_baseline
+from pipeline.workload.data import load_split
+from pipeline.workload.evaluation import evaluate_quality
+from pipeline.workload.fine_tuning import fine_tune
+from pipeline.workload.models import ResNet
+
+SPEC = {
+    "_target_": "pipeline.workload.models.ResNet",
+    "widths": [16],
+    "blocks": [1],
+    "hidden": 16,
+    "pool": 2,
+}
+TRAINING = {
+    "epochs": 3,
+    "batch_size": 32,
+    "learning_rate": 0.1,
+    "momentum": 0.9,
+    "weight_decay": 0.0,
+    "label_smoothing": 0.0,
+    "augment": "none",
+}
+TRAIN = {"source": "train", "weights": None, "sha256": None, **TRAINING}
+
+
+def tensors(folder: Path, name: str = "model") -> dict[str, torch.Tensor]:
+    return load_file(folder / f"{name}.safetensors")
+
+
+def build() -> ResNet:
+    return ResNet(**{k: v for k, v in SPEC.items() if k != "_target_"})  # type: ignore[arg-type]
+
+
+def test_trained_baseline(tmp_path: Path, digits: Path, fabric: Fabric) -> None:
+    folder = tmp_path / "baseline"
+    curve = make_baseline(folder, digits, SPEC, TRAIN, fabric=fabric, seed=0)
+    model, validation = load_network(folder), load_split(digits, "validation")
+    quality = evaluate_quality(model, validation, 500)
+    assert quality["accuracy"] > 0.5
+    assert quality["loss"] == pytest.approx(curve.epochs[curve.best_epoch]["validation_loss"])
+    initial = build()
+    initial.load_state_dict(tensors(folder, "init"))
+    before = evaluate_quality(initial, validation, 500)["loss"]
+    assert before == pytest.approx(curve.epochs[0]["validation_loss"], rel=1e-5)
+    assert json.loads((folder / "network.json").read_text())["model"] == SPEC
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_imported_baseline(tmp_path: Path, digits: Path, fabric: Fabric, suffix: str) -> None:
+    torch.manual_seed(3)
+    state, path = build().state_dict(), tmp_path / f"mine{suffix}"
+    if suffix == ".pt":
+        torch.save(state, path)
+    else:
+        save_file(state, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    options = {**TRAIN, "source": "checkpoint", "weights": str(path), "sha256": digest}
+    told: list[int] = []
+    folder = tmp_path / "baseline"
+    curve = make_baseline(
+        folder, digits, SPEC, options, fabric=fabric, seed=0, on_step=lambda m, s: told.append(s)
+    )
+    assert all(torch.equal(value, state[name]) for name, value in tensors(folder).items())
+    assert not (folder / "init.safetensors").exists()
+    assert (curve.steps, len(curve.epochs), curve.best_epoch, told) == ([], 1, 0, [0])
+    quality = evaluate_quality(load_network(folder), load_split(digits, "validation"), 500)
+    assert curve.epochs[0]["validation_accuracy"] == quality["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "message"),
+    [
+        ({"classes": 4}, {}, r"the model gives \[1, 4\] .* digits has 10 classes"),
+        ({}, {"source": "download"}, "baseline.source=download: unknown; choose train or"),
+        ({}, {"weights": "w.pt"}, "baseline.weights=w.pt: not used with source=train"),
+        ({}, {"sha256": "ab"}, "baseline.sha256=ab: not used with source=train"),
+        ({}, {"source": "checkpoint"}, "baseline.weights is null: source=checkpoint needs"),
+        ({}, {"source": "checkpoint", "weights": "no.pt", "sha256": "ab"}, "no.pt: no such file"),
+        ({}, {"source": "checkpoint", "weights": "no.pt"}, "no.pt: no such file"),
+    ],
+)
+def test_refused(
+    tmp_path: Path,
+    digits: Path,
+    fabric: Fabric,
+    spec: dict[str, Any],
+    options: dict[str, Any],
+    message: str,
+) -> None:
+    folder = tmp_path / "baseline"
+    with pytest.raises(LowRankError, match=message):
+        make_baseline(folder, digits, SPEC | spec, TRAIN | options, fabric=fabric, seed=0)
+    assert not (folder / "network.json").exists()
+
+
+def test_wrong_checksum_and_wrong_keys(tmp_path: Path, digits: Path, fabric: Fabric) -> None:
+    path = tmp_path / "mine.safetensors"
+    save_file({"stem.weight": torch.ones(2)}, path)
+    options = {**TRAIN, "source": "checkpoint", "weights": str(path)}
+    with pytest.raises(LowRankError, match=r"missing stem.0.weight.*unexpected stem.weight"):
+        make_baseline(tmp_path / "b", digits, SPEC, options, fabric=fabric, seed=0)
+    options["sha256"] = "0" * 64
+    with pytest.raises(LowRankError, match=r"expected 0000.*correct baseline.sha256"):
+        make_baseline(tmp_path / "b", digits, SPEC, options, fabric=fabric, seed=0)
+
+
+def test_fine_tuning(tmp_path: Path, digits: Path, fabric: Fabric) -> None:
+    start = tmp_path / "compressed"
+    make_baseline(start, digits, SPEC, TRAIN, fabric=fabric, seed=0)
+    before = tensors(start)
+
+    def repaired(method: str) -> tuple[dict[str, torch.Tensor], list[float]]:
+        options = {"method": method, **TRAINING}
+        curve = fine_tune(tmp_path / method, start, digits, options, fabric=fabric, seed=1)
+        return tensors(tmp_path / method), [e["validation_loss"] for e in curve.epochs]
+
+    copied, losses = repaired("none")
+    assert len(losses) == 1
+    assert all(torch.equal(value, before[name]) for name, value in copied.items())
+    trained, losses = repaired("full")
+    assert min(losses[1:]) < losses[0]
+    assert not torch.equal(trained["head.0.weight"], before["head.0.weight"])
+    with pytest.raises(LowRankError, match=r"fine_tune.method=lora: unknown; choose one of full"):
+        repaired("lora")

@@ -1,0 +1,116 @@
+"""Networks take turns, and what is measured once is remembered by weights, options, machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.lowrank import LowRankError
+from pipeline.lowrank.checkpoint import save_network
+from pipeline.workload import latency
+from pipeline.workload.models import ResNet
+
+OPTIONS = {"latency_batch_size": 4, "latency_repetitions": 5, "latency_warmup": 2, "threads": 1}
+
+
+class Noted(nn.Module):
+    """Notes its name in a list whenever it runs; matrices of `size` make it slow."""
+
+    def __init__(self, name: str, calls: list[str], size: int) -> None:
+        super().__init__()
+        self.name, self.calls = name, calls
+        self.matrix = nn.Parameter(torch.rand(size, size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.append(self.name)
+        return x + (self.matrix @ self.matrix).sum()
+
+
+def test_networks_take_turns_and_the_larger_one_is_slower() -> None:
+    calls: list[str] = []
+    models = {name: Noted(name, calls, size) for name, size in (("dense", 700), ("small", 20))}
+    threads = torch.get_num_threads()
+    times = latency.interleaved_latencies(
+        models, torch.zeros(1), repetitions=7, warmup=2, threads=1
+    )
+    assert calls == ["dense", "small"] * 9
+    assert times["dense"]["latency_ms"] > 3 * times["small"]["latency_ms"] > 0
+    assert times["dense"]["iqr_ms"] >= 0
+    assert torch.get_num_threads() == threads
+    assert models["dense"].training
+
+
+def test_the_median_is_no_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    spans = iter([2_000_000, 4_000_000, 1_000_000_000])
+    now = [0]
+
+    def clock() -> int:
+        return now[0]
+
+    class Sleeper(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            now[0] += next(spans)
+            return x
+
+    monkeypatch.setattr("pipeline.workload.latency.time.perf_counter_ns", clock)
+    times = latency.interleaved_latencies(
+        {"only": Sleeper()}, torch.zeros(1), repetitions=3, warmup=0, threads=1
+    )
+    assert times["only"]["latency_ms"] == pytest.approx(4.0)
+
+
+@pytest.fixture
+def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    monkeypatch.setenv("LOWRANK_SCRATCH", str(tmp_path / "scratch"))
+    for name, width in (("dense", 32), ("compressed", 8), ("fine_tuned", 8)):
+        spec = {"widths": [width], "blocks": [1], "hidden": 8}
+        target = "pipeline.workload.models.ResNet"
+        save_network(tmp_path / name, ResNet(**spec), {"_target_": target, **spec})  # type: ignore[arg-type]
+    return {name: tmp_path / name for name in ("dense", "compressed", "fine_tuned")}
+
+
+def test_measured_once(
+    networks: dict[str, Path], digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = latency.measured_once(networks, digits, OPTIONS)
+    assert first["batch_size"] == 4
+    assert first["machine"]["threads"] == 1
+    assert first["machine"]["torch"] == torch.__version__
+    ratio = first["dense"]["latency_ms"] / first["fine_tuned"]["latency_ms"]
+    assert first["speedup"] == pytest.approx(ratio)
+    (stored,) = (tmp_path / "scratch/timings").iterdir()
+    assert json.loads(stored.read_text()) == first
+    assert latency.measured_once(networks, digits, OPTIONS) == first
+
+    def files() -> int:
+        return len(list((tmp_path / "scratch/timings").iterdir()))
+
+    latency.measured_once(networks, digits, OPTIONS | {"latency_repetitions": 6})
+    assert files() == 2
+    latency.measured_once(networks, digits, OPTIONS | {"batch_size": 17})  # not its business
+    assert files() == 2
+    save_network(networks["fine_tuned"], ResNet(), {"_target_": "pipeline.workload.models.ResNet"})
+    latency.measured_once(networks, digits, OPTIONS)
+    assert files() == 3
+    monkeypatch.setattr(latency, "_cpu_model", lambda: "abacus")
+    assert latency.measured_once(networks, digits, OPTIONS)["machine"]["cpu"] == "abacus"
+    assert files() == 4
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"latency_repetitions": 0}, "evaluate.latency_repetitions=0: must be at least 1"),
+        ({"latency_warmup": -1}, "evaluate.latency_warmup=-1: must be at least 0"),
+    ],
+)
+def test_impossible_options(
+    networks: dict[str, Path], digits: Path, changed: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(LowRankError, match=message):
+        latency.measured_once(networks, digits, OPTIONS | changed)
