@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.lowrank.analysis import load_analysis
 from pipeline.lowrank.checkpoint import load_network, read_network, save_network
 from pipeline.lowrank.compress import apply_
-from pipeline.lowrank.plan import load_plan
+from pipeline.lowrank.planning import load_plan
 from stages._io import main, section, write_json
 
 

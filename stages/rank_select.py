@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.lowrank.analysis import load_analysis
 from pipeline.lowrank.checkpoint import load_network
 from pipeline.lowrank.methods import make_methods
-from pipeline.lowrank.plan import make_plan, save_plan
+from pipeline.lowrank.planning import make_plan, save_plan
 from pipeline.lowrank.policies import make_policy
 from pipeline.lowrank.target import dense_weight
 from stages._io import main, section

@@ -89,10 +89,10 @@ def test_exact_invalidation(tree: Tree) -> None:
     """Each change reruns what it must and no more; changing back reruns nothing but track."""
     lock = (tree.path / "dvc.lock").read_text()
     plan = (tree.path / "out/plan.json").read_text()
-    tree.edit("conf/fine_tune/full.yaml", "learning_rate: ", "learning_rate: 0.01 # ")
+    tree.edit("conf/fine_tune/full.yaml", "learning_rate: ", "learning_rate: 0.003 # ")
     assert tree.repro() == ["configure", "fine-tune", "evaluate", "track"]
     assert (tree.path / "out/plan.json").read_text() == plan
-    tree.edit("conf/fine_tune/full.yaml", "learning_rate: 0.01 # ", "learning_rate: ")
+    tree.edit("conf/fine_tune/full.yaml", "learning_rate: 0.003 # ", "learning_rate: ")
     assert set(tree.repro()) <= {"configure", "track"}
 
     tree.edit("conf/config.yaml", "rank_select: budget", "rank_select: energy")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.lowrank.compress import LayerReport, apply_, compress_, plan
     from pipeline.lowrank.errors import LowRankError
     from pipeline.lowrank.methods import CP, METHODS, SVD, Tucker2
-    from pipeline.lowrank.plan import Plan, load_plan, save_plan
+    from pipeline.lowrank.planning import Plan, load_plan, save_plan
     from pipeline.lowrank.policies import Budget, Compute, Energy, Error
     from pipeline.lowrank.surgery import Factorized
 
@@ -26,7 +26,7 @@ _HOMES = {
     "compress": ("LayerReport", "apply_", "compress_", "plan"),
     "errors": ("LowRankError",),
     "methods": ("CP", "METHODS", "SVD", "Tucker2"),
-    "plan": ("Plan", "load_plan", "save_plan"),
+    "planning": ("Plan", "load_plan", "save_plan"),
     "policies": ("Budget", "Compute", "Energy", "Error"),
     "surgery": ("Factorized",),
 }

@@ -13,7 +13,7 @@ from pipeline.lowrank.analysis import analyze
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.linalg import relative_error
 from pipeline.lowrank.methods import make_methods
-from pipeline.lowrank.plan import Plan, make_plan
+from pipeline.lowrank.planning import Plan, make_plan
 from pipeline.lowrank.policies import Policy
 from pipeline.lowrank.spectrum import Spectra, analyze_weight
 from pipeline.lowrank.surgery import Factorized, fill_, layer_at, replace_, skeleton

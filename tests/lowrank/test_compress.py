@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipeline.lowrank import Budget, Energy, Factorized, LowRankError, apply_, compress_, plan
 from pipeline.lowrank.analysis import analyze, load_analysis, save_analysis
 from pipeline.lowrank.cost import count_params, network_macs
-from pipeline.lowrank.plan import Plan, load_plan, save_plan
+from pipeline.lowrank.planning import Plan, load_plan, save_plan
 
 EXAMPLE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -190,3 +190,16 @@ def test_an_analysis_survives_the_disk(net: Net, tmp_path: Path) -> None:
     (tmp_path / "analysis.json").write_text("{}")
     with pytest.raises(LowRankError, match="not an analysis"):
         load_analysis(tmp_path)
+
+
+def test_the_public_names_are_what_they_say_whatever_was_imported_before() -> None:
+    """No exported name may be that of a submodule, which would take its place."""
+    import pipeline.lowrank as public
+
+    folder = Path(public.__file__).parent
+    submodules = {p.stem for p in folder.iterdir() if p.suffix == ".py" or p.is_dir()}
+    assert not submodules & set(public.__all__)
+    for name in public.__all__:
+        assert getattr(public, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'plann'"):
+        _ = public.plann  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ from pipeline.lowrank.analysis import analyze, save_analysis
 from pipeline.lowrank.checkpoint import build_model, save_network
 from pipeline.lowrank.compress import apply_
 from pipeline.lowrank.methods import make_methods
-from pipeline.lowrank.plan import make_plan, save_plan
+from pipeline.lowrank.planning import make_plan, save_plan
 from pipeline.lowrank.policies import make_policy
 from pipeline.lowrank.target import dense_weight
 from stages import evaluate
