@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.chain import STAGES
 from tests.imports import ROOT, imported, project_files
 
 CHAIN = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -76,17 +77,7 @@ def test_deps_are_exactly_what_a_stage_imports(stage: str) -> None:
 
 
 def test_the_chain_has_its_stages_in_order() -> None:
-    assert list(CHAIN) == [
-        "configure",
-        "prepare",
-        "baseline",
-        "analyze",
-        "rank-select",
-        "decompose",
-        "fine-tune",
-        "evaluate",
-        "track",
-    ]
+    assert tuple(CHAIN) == STAGES
     for name, stage in CHAIN.items():
         assert stage["cmd"] == f"python -m stages.{name.replace('-', '_')}"
 

@@ -18,12 +18,12 @@ from pipeline.orchestration.artifacts import log_artifacts, log_dataset, log_mod
 from pipeline.orchestration.live import take_live_run
 from pipeline.orchestration.store import TAG_CONFIG, TAG_LOCK, config_hash, open_client
 from pipeline.workload.latency import measured_once
+from pipeline.workload.reporting.timings import FOLDERS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _BATCH = 100  # MLflow's limit on parameters a request
-_FOLDERS = {"dense": "baseline", "compressed": "compressed", "fine_tuned": "finetuned"}
 _PACKAGES = ("torch", "tensorly", "lightning-fabric", "safetensors", "dvc", "hydra-core", "mlflow")
 
 
@@ -123,7 +123,7 @@ def _run_name(params: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
 
 def _metrics(root: Path, params: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, float]:
     metrics = json.loads((root / "reports/metrics.json").read_text())
-    folders = {name: root / "out" / folder for name, folder in _FOLDERS.items()}
+    folders = {name: root / folder for name, folder in FOLDERS.items()}
     options = {**params["evaluate"], "threads": params["fabric"]["threads"]}
     timings = measured_once(folders, root / "out/data", options)
     del timings["machine"], timings["weights"]
