@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipeline.lowrank.analysis import Analysis, analyze
     from pipeline.lowrank.compress import LayerReport, apply_, compress_, plan
     from pipeline.lowrank.errors import LowRankError
-    from pipeline.lowrank.methods import CP, METHODS, SVD, Tucker2
+    from pipeline.lowrank.methods import CP, METHODS, SVD, SpatialSVD, SVDIn, Tucker, Tucker2
     from pipeline.lowrank.planning import Plan, load_plan, save_plan
     from pipeline.lowrank.policies import Budget, Compute, Energy, Error
     from pipeline.lowrank.surgery import Factorized
@@ -25,7 +25,7 @@ _HOMES = {
     "analysis": ("Analysis", "analyze"),
     "compress": ("LayerReport", "apply_", "compress_", "plan"),
     "errors": ("LowRankError",),
-    "methods": ("CP", "METHODS", "SVD", "Tucker2"),
+    "methods": ("CP", "METHODS", "SVD", "SVDIn", "SpatialSVD", "Tucker", "Tucker2"),
     "planning": ("Plan", "load_plan", "save_plan"),
     "policies": ("Budget", "Compute", "Energy", "Error"),
     "surgery": ("Factorized",),
@@ -43,6 +43,9 @@ __all__ = [  # noqa: RUF022
     "CP",
     "METHODS",
     "SVD",
+    "SVDIn",
+    "SpatialSVD",
+    "Tucker",
     "Tucker2",
     "Plan",
     "load_plan",

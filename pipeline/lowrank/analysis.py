@@ -15,7 +15,7 @@ from pipeline.lowrank.cost import count_params, describe_target, network_macs, t
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.policies import Totals
 from pipeline.lowrank.spectrum import Spectra, View, analyze_weight, load_spectra, save_spectra
-from pipeline.lowrank.target import Target, dense_weight, find_targets
+from pipeline.lowrank.target import Target, dense_weight, find_targets, groups_of
 
 METRICS = ("weight",)
 
@@ -48,7 +48,7 @@ def analyze(
         raise LowRankError(f"metric is {metric!r}: choose one of {', '.join(METRICS)}")
     modules, skipped = find_targets(model, include, exclude)
     positions = trace_positions(model, example)
-    for name in [n for n in modules if positions.get(n, (0, 0))[1] == 0]:
+    for name in [n for n in modules if positions.get(n, (0,))[-1] == 0]:
         skipped[name] = "not used in the forward pass"
         del modules[name]
     if not modules:
@@ -57,7 +57,7 @@ def analyze(
         metric=metric,
         totals=Totals(count_params(model), network_macs(model, example)["total"]),
         targets={n: describe_target(n, m, positions[n]) for n, m in modules.items()},
-        spectra={n: analyze_weight(dense_weight(m)) for n, m in modules.items()},
+        spectra={n: analyze_weight(dense_weight(m), groups_of(m)) for n, m in modules.items()},
         skipped=skipped,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -21,6 +21,7 @@ class Candidate:
 
     `squared_error` is ‖W − Ŵ‖² in the metric; `error_kind` says whether the built layer has
     exactly this error, at most this error, or about this error. `params` counts the bias.
+    `note` is what a reader of the plan should know about it, if anything.
     """
 
     method: str
@@ -29,6 +30,7 @@ class Candidate:
     macs: int
     squared_error: float
     error_kind: ErrorKind
+    note: str = ""
 
     def cost(self, unit: Cost) -> int:
         return self.params if unit == "params" else self.macs
@@ -54,23 +56,51 @@ class CandidateGrid:
     error_kind: ErrorKind
 
     def worthwhile(self, target: Target) -> list[Candidate]:
-        """The Pareto-optimal candidates that save both parameters and MACs.
-
-        Break-even: a factorization that does not make the layer smaller *and* cheaper is no
-        candidate; if none is left the layer stays dense. A candidate survives if no other has
-        less error at the same or less params, or at the same or less MACs.
-        """
-        saves = (self.params < target.params) & (self.macs < target.macs)
-        index = saves.nonzero().flatten()
-        error = self.squared_error[index]
-        fronts = [index[_pareto(cost[index], error)] for cost in (self.params, self.macs)]
-        keep = torch.unique(torch.cat(fronts))
-        columns = (self.ranks, self.params, self.macs, self.squared_error)
-        rows = zip(*(column[keep].tolist() for column in columns), strict=True)
+        """The candidates that `pruned` leaves."""
+        grid = self.pruned(target)
+        columns = (grid.ranks, grid.params, grid.macs, grid.squared_error)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
         return [
             Candidate(self.method, tuple(ranks), params, macs, max(error, 0.0), self.error_kind)
             for ranks, params, macs, error in rows
         ]
+
+    def pruned(self, target: Target) -> CandidateGrid:
+        """The Pareto-optimal candidates that save both parameters and MACs.
+
+        Break-even: a factorization that does not make the layer smaller *and* cheaper is no
+        candidate; if none is left the layer stays dense. (An Embedding has no MACs to save: its
+        candidates trade some for parameters, and lose to the dense one where MACs count.) A
+        candidate survives if no other has less error at the same or less params, or at the same
+        or less MACs.
+        """
+        saves = self.params < target.params
+        if target.macs > 0:
+            saves &= self.macs < target.macs
+        index = saves.nonzero().flatten()
+        error = self.squared_error[index]
+        fronts = [index[_pareto(cost[index], error)] for cost in (self.params, self.macs)]
+        return self._rows(torch.unique(torch.cat(fronts)))
+
+    def _rows(self, index: Tensor) -> CandidateGrid:
+        return replace(
+            self,
+            ranks=self.ranks[index],
+            params=self.params[index],
+            macs=self.macs[index],
+            squared_error=self.squared_error[index],
+        )
+
+
+def merge(grids: Sequence[CandidateGrid]) -> CandidateGrid:
+    """One grid of the rows of several, of the same method and kind of error."""
+    return replace(
+        grids[0],
+        ranks=torch.cat([grid.ranks for grid in grids]),
+        params=torch.cat([grid.params for grid in grids]),
+        macs=torch.cat([grid.macs for grid in grids]),
+        squared_error=torch.cat([grid.squared_error for grid in grids]),
+    )
 
 
 def pareto_front(candidates: Sequence[Candidate], unit: Cost) -> list[Candidate]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.surgery import layer_at, replace_, skeleton
-from pipeline.lowrank.target import KINDS
+from pipeline.lowrank.target import kind_of
 
 _FORMAT = 1
 
@@ -88,7 +88,7 @@ def load_network(folder: Path) -> nn.Module:
     model = build_model(file.spec)
     for name, layer in file.layers.items():
         module = layer_at(model, name)
-        if type(module) not in KINDS:
+        if kind_of(module) is None:
             raise LowRankError(f"layer {name!r} is a {type(module).__name__}: not factorizable")
         model = replace_(model, name, skeleton(name, module, layer["method"], layer["ranks"]))
     load_weights(model, folder / "model.safetensors")

@@ -17,7 +17,7 @@ from pipeline.lowrank.planning import Plan, make_plan
 from pipeline.lowrank.policies import Policy
 from pipeline.lowrank.spectrum import Spectra, analyze_weight
 from pipeline.lowrank.surgery import Factorized, fill_, layer_at, replace_, skeleton
-from pipeline.lowrank.target import KINDS, dense_weight
+from pipeline.lowrank.target import dense_weight, groups_of, kind_of
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,12 @@ def apply_(
     reports = {}
     for name, layer in chosen.factorized.items():
         module = layer_at(model, name)
-        known = spectra[name] if spectra is not None else analyze_weight(dense_weight(module))
+        weight, groups = dense_weight(module), groups_of(module)
+        known = spectra[name] if spectra is not None else analyze_weight(weight, groups)
         built = skeleton(name, module, layer.method, layer.ranks)
         method = methods[layer.method]
-        fill_(built, method.factorize(dense_weight(module), known, layer.ranks), module.bias)  # type: ignore[arg-type]
-        measured = relative_error(dense_weight(module), built.dense_weight())
+        fill_(built, method.factorize(weight, known, layer.ranks), getattr(module, "bias", None))
+        measured = relative_error(weight, built.dense_weight())
         certificate = method.certify(known, layer.ranks)
         norm = known.squared_norm or 1.0
         reports[name] = LayerReport(
@@ -127,7 +128,7 @@ def _check_fit(model: nn.Module, chosen: Plan) -> None:
     """The whole plan is checked before the first layer is touched."""
     for name, layer in chosen.factorized.items():
         module = layer_at(model, name)
-        if type(module) not in KINDS:
+        if kind_of(module) is None:
             raise LowRankError(
                 f"layer {name!r} is a {type(module).__name__}, which has no factorized form; "
                 "remove it from the plan"

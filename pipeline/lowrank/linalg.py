@@ -4,34 +4,77 @@ from __future__ import annotations
 
 import torch
 from tensorly import set_backend
-from tensorly.base import unfold as _tl_unfold
+from tensorly.base import partial_unfold
 from torch import Tensor
 
 set_backend("pytorch")
 
 
+_WEAK = 1e-4  # below this part of σ₁ the columns of W·V are no longer orthogonal enough
+_NULL = 1e-12  # below this part of σ₁ a column of W·V is rounding
+
+
+def split_groups(weight: Tensor, groups: int) -> Tensor:
+    """(out, in / groups, *kernel) → (groups, out / groups, in / groups, *kernel), a view."""
+    return weight.reshape(groups, -1, *weight.shape[1:])
+
+
 def unfold(kernel: Tensor, mode: int) -> Tensor:
-    """The mode-`mode` unfolding (size of that mode × all the others)."""
-    unfolded = _tl_unfold(kernel, mode)
+    """The mode-`mode` unfolding of each group: (groups, *sizes) → (groups, size of that mode,
+    product of the others)."""
+    unfolded = partial_unfold(kernel, mode, skip_begin=1)
     assert isinstance(unfolded, Tensor)
     return unfolded
 
 
 def left_eigenbasis(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Left singular basis and squared singular values of an (m, n) matrix, float64.
+    """Left singular basis and squared singular values of (…, m, n) matrices, float64.
 
-    Returns (eigenvalues (m,) descending and ≥ 0, basis (m, m) with orthonormal columns), from
-    `eigh` of the m×m Gram matrix: for m ≤ n it costs a fraction of an SVD and gives Σ_{i>k}λᵢ
-    to rounding. Squaring halves the digits of *small* values: singular values below
-    1e-8·σ₁ are noise, which no tail sum at float32 accuracy can see.
+    Returns (eigenvalues (…, r) descending and ≥ 0, basis (…, m, r) with orthonormal columns),
+    r = min(m, n), from `eigh` of the smaller Gram matrix: it costs a fraction of an SVD and
+    gives Σ_{i>k}λᵢ to rounding. Squaring halves the digits of *small* values: singular values
+    below 1e-8·σ₁ are noise, which no tail sum at float32 accuracy can see. A tall matrix
+    (m > n) gives zero columns for its null directions.
     """
-    wide = matrix.to(torch.float64)
-    eigenvalues, basis = torch.linalg.eigh(wide @ wide.T)
+    exact = matrix.to(torch.float64)
+    tall = exact.shape[-2] > exact.shape[-1]
+    eigenvalues, vectors = torch.linalg.eigh(exact.mT @ exact if tall else exact @ exact.mT)
+    eigenvalues, vectors = eigenvalues.flip(-1).clamp_min(0.0), vectors.flip(-1)
+    basis = _left_of_right(exact, vectors) if tall else vectors
     # A fixed sign (largest entry of each column positive) makes factors reproducible.
-    flipped = basis.flip(1)
-    pivot = flipped.gather(0, flipped.abs().argmax(dim=0, keepdim=True))
-    signs = torch.where(pivot < 0, -1.0, 1.0).to(torch.float64)
-    return eigenvalues.flip(0).clamp_min(0.0), flipped * signs
+    pivot = basis.gather(-2, basis.abs().argmax(dim=-2, keepdim=True))
+    return eigenvalues, basis * torch.where(pivot < 0, -1.0, 1.0).to(torch.float64)
+
+
+def leading(matrix: Tensor, rank: int) -> tuple[float, Tensor]:
+    """(energy in the `rank` leading left directions, summed over groups; these directions
+    (groups, m, rank), filled up with zero columns where the matrices have fewer)."""
+    eigenvalues, basis = left_eigenbasis(matrix)
+    missing = max(0, rank - basis.shape[-1])
+    return (
+        eigenvalues[..., :rank].sum().item(),
+        torch.nn.functional.pad(basis[..., :rank], (0, missing)),
+    )
+
+
+def _left_of_right(matrix: Tensor, right: Tensor) -> Tensor:
+    """The left singular vectors W·v/σ of tall matrices (groups, m, n), columns descending.
+
+    Rounding tilts two of them towards each other by about eps·σ₁²/(σᵢσⱼ), so the weak ones
+    are made orthogonal again.
+    """
+    scaled = matrix @ right
+    norms = torch.linalg.vector_norm(scaled, dim=-2, keepdim=True)
+    largest = norms.amax(-1, keepdim=True)
+    basis = torch.where(norms > _NULL * largest, scaled / norms.clamp_min(1e-300), 0.0)
+    weak = (norms > _NULL * largest) & (norms < _WEAK * largest)
+    for index in weak.any(-1).flatten().nonzero().flatten().tolist():
+        columns, chosen = basis.flatten(0, -3)[index], weak.flatten(0, -3)[index, 0]
+        strong, tilted = columns[:, ~chosen], columns[:, chosen]
+        for _ in range(2):  # one projection leaves eps / _WEAK, two leave eps
+            tilted = tilted - strong @ (strong.T @ tilted)
+        columns[:, chosen] = torch.linalg.qr(tilted).Q
+    return basis
 
 
 def tails(squared: Tensor) -> Tensor:
@@ -51,3 +94,16 @@ def relative_error(dense: Tensor, approximation: Tensor) -> float:
     if norm == 0.0:
         return 0.0 if error == 0.0 else float("inf")
     return float(error / norm)
+
+
+def balance(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """left·right with the norm of each direction spread evenly: equal norms round best in low
+    precision and train best by SGD. left (…, m, r), right (…, r, n); a direction with a zero
+    side becomes zero on both."""
+    left_norm = torch.linalg.vector_norm(left, dim=-2)
+    right_norm = torch.linalg.vector_norm(right, dim=-1)
+    even = (left_norm * right_norm).sqrt()
+    return (
+        left * torch.where(left_norm > 0, even / left_norm, 0.0)[..., None, :],
+        right * torch.where(right_norm > 0, even / right_norm, 0.0)[..., :, None],
+    )

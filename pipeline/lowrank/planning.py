@@ -151,7 +151,7 @@ def _planned_layers(options: Mapping[str, Option], selection: Selection) -> dict
             dense_macs=options[name].target.macs,
             relative_error=math.sqrt(options[name].relative_squared(choice.candidate)),
             error_kind=choice.candidate.error_kind,
-            why=choice.why,
+            why="; ".join(filter(None, [choice.why, choice.candidate.note])),
         )
         for name, choice in selection.choices.items()
     }

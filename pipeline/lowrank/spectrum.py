@@ -13,13 +13,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.linalg import left_eigenbasis, tails, unfold
+from pipeline.lowrank.linalg import left_eigenbasis, split_groups, tails, unfold
 
 
 @dataclass(frozen=True)
 class View:
     """One unfolding of a weight: `eigenvalues` (r,) squared singular values, descending, and
-    `basis` (size of the mode, r) their singular vectors; float64."""
+    `basis` (groups, size of the mode, r) their left singular vectors; float64.
+
+    Of a grouped convolution each eigenvalue is the sum over the groups of their i-th one: with
+    the same rank in each group, its tail sums are then the exact errors of the whole layer.
+    """
 
     eigenvalues: Tensor
     basis: Tensor
@@ -43,10 +47,12 @@ class View:
 
 @dataclass(frozen=True)
 class Spectra:
-    """All views of one target.
+    """All views of one target, whose `groups` (1 but for grouped convolutions) stay apart.
 
-    A matrix (m, n) has one view, of its smaller side: "mode0" (left vectors) if m ≤ n, else
-    "mode1" (right vectors). A kernel has "mode0" and "mode1" and, for Tucker-2,
+    A matrix has the view "mode0". A kernel (out, in / groups, *kernel) has one view for each
+    mode, "mode0" (out), "mode1" (in), "mode2" and so on (the kernel's axes), and where both
+    axes of a Conv2d kernel are longer than 1 the view "spatial", the matrix
+    (in·height) × (out·width). For Tucker-2 it has
     `core_energy` (out, in): the squared norm of each spatial fibre of the kernel turned into
     both bases. Its sums over index ranges are the exact HOSVD errors of *all* rank pairs.
     """
@@ -55,19 +61,35 @@ class Spectra:
     views: Mapping[str, View]
     core_energy: Tensor | None = None
 
+    @property
+    def groups(self) -> int:
+        return self.views["mode0"].basis.shape[0]
 
-def analyze_weight(weight: Tensor) -> Spectra:
-    """Spectra of a weight (out, in, *kernel) in the Frobenius norm (metric `weight`)."""
-    exact = weight.to(torch.float64)
-    squared_norm = float(exact.square().sum())
-    if exact[0, 0].numel() == 1:
-        matrix = exact.flatten(1)
-        mode = 0 if matrix.shape[0] <= matrix.shape[1] else 1
-        return Spectra(squared_norm, {f"mode{mode}": View(*left_eigenbasis(unfold(matrix, mode)))})
-    kernel = exact.flatten(2)
-    views = {f"mode{mode}": View(*left_eigenbasis(unfold(kernel, mode))) for mode in (0, 1)}
-    core = torch.einsum("oik,oa,ib->abk", kernel, views["mode0"].basis, views["mode1"].basis)
-    return Spectra(squared_norm, views, core.square().sum(-1))
+
+def analyze_weight(weight: Tensor, groups: int = 1) -> Spectra:
+    """Spectra of a weight (out, in / groups, *kernel) in the Frobenius norm (metric `weight`)."""
+    kernel = split_groups(weight.to(torch.float64), groups)
+    squared_norm = float(kernel.square().sum())
+    if kernel[0, 0, 0].numel() == 1:
+        return Spectra(squared_norm, {"mode0": _view(kernel.flatten(2))})
+    views = {f"mode{mode}": _view(unfold(kernel, mode)) for mode in range(weight.ndim)}
+    if weight.ndim == 4 and min(weight.shape[2:]) > 1:
+        views["spatial"] = _view(spatial_matrix(kernel))
+    out_basis, in_basis = views["mode0"].basis, views["mode1"].basis
+    turned = (out_basis.mT @ unfold(kernel, 0)).reshape(groups, -1, *kernel.flatten(3).shape[2:])
+    core = torch.einsum("gait,gib->gabt", turned, in_basis)
+    return Spectra(squared_norm, views, core.square().sum((0, 3)))
+
+
+def spatial_matrix(kernel: Tensor) -> Tensor:
+    """(groups, out, in, height, width) → (groups, in·height, out·width)."""
+    return kernel.permute(0, 2, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+
+
+def _view(matrices: Tensor) -> View:
+    """The view of one matrix a group: (groups, size, others)."""
+    eigenvalues, basis = left_eigenbasis(matrices)
+    return View(eigenvalues.sum(0), basis)
 
 
 def save_spectra(folder: Path, spectra: Mapping[str, Spectra]) -> None:
@@ -98,13 +120,12 @@ def load_spectra(folder: Path) -> dict[str, Spectra]:
 
 
 def _spectra_of(name: str, tensors: Mapping[str, Tensor]) -> Spectra:
+    prefix, suffix = f"{name}/", "/basis"
+    keys = [k for k in tensors if k.startswith(prefix) and k.endswith(suffix)]
+    found = [k[len(prefix) : -len(suffix)] for k in keys]
     views = {
-        view: View(
-            tensors[f"{name}/{view}/eigenvalues"],
-            tensors[f"{name}/{view}/basis"],
-        )
-        for view in ("mode0", "mode1")
-        if f"{name}/{view}/basis" in tensors
+        view: View(tensors[f"{name}/{view}/eigenvalues"], tensors[f"{name}/{view}/basis"])
+        for view in found
     }
     squared_norm = tensors[f"{name}/squared_norm"].item()
     return Spectra(squared_norm, views, tensors.get(f"{name}/core_energy"))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.methods import get_method
-from pipeline.lowrank.target import KINDS, dense_weight
+from pipeline.lowrank.target import dense_weight, groups_of, kind_of
 
 
 class Factorized(nn.Sequential):
@@ -29,18 +29,19 @@ class Factorized(nn.Sequential):
 
     @property
     def factors(self) -> list[Tensor]:
-        return [dense_weight(layer) for layer in self]
+        """The weights of the layers that have one (reshaping layers do not), first to last."""
+        return [dense_weight(layer) for layer in self if hasattr(layer, "weight")]
 
     def dense_weight(self) -> Tensor:
-        """The weight (out, in, *kernel) that the factors stand for, computed in float64."""
+        """The weight (out, in / groups, *kernel) that the factors stand for, in float64."""
         return get_method(self.method).reconstruct([f.to(torch.float64) for f in self.factors])
 
     def to_dense(self, like: nn.Module) -> nn.Module:
         """A copy of the dense layer `like` (stride, padding, …) with the factors multiplied out."""
         dense = copy.deepcopy(like)
         with torch.no_grad():
-            dense.weight.copy_(self.dense_weight())  # type: ignore[operator]
-            if dense.bias is not None:
+            dense_weight(dense).copy_(self.dense_weight())
+            if getattr(dense, "bias", None) is not None:
                 dense.bias.copy_(self[-1].bias)  # type: ignore[operator,arg-type]
         return dense
 
@@ -51,11 +52,11 @@ def skeleton(name: str, module: nn.Module, method: str, ranks: Sequence[int]) ->
     Raises LowRankError when the ranks do not fit the layer.
     """
     cls = get_method(method)
-    shape = dense_weight(module).shape
-    if problem := cls.check_ranks(shape, ranks):
+    outputs, *others = dense_weight(module).shape
+    if problem := cls.check_ranks((outputs // groups_of(module), *others), ranks):
         raise LowRankError(
-            f"layer {name!r} ({' × '.join(map(str, shape))}): {problem}; make the plan again with "
-            "rank-select, or correct it"
+            f"layer {name!r} ({' × '.join(map(str, [outputs, *others]))}): {problem}; make the "
+            "plan again with rank-select, or correct it"
         )
     return Factorized(cls.layers(module, ranks), method, ranks).train(module.training)
 
@@ -63,10 +64,8 @@ def skeleton(name: str, module: nn.Module, method: str, ranks: Sequence[int]) ->
 def fill_(layer: Factorized, factors: Sequence[Tensor], bias: Tensor | None) -> None:
     """Copies factors (and the dense layer's bias) into a skeleton, in the layer's own dtype."""
     with torch.no_grad():
-        for part, factor in zip(layer, factors, strict=True):
-            weight = part.weight
-            assert isinstance(weight, Tensor)
-            weight.copy_(factor)
+        for stored, factor in zip(layer.factors, factors, strict=True):
+            stored.copy_(factor)
         if bias is not None:
             layer[-1].bias.copy_(bias)  # type: ignore[operator]
 
@@ -91,7 +90,7 @@ def layer_at(model: nn.Module, name: str) -> nn.Module:
     try:
         return model.get_submodule(name)
     except AttributeError as error:
-        known = [n for n, m in model.named_modules() if type(m) in KINDS]
+        known = [n for n, m in model.named_modules() if kind_of(m)]
         more = " …" if len(known) > 20 else ""
         raise LowRankError(
             f"the plan names the layer {name!r}, which the model does not have (it has "

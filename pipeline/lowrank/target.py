@@ -17,21 +17,27 @@ KINDS: dict[type[nn.Module], str] = {
     nn.Conv1d: "conv1d",
     nn.Conv2d: "conv2d",
     nn.Conv3d: "conv3d",
+    nn.Embedding: "embedding",
 }
 CONVOLUTIONS: dict[str, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
     "conv1d": nn.Conv1d,
     "conv2d": nn.Conv2d,
     "conv3d": nn.Conv3d,
 }
+# Known by name, so that nothing here needs transformers. Its weight is stored (in, out).
+_TRANSPOSED_LINEAR = "transformers.pytorch_utils.Conv1D"
 
 
 @dataclass(frozen=True)
 class Target:
     """Facts of one layer that may be factorized; everything a method needs to count costs.
 
-    `shape` is (out, in, *kernel). `in_positions` and `out_positions` are the numbers of input
-    and output positions per example, summed over all calls of the layer in one forward pass
-    (pixels of a convolution, tokens of a Linear, 1 for a Linear on plain vectors).
+    `shape` is (out, in / groups, *kernel); an Embedding counts as (dimension, entries).
+    `in_positions` and `out_positions` are the numbers of input and output positions per
+    example, summed over all calls of the layer in one forward pass (pixels of a convolution,
+    tokens of a Linear, 1 for a Linear on plain vectors). `between_positions` holds what lies
+    between the two when a convolution goes along one axis after the other: entry j is the
+    number of positions after the kernel's first j + 1 axes.
     """
 
     name: str
@@ -40,6 +46,13 @@ class Target:
     bias: bool
     in_positions: int
     out_positions: int
+    groups: int = 1
+    between_positions: tuple[int, ...] = ()
+
+    @property
+    def group_shape(self) -> tuple[int, ...]:
+        """(out / groups, in / groups, *kernel): the weight of one group."""
+        return (self.shape[0] // self.groups, *self.shape[1:])
 
     @property
     def kernel_size(self) -> int:
@@ -62,15 +75,22 @@ class Target:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of the dense layer per example, bias not counted."""
+        """Multiply-accumulates of the dense layer per example, bias not counted; an Embedding
+        looks its rows up and has none."""
+        if self.kind == "embedding":
+            return 0
         return math.prod(self.shape) * self.out_positions
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"shape": list(self.shape)}
+        return asdict(self) | {
+            "shape": list(self.shape),
+            "between_positions": list(self.between_positions),
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Target:
-        return cls(**(value | {"shape": tuple(value["shape"])}))
+        between = tuple(value["between_positions"])
+        return cls(**(value | {"shape": tuple(value["shape"]), "between_positions": between}))
 
 
 def find_targets(
@@ -112,17 +132,36 @@ def find_targets(
     return targets, skipped
 
 
+def kind_of(module: nn.Module) -> str | None:
+    """The name of the layer kind, or None where a layer has no factorized form. Exact types
+    only: a subclass may do anything with its weight."""
+    if _is_transposed_linear(module):
+        return "linear"
+    return KINDS.get(type(module))
+
+
+def groups_of(module: nn.Module) -> int:
+    return int(getattr(module, "groups", 1))
+
+
 def dense_weight(module: nn.Module) -> Tensor:
-    """The layer's weight as (out, in, *kernel), detached, in its own dtype."""
+    """The layer's weight as (out, in / groups, *kernel), in its own dtype: a detached view,
+    through which the weight can also be written."""
     weight = module.weight
     assert isinstance(weight, Tensor)
-    return weight.detach()
+    stored = weight.detach()
+    transposed = isinstance(module, nn.Embedding) or _is_transposed_linear(module)
+    return stored.T if transposed else stored
+
+
+def _is_transposed_linear(module: nn.Module) -> bool:
+    cls = type(module)
+    return f"{cls.__module__}.{cls.__qualname__}" == _TRANSPOSED_LINEAR
 
 
 def _matrix_like(module: nn.Module) -> bool:
-    if isinstance(module, nn.modules.conv._ConvNd | nn.Linear | nn.Bilinear):
-        return True
-    return isinstance(module, nn.Embedding)
+    known = nn.modules.conv._ConvNd | nn.Linear | nn.Bilinear | nn.Embedding | nn.EmbeddingBag
+    return isinstance(module, known) or _is_transposed_linear(module)
 
 
 def _tied_weights(model: nn.Module) -> dict[int, list[str]]:
@@ -139,10 +178,10 @@ def _obstacle(
     model: nn.Module, name: str, module: nn.Module, tied: dict[int, list[str]]
 ) -> str | None:
     """Why this layer cannot be replaced by a Sequential of factors, or None."""
-    if type(module) not in KINDS:
+    if kind_of(module) is None:
         return f"{type(module).__name__} has no factorized form here"
-    if getattr(module, "groups", 1) != 1:
-        return f"grouped convolution (groups={module.groups})"
+    if isinstance(module, nn.Embedding) and (option := _embedding_option(module)):
+        return f"Embedding with {option}, which its factors could not keep"
     parent = model.get_submodule(name.rpartition(".")[0]) if name else None
     if isinstance(parent, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
         return f"{type(parent).__name__} reads this layer's weight directly"
@@ -153,3 +192,12 @@ def _obstacle(
     if others:
         return f"weight is tied to {', '.join(others)}"
     return None
+
+
+def _embedding_option(module: nn.Embedding) -> str | None:
+    """The option that acts on rows of the table itself, which a product of factors has not."""
+    if module.max_norm is not None:
+        return f"max_norm={module.max_norm}"
+    if module.sparse:
+        return "sparse=True"
+    return "scale_grad_by_freq=True" if module.scale_grad_by_freq else None

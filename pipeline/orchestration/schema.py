@@ -76,6 +76,9 @@ class Decompose:
     hooi_tolerance: float = MISSING
     cp_iterations: int = MISSING
     cp_tolerance: float = MISSING
+    cp_penalty: float = MISSING
+    cp_slack: float = MISSING
+    cp_restarts: int = MISSING
     cp_rank_grid: int = MISSING
 
 

@@ -147,7 +147,7 @@ def test_a_network_file_that_does_not_fit(folder: Path) -> None:
     for change, message in [
         ({"layers": {"nowhere": {"method": "svd", "ranks": [2]}}}, "'nowhere'"),
         ({"layers": {"middle": {"method": "svd", "ranks": [99]}}}, "rank 99 is not in 1..12"),
-        ({"layers": {"embedding": {"method": "svd", "ranks": [2]}}}, "'embedding' is a Embedding"),
+        ({"layers": {"": {"method": "svd", "ranks": [2]}}}, "'' is a Tied"),
         ({"layers": {"middle": {"method": "svd", "ranks": [2]}}}, "has shape"),
         ({"format": 7}, "format 7"),
     ]:

@@ -3,58 +3,76 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 import torch
-from torch import nn
 
 from pipeline.lowrank.cost import count_params, network_macs
 from pipeline.lowrank.linalg import relative_error
 from pipeline.lowrank.methods import METHODS, Method, candidates_of, make_methods
+from pipeline.lowrank.methods.uniqueness import rank_upper_bound
 from pipeline.lowrank.spectrum import analyze_weight
-from pipeline.lowrank.surgery import Factorized, fill_, skeleton
-from tests.lowrank.layer_kinds import LAYER_KINDS, Case, LayerKind, make_case
+from pipeline.lowrank.surgery import skeleton
+from tests.lowrank.layer_kinds import LAYER_KINDS, Case, LayerKind, build, make_case
 
-CONFIGURED = make_methods(list(METHODS), cp_iterations=60, cp_rank_grid=4)
+CONFIGURED = make_methods(list(METHODS), cp_iterations=12, cp_rank_grid=3)
 
 
 @dataclass(frozen=True)
 class Row:
+    """A method, the layer kinds that it has a form for, and how near the largest ranks come to
+    the dense layer: to rounding, but for the penalty of CP, 1e-3 of ‖K‖² and more where
+    components of a generic kernel must cancel."""
+
     method: Method
-    full_rank: bool  # whether the largest ranks give the dense layer back
+    kinds: tuple[str, ...]
+    full_rank_error: float = 1e-7
 
 
+KERNELS = tuple(kind.name for kind in LAYER_KINDS if kind.is_kernel)
+PLANAR = tuple(name for name in KERNELS if name.startswith("conv2d"))
+UNGROUPED = tuple(n for n in KERNELS if "grouped" not in n and not n.startswith("conv3d"))
 ROWS = [
-    Row(CONFIGURED["svd"], full_rank=True),
-    Row(CONFIGURED["tucker2"], full_rank=True),
-    Row(CONFIGURED["cp"], full_rank=False),
+    Row(CONFIGURED["svd"], tuple(kind.name for kind in LAYER_KINDS)),
+    Row(CONFIGURED["svd_in"], KERNELS),
+    Row(CONFIGURED["spatial_svd"], PLANAR),
+    Row(CONFIGURED["tucker2"], KERNELS),
+    Row(CONFIGURED["tucker"], UNGROUPED),
+    Row(CONFIGURED["cp"], KERNELS, full_rank_error=0.2),
 ]
 PAIRS = [
     pytest.param(row, kind, id=f"{row.method.name}-{kind.name}")
     for row in ROWS
     for kind in LAYER_KINDS
-    if kind.is_kernel or row.method.name == "svd"
+    if kind.name in row.kinds
 ]
+PLAIN = next(kind for kind in LAYER_KINDS if kind.name == "conv2d")
 
 
-def build(case: Case, method: Method, ranks: tuple[int, ...]) -> Factorized:
-    layer = skeleton("layer", case.module, method.name, ranks)
-    bias = case.module.bias
-    assert bias is None or isinstance(bias, nn.Parameter)
-    fill_(layer, method.factorize(case.weight, case.spectra, ranks), bias)
-    return layer
-
-
-def full_ranks(case: Case, method: Method) -> tuple[int, ...]:
-    shape = case.target.shape
-    if method.name == "svd":
-        return (min(shape[0], case.weight[0].numel()),)
-    return shape[0], shape[1]
+def ranks_of(case: Case, method: Method, most: int | None = None) -> tuple[int, ...]:
+    """`most` in each mode, or what the mode holds where that is less; all of it for None."""
+    if method.name == "cp":
+        sizes = (*case.target.group_shape[:2], case.target.kernel_size)
+        full = [rank_upper_bound(sizes)]
+    else:
+        views = [v for v in method.views if v in case.spectra.views]
+        full = [len(case.spectra.views[view].eigenvalues) for view in views]
+    return tuple(min(size, most or size) for size in full)
 
 
 def test_every_method_has_a_row() -> None:
     assert {row.method.name for row in ROWS} == set(METHODS)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.method.name)
+def test_a_kind_without_a_form_has_no_candidates(row: Row) -> None:
+    for kind in LAYER_KINDS:
+        if kind.is_kernel and kind.name not in row.kinds:
+            case = make_case(kind)
+            assert not row.method.candidates(case.target, case.weight, case.spectra)
 
 
 @pytest.mark.parametrize(("row", "kind"), PAIRS)
@@ -63,10 +81,11 @@ def test_every_candidate_costs_and_errs_as_predicted(row: Row, kind: LayerKind) 
     candidates = row.method.candidates(case.target, case.weight, case.spectra)
     assert candidates, "these layers are all big enough to pay"
     norm = case.spectra.squared_norm
-    for candidate in candidates[:: max(1, len(candidates) // 12)]:
+    for candidate in candidates[:: max(1, len(candidates) // 8)]:
         layer = build(case, row.method, candidate.ranks)
         assert candidate.params == count_params(layer) < case.target.params
-        assert candidate.macs == network_macs(layer, case.example)["total"] < case.target.macs
+        assert candidate.macs == network_macs(layer, case.example)["total"]
+        assert candidate.macs < case.target.macs or kind.entries
         squared = relative_error(case.weight, layer.dense_weight()) ** 2
         predicted = candidate.squared_error / norm
         if candidate.error_kind == "exact":
@@ -83,84 +102,114 @@ def test_the_factorized_layer_is_the_dense_layer_with_its_reconstruction(
     row: Row, kind: LayerKind
 ) -> None:
     case = make_case(kind)
-    ranks = row.method.candidates(case.target, case.weight, case.spectra)[-1].ranks
-    layer = build(case, row.method, ranks)
+    layer = build(case, row.method, ranks_of(case, row.method, 1))
     dense = layer.to_dense(case.module)
     assert torch.allclose(layer(case.example), dense(case.example), atol=1e-12)
+    assert layer(case.example[0]).shape == case.module(case.example[0]).shape  # unbatched
     changed = (layer(case.example) - case.module(case.example)).abs().max()
     assert changed > 1e-3, "a truncation that changes nothing tests nothing"
 
 
-@pytest.mark.parametrize(("row", "kind"), [p for p in PAIRS if p.values[0].full_rank])  # type: ignore[union-attr]
+@pytest.mark.parametrize(("row", "kind"), PAIRS)
 def test_full_rank_is_the_identity(row: Row, kind: LayerKind) -> None:
     case = make_case(kind)
-    layer = build(case, row.method, full_ranks(case, row.method))
-    assert torch.allclose(layer(case.example), case.module(case.example), atol=1e-7)
+    layer = build(case, row.method, ranks_of(case, row.method))
+    assert relative_error(case.weight, layer.dense_weight()) < row.full_rank_error
 
 
 @pytest.mark.parametrize(("row", "kind"), PAIRS)
 def test_error_falls_as_ranks_grow(row: Row, kind: LayerKind) -> None:
     case = make_case(kind)
-    size = 1 if row.method.name != "tucker2" else 2
+    chosen = list(dict.fromkeys(ranks_of(case, row.method, most) for most in (1, 2, 3, 5)))
+    assert len(chosen) >= 2
     errors = [
-        relative_error(case.weight, build(case, row.method, (rank,) * size).dense_weight())
-        for rank in (1, 3, 5)
+        relative_error(case.weight, build(case, row.method, r).dense_weight()) for r in chosen
     ]
-    assert 1.0 > errors[0] > errors[1] > errors[2]
-    assert errors[0] < 1.0
+    assert all(1.0 > larger > smaller for larger, smaller in pairwise(errors))
 
 
 @pytest.mark.parametrize(("row", "kind"), PAIRS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_low_precision_is_stored_as_it_was(row: Row, kind: LayerKind, dtype: torch.dtype) -> None:
     case = make_case(kind, dtype)
-    exact = make_case(kind)
-    ranks = row.method.candidates(case.target, case.weight, case.spectra)[-1].ranks
-    layer = build(case, row.method, ranks)
+    layer = build(case, row.method, ranks_of(case, row.method, 3))
     assert {p.dtype for p in layer.parameters()} == {dtype}
+    # The same weights in float64: decomposing is exact, only storing the factors rounds.
+    exact = Case(
+        copy.deepcopy(case.module).double(),
+        case.example,
+        case.target,
+        case.weight.double(),
+        case.spectra,
+    )
     stored = relative_error(case.weight, layer.dense_weight())
-    ideal = relative_error(exact.weight, build(exact, row.method, ranks).dense_weight())
-    assert stored == pytest.approx(ideal, abs=50 * torch.finfo(dtype).eps)
+    ideal = build(exact, row.method, ranks_of(case, row.method, 3)).dense_weight()
+    assert stored == pytest.approx(
+        relative_error(exact.weight, ideal), abs=10 * torch.finfo(dtype).eps
+    )
 
 
 @pytest.mark.parametrize(("row", "kind"), PAIRS)
 def test_state_dict_round_trip_to_the_bit(row: Row, kind: LayerKind) -> None:
     case = make_case(kind)
-    ranks = row.method.candidates(case.target, case.weight, case.spectra)[0].ranks
+    ranks = ranks_of(case, row.method, 2)
     layer = build(case, row.method, ranks)
+    again = build(make_case(kind), row.method, ranks)  # the same weights give the same factors
     other = skeleton("layer", case.module, row.method.name, ranks)
-    other.load_state_dict(copy.deepcopy(layer.state_dict()))
+    other.load_state_dict(copy.deepcopy(again.state_dict()))
     assert torch.equal(other(case.example), layer(case.example))
 
 
 @pytest.mark.parametrize(("row", "kind"), PAIRS)
-def test_the_same_weights_give_the_same_factors(row: Row, kind: LayerKind) -> None:
-    first, second = make_case(kind), make_case(kind)
-    ranks = row.method.candidates(first.target, first.weight, first.spectra)[-1].ranks
-    one = row.method.factorize(first.weight, first.spectra, ranks)
-    two = row.method.factorize(second.weight, second.spectra, ranks)
-    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+def test_channels_enter_at_the_first_factor_and_leave_at_the_last(
+    row: Row, kind: LayerKind
+) -> None:
+    """A metric scales the channels of the weight before and divides the scales out of the first
+    and the last factor afterwards: nothing else may depend on them. The basis may come from
+    another weight: the error then is that of a projection, never above ‖W‖."""
+    case = make_case(kind)
+    groups, (outputs, inputs) = case.target.groups, case.target.shape[:2]
+    generator = torch.Generator().manual_seed(1)
+    mix_out = torch.randn(groups, outputs // groups, outputs // groups, generator=generator)
+    mix_in = torch.randn(inputs, inputs, generator=generator)
+    mix_out, mix_in = mix_out.double(), mix_in.double()
+
+    def mixed_out(factor: torch.Tensor) -> torch.Tensor:
+        apart = factor.reshape(groups, outputs // groups, -1)
+        return (mix_out @ apart).reshape(factor.shape)
+
+    def mixed_in(factor: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("oi...,ij->oj...", factor, mix_in)
+
+    ranks = ranks_of(case, row.method, 2)
+    first, *inner, last = row.method.factorize(case.weight, case.spectra, ranks)
+    dense = row.method.reconstruct([first, *inner, last])
+    moved = row.method.reconstruct([mixed_in(first), *inner, mixed_out(last)])
+    assert torch.allclose(moved, mixed_out(mixed_in(dense)), rtol=1e-9, atol=1e-9)
+
+    other = mixed_out(mixed_in(case.weight))
+    if row.method.name in ("svd", "svd_in", "spatial_svd"):
+        foreign = row.method.reconstruct(row.method.factorize(other, case.spectra, ranks))
+        assert 0.0 < relative_error(other, foreign) < 1.0
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.method.name)
 def test_a_zero_weight_factorizes_to_zero(row: Row) -> None:
-    kind = LAYER_KINDS[5]
-    case = make_case(kind)
+    case = make_case(PLAIN)
     zero = torch.zeros_like(case.weight)
-    factors = row.method.factorize(
-        zero, analyze_weight(zero), (2, 2)[: 1 + (row.method.name == "tucker2")]
-    )
+    factors = row.method.factorize(zero, analyze_weight(zero), ranks_of(case, row.method, 2))
     assert all(torch.isfinite(factor).all() for factor in factors)
     assert relative_error(zero, row.method.reconstruct(factors)) == 0.0
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.method.name)
-def test_the_result_exports(row: Row) -> None:
-    case = make_case(LAYER_KINDS[5], torch.float32)
-    ranks = row.method.candidates(case.target, case.weight, case.spectra)[-1].ranks
-    layer = build(case, row.method, ranks).eval()
+def test_the_result_exports_and_compiles(row: Row) -> None:
+    case = make_case(PLAIN, torch.float32)
+    layer = build(case, row.method, ranks_of(case, row.method, 3)).eval()
     exported = torch.export.export(layer, (case.example,)).module()
-    assert torch.allclose(exported(case.example), layer(case.example), atol=1e-6)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    for other in (exported, compiled):
+        assert torch.allclose(other(case.example), layer(case.example), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -170,3 +219,4 @@ def test_on_a_matrix_every_method_is_the_svd(name: str, kind: LayerKind) -> None
     found = candidates_of(case.target, case.weight, case.spectra, [name], CONFIGURED)
     assert found == CONFIGURED["svd"].candidates(case.target, case.weight, case.spectra)
     assert {candidate.method for candidate in found} == {"svd"}
+    assert all(math.isfinite(candidate.squared_error) for candidate in found)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
+from pipeline.lowrank import Budget, Compute, Energy, compress_, plan
 from pipeline.lowrank.analysis import analyze
 from pipeline.lowrank.cost import count_params, network_macs, trace_positions
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.target import find_targets
+from pipeline.lowrank.methods import METHODS
+from pipeline.lowrank.target import dense_weight, find_targets
 
 
 class Breakers(nn.Module):
@@ -24,6 +28,8 @@ class Breakers(nn.Module):
         self.encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
         self.grouped = nn.Conv1d(8, 8, 3, groups=4)
         self.transposed = nn.ConvTranspose1d(8, 8, 3)
+        self.pairs = nn.Bilinear(8, 8, 4)
+        self.bag = nn.EmbeddingBag(5, 8)
         self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
         self.plain = nn.Linear(8, 6)
         self.unused = nn.Linear(8, 6)
@@ -40,13 +46,16 @@ class Breakers(nn.Module):
 
 def test_only_plain_layers_are_targets_and_every_other_one_has_a_reason() -> None:
     targets, skipped = find_targets(Breakers())
-    assert list(targets) == ["shared", "plain", "unused"]
+    assert list(targets) == ["shared", "grouped", "plain", "unused"]
     reasons = {
-        "embedding": "Embedding has no factorized form",
+        "embedding": "weight is tied to head",
         "attention.out_proj": "NonDynamicallyQuantizableLinear has no factorized form",
         "encoder.linear1": "TransformerEncoderLayer reads this layer's weight",
-        "grouped": r"grouped convolution (groups=4)",
+        "encoder.self_attn.out_proj": "NonDynamicallyQuantizableLinear has no factorized form",
+        "encoder.linear2": "TransformerEncoderLayer reads this layer's weight",
         "transposed": "ConvTranspose1d has no factorized form",
+        "pairs": "Bilinear has no factorized form",
+        "bag": "EmbeddingBag has no factorized form",
         "normed": "ParametrizedLinear has no factorized form",
         "head": "weight is tied to embedding",
     }
@@ -56,7 +65,7 @@ def test_only_plain_layers_are_targets_and_every_other_one_has_a_reason() -> Non
 
 def test_a_layer_used_twice_counts_both_calls_and_an_unused_one_is_skipped() -> None:
     analysis = analyze(Breakers(), torch.arange(5)[None])
-    assert list(analysis.targets) == ["shared", "plain"]
+    assert list(analysis.targets) == ["shared", "grouped", "plain"]
     assert analysis.targets["shared"].out_positions == 10
     assert analysis.targets["plain"].out_positions == 5
     assert "not used in the forward pass" in analysis.skipped["unused"]
@@ -78,8 +87,8 @@ def test_a_pattern_that_matches_nothing_is_an_error() -> None:
 def test_a_model_without_targets_is_an_error() -> None:
     with pytest.raises(LowRankError, match="no layer to factorize: it has no Linear"):
         find_targets(nn.Sequential(nn.ReLU()))
-    with pytest.raises(LowRankError, match=r"all are skipped.*grouped"):
-        find_targets(nn.Conv2d(4, 4, 3, groups=2))
+    with pytest.raises(LowRankError, match=r"all are skipped.*ConvTranspose2d"):
+        find_targets(nn.ConvTranspose2d(4, 4, 3))
 
 
 def test_nan_in_a_weight_names_the_layer() -> None:
@@ -93,6 +102,66 @@ def test_nan_in_a_weight_names_the_layer() -> None:
 def test_an_unknown_metric_is_an_error() -> None:
     with pytest.raises(LowRankError, match="metric is 'fischer': choose one of weight"):
         analyze(nn.Linear(3, 3), torch.randn(1, 3), metric="fischer")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"max_norm": 1.0}, "max_norm=1.0"),
+        ({"sparse": True}, "sparse=True"),
+        ({"scale_grad_by_freq": True}, "scale_grad_by_freq=True"),
+    ],
+)
+def test_an_embedding_whose_options_act_on_its_rows_is_skipped(
+    options: dict[str, Any], reason: str
+) -> None:
+    model = nn.Sequential(nn.Embedding(9, 4, **options), nn.Linear(4, 4))
+    assert reason in find_targets(model)[1]["0"]
+
+
+def test_an_embedding_saves_params_and_never_wins_where_macs_count() -> None:
+    """Its lookup has no MACs; its factors multiply."""
+    torch.manual_seed(0)
+    model, tokens = nn.Embedding(200, 32, padding_idx=7), torch.arange(6)[None]
+    smaller = plan(model, Budget(params=0.5), tokens).layers[""]
+    assert smaller.params <= 0.5 * 200 * 32
+    assert (smaller.dense_macs, smaller.macs) == (0, 6 * 32 * smaller.ranks[0])
+    for policy in (Energy(0.5, "macs"), Compute(4.0, "macs")):
+        assert plan(model, policy, tokens).layers[""].method == "dense"
+    layer, _, _ = compress_(model, Energy(0.9), tokens)
+    assert isinstance(layer, nn.Sequential)
+    assert layer[0].padding_idx == 7
+    assert layer(torch.tensor([7])).abs().max() < 1e-6, "the padding row is zero and stays so"
+
+
+def test_the_conv1d_of_transformers_is_a_linear_layer() -> None:
+    real = pytest.importorskip("transformers.pytorch_utils")
+    torch.manual_seed(0)
+    layer, x = real.Conv1D(24, 16), torch.randn(2, 5, 16)
+    assert torch.equal(dense_weight(layer), layer.weight.T)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(16, 2) @ torch.randn(2, 24))
+    dense = layer(x)
+    built, _, _ = compress_(layer, Energy(1 - 1e-9), x[:1, :1])
+    assert [type(part) for part in built] == [nn.Linear, nn.Linear]
+    assert torch.allclose(built(x), dense, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_depthwise_convolution_has_nothing_to_gain(method: str) -> None:
+    """But for `spatial_svd`, for which each filter is a matrix of its own: 3 + 3 of 9 taps."""
+    torch.manual_seed(0)
+    model = nn.Conv2d(6, 6, 3, padding=1, groups=6)
+    chosen = plan(model, Energy(0.3), torch.randn(1, 6, 5, 5), methods=[method], cp_rank_grid=2)
+    found = chosen.layers[""]
+    assert (found.method, found.ranks) == (
+        ("spatial_svd", (1,)) if method == "spatial_svd" else ("dense", ())
+    )
+
+
+def test_positions_between_the_axes_of_a_strided_kernel() -> None:
+    model = nn.Conv2d(3, 4, (3, 5), stride=(2, 3))
+    assert trace_positions(model, torch.randn(1, 3, 9, 11)) == {"": (9 * 11, 4 * 11, 4 * 3)}
 
 
 def test_macs_by_hand() -> None:

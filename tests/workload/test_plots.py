@@ -84,9 +84,11 @@ def test_svd_of_a_kernel_cuts_one_view(tmp_path: Path) -> None:
 
 
 def test_kept_rank_never_exceeds_the_view() -> None:
-    assert kept_rank({"ranks": [40]}, "mode1", 16) == 16  # a CP rank may exceed a mode
-    assert kept_rank({"ranks": [5, 7]}, "mode1", 16) == 7
-    assert kept_rank({"ranks": []}, "mode0", 16) == 16
+    assert (
+        kept_rank({"method": "cp", "ranks": [40]}, "mode1", 16) == 16
+    )  # a CP rank may exceed a mode
+    assert kept_rank({"method": "tucker2", "ranks": [5, 7]}, "mode1", 16) == 7
+    assert kept_rank({"method": "dense", "ranks": []}, "mode0", 16) == 16
 
 
 def test_errors_lie_in_their_bounds(small: Facts) -> None:

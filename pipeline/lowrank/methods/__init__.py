@@ -13,12 +13,17 @@ from pipeline.lowrank.candidate import Candidate
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.methods.base import Certificate, Method
 from pipeline.lowrank.methods.cp import CP
+from pipeline.lowrank.methods.spatial_svd import SpatialSVD
 from pipeline.lowrank.methods.svd import SVD
+from pipeline.lowrank.methods.svd_in import SVDIn
+from pipeline.lowrank.methods.tucker import Tucker
 from pipeline.lowrank.methods.tucker2 import Tucker2
 from pipeline.lowrank.spectrum import Spectra
 from pipeline.lowrank.target import Target
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (SVD, Tucker2, CP)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (SVD, SVDIn, SpatialSVD, Tucker2, Tucker, CP)
+}
 
 __all__ = [
     "CP",
@@ -26,6 +31,9 @@ __all__ = [
     "SVD",
     "Certificate",
     "Method",
+    "SVDIn",
+    "SpatialSVD",
+    "Tucker",
     "Tucker2",
     "candidates_of",
     "get_method",
@@ -45,7 +53,7 @@ def get_method(name: str) -> type[Method]:
 def make_methods(names: Sequence[str], **options: Any) -> dict[str, Method]:
     """Configured methods by name; each takes the options that it declares.
 
-    `svd` is always there: on a matrix, Tucker and CP *are* the truncated SVD.
+    `svd` is always there: on a matrix, all methods *are* the truncated SVD.
     """
     if not names:
         raise LowRankError(f"no method chosen: name at least one of {', '.join(METHODS)}")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.candidate import Candidate
 from pipeline.lowrank.spectrum import Spectra
-from pipeline.lowrank.target import CONVOLUTIONS, Target
+from pipeline.lowrank.target import CONVOLUTIONS, Target, dense_weight, groups_of
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,20 @@ class Certificate:
 class Method(Protocol):
     """A method knows layers, spectra and ranks; it knows no policy.
 
-    Weights are (out, in, *kernel) float64; `factors` are tensors in the shapes of the weights of
-    the standard layers that replace the target, first layer first.
+    Weights are (out, in / groups, *kernel); `factors` are float64 tensors in the shapes of the
+    weights of the standard layers that replace the target, first layer first. The groups of a
+    grouped convolution are decomposed apart, with the same ranks.
+
+    The first factor alone contracts the input channels (its mode 1), the last one alone makes
+    the output channels (its mode 0). So a metric on the channels can be multiplied into the
+    weight before and divided out of these two factors afterwards.
+
+    `views` names the view of `Spectra` that each rank truncates, in the order of the ranks
+    (kernels with fewer axes use the first ones); empty where ranks truncate no view.
     """
 
     name: ClassVar[str]
+    views: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def candidates(self, target: Target, weight: Tensor, spectra: Spectra) -> list[Candidate]:
@@ -40,7 +49,8 @@ class Method(Protocol):
     def factorize(
         self, weight: Tensor, spectra: Spectra, ranks: Sequence[int]
     ) -> tuple[Tensor, ...]:
-        """The factors of one candidate."""
+        """The factors of one candidate, from nothing but these three; `spectra` need not be
+        those of the weight in its own norm, but hold bases that fit its shape."""
 
     @abstractmethod
     def certify(self, spectra: Spectra, ranks: Sequence[int]) -> Certificate:
@@ -54,20 +64,24 @@ class Method(Protocol):
     @staticmethod
     @abstractmethod
     def reconstruct(factors: Sequence[Tensor]) -> Tensor:
-        """The dense weight (out, in, *kernel) that the factors stand for."""
+        """The dense weight (out, in / groups, *kernel) that the factors stand for."""
 
     @staticmethod
     @abstractmethod
     def check_ranks(shape: Sequence[int], ranks: Sequence[int]) -> str | None:
-        """What is wrong with `ranks` for a weight of this shape, or None."""
+        """What is wrong with `ranks` for one group's weight, of this shape, or None."""
 
 
-def pointwise(module: nn.Module, inputs: int, outputs: int, *, bias: bool) -> nn.Module:
+def pointwise(
+    module: nn.Module, inputs: int, outputs: int, *, groups: int = 1, bias: bool = False
+) -> nn.Module:
     """A 1×1 convolution of `module`'s dimension, device and dtype, weights uninitialised."""
-    return _convolution(module)(inputs, outputs, 1, bias=bias, **_placement(module))
+    return _convolution(module)(inputs, outputs, 1, groups=groups, bias=bias, **_placement(module))
 
 
-def like(module: nn.Module, inputs: int, outputs: int, *, groups: int, bias: bool) -> nn.Module:
+def like(
+    module: nn.Module, inputs: int, outputs: int, *, groups: int = 1, bias: bool = False
+) -> nn.Module:
     """A convolution with `module`'s kernel, stride, padding and dilation, other channels."""
     return _convolution(module)(
         inputs,
@@ -83,8 +97,55 @@ def like(module: nn.Module, inputs: int, outputs: int, *, groups: int, bias: boo
     )
 
 
-def linear(module: nn.Module, inputs: int, outputs: int, *, bias: bool) -> nn.Module:
+def along(
+    module: nn.Module,
+    axis: int,
+    inputs: int,
+    outputs: int,
+    *,
+    depth: int = 0,
+    groups: int = 1,
+    bias: bool = False,
+) -> nn.Module:
+    """A convolution with `module`'s kernel, stride, padding and dilation along one axis of the
+    kernel, and of size 1 along the others and along `depth` more axes put before them."""
+
+    def only(values: Any, neutral: int) -> tuple[int, ...]:
+        kept = (value if index == axis else neutral for index, value in enumerate(values))
+        return (*(neutral,) * depth, *kept)
+
+    padding = module.padding
+    dimensions = len(module.kernel_size) + depth  # type: ignore[arg-type]
+    return CONVOLUTIONS[f"conv{dimensions}d"](
+        inputs,
+        outputs,
+        only(module.kernel_size, 1),  # type: ignore[arg-type]
+        stride=only(module.stride, 1),  # type: ignore[arg-type]
+        padding=padding if isinstance(padding, str) else only(padding, 0),  # type: ignore[arg-type]
+        dilation=only(module.dilation, 1),  # type: ignore[arg-type]
+        padding_mode=module.padding_mode,  # type: ignore[arg-type]
+        groups=groups,
+        bias=bias,
+        **_placement(module),
+    )
+
+
+def linear(module: nn.Module, inputs: int, outputs: int, *, bias: bool = False) -> nn.Module:
     return nn.Linear(inputs, outputs, bias=bias, **_placement(module))
+
+
+def embedding(module: nn.Embedding, dimension: int) -> nn.Module:
+    """A table with `module`'s entries and padding index, rows of another dimension."""
+    return nn.Embedding(
+        module.num_embeddings, dimension, padding_idx=module.padding_idx, **_placement(module)
+    )
+
+
+def channels(module: nn.Module) -> tuple[int, int, int, bool]:
+    """(input channels, output channels, groups, whether there is a bias) of a layer."""
+    outputs, inputs, *_ = dense_weight(module).shape
+    groups = groups_of(module)
+    return inputs * groups, outputs, groups, getattr(module, "bias", None) is not None
 
 
 def check_rank(label: str, rank: int, limit: int) -> str | None:
@@ -98,6 +159,5 @@ def _convolution(module: nn.Module) -> Callable[..., nn.Module]:
 
 
 def _placement(module: nn.Module) -> dict[str, Any]:
-    weight = module.weight
-    assert isinstance(weight, Tensor)
+    weight = dense_weight(module)
     return {"device": weight.device, "dtype": weight.dtype}

@@ -7,105 +7,213 @@ together fits better at equal rank than one factor an axis, and costs one layer 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from tensorly.tenalg import khatri_rao
 from torch import Tensor, nn
 
 from pipeline.lowrank.candidate import Candidate, CandidateGrid
-from pipeline.lowrank.linalg import unfold
-from pipeline.lowrank.methods.base import Certificate, Method, check_rank, like, pointwise
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.linalg import split_groups
+from pipeline.lowrank.methods import als
+from pipeline.lowrank.methods.base import (
+    Certificate,
+    Method,
+    channels,
+    check_rank,
+    like,
+    pointwise,
+)
+from pipeline.lowrank.methods.hooi import project
+from pipeline.lowrank.methods.tucker2 import Tucker2
+from pipeline.lowrank.methods.uniqueness import rank_upper_bound
 from pipeline.lowrank.spectrum import Spectra
 from pipeline.lowrank.target import Target
 
-_RIDGE = 1e-10  # relative to the mean diagonal; keeps degenerate components bounded
+# Parts of ‖K‖² that the squared norms of the components may add up to. Storing factors with
+# relative precision eps disturbs the kernel by about eps·√(3·part)·‖K‖, gradients meet the same
+# factor. At 100, cancellation eats one of the 2.4 decimal digits of bfloat16: diverged. Down to
+# 10 the correction lowers it: a third of a digit more is not worth error.
+_DIVERGED, _CALM = 100.0, 10.0
+_CORRECTIONS = 10  # sweeps; they win a factor of about 100 (measured: docs/benchmarks.md)
+_ROOM = 1.5  # directions kept for each component while the fit runs on a small core
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One fitted rank: factors (groups, out / in / taps, rank), the squared error, and what
+    the squared norms of the components add up to, as a part of ‖K‖²."""
+
+    rank: int
+    factors: list[Tensor]
+    squared_error: float
+    components: float
+
+    @property
+    def diverged(self) -> bool:
+        return not self.components <= _DIVERGED
 
 
 @dataclass(frozen=True)
 class CP(Method):
-    """ranks = (rank,). Alternating least squares from the HOSVD bases, filled up with seeded
-    noise, until a sweep lowers the squared error by less than `cp_tolerance`·‖K‖², at most
-    `cp_iterations` sweeps. No formula gives the error of a rank, so candidates are *fitted*
-    on a geometric grid of `cp_rank_grid` ranks up to break-even, with the very code that
-    builds the layer: their errors are exact."""
+    """ranks = (rank,), of each group. Alternating least squares from nested singular vectors,
+    until a sweep lowers the squared error by less than `cp_tolerance`·‖K‖², at most
+    `cp_iterations` sweeps. `cp_penalty` keeps the components from growing against each other
+    (see `als.fit`); where they still exceed ten times the kernel, the error-preserving
+    correction gives up at most the part `cp_slack` of the squared error to shrink them; a fit
+    that then still exceeds a hundred times is started again from seeded noise `cp_restarts`
+    times, and is given up for Tucker-2 if that does not help.
 
-    cp_iterations: int = 200
-    cp_tolerance: float = 1e-8
+    No formula gives the error of a rank, so candidates are *fitted*, on a geometric grid of
+    `cp_rank_grid` ranks up to break-even, each from the one before. `factorize` goes the same
+    way, so that these errors are exact.
+    """
+
+    cp_iterations: int = 100
+    cp_tolerance: float = 1e-6
+    cp_penalty: float = 1e-3
+    cp_slack: float = 0.02
+    cp_restarts: int = 1
     cp_rank_grid: int = 8
     seed: int = 0
 
     name: ClassVar[str] = "cp"
+    views: ClassVar[tuple[str, ...]] = ()
 
     def candidates(self, target: Target, weight: Tensor, spectra: Spectra) -> list[Candidate]:
-        outputs, inputs, taps = *target.shape[:2], target.kernel_size
-        per_params = outputs + inputs + taps
-        per_macs = inputs * target.in_positions + (taps + outputs) * target.out_positions
-        limit = min(
-            (target.params - target.bias_params - 1) // per_params, (target.macs - 1) // per_macs
+        outputs, inputs, taps = (*target.group_shape[:2], target.kernel_size)
+        per_params = target.groups * (outputs + inputs + taps)
+        per_macs = target.groups * (
+            inputs * target.in_positions + (taps + outputs) * target.out_positions
         )
-        if limit < 1:
-            return []
-        grid = torch.logspace(0, math.log10(limit), self.cp_rank_grid, dtype=torch.float64)
-        ranks = torch.unique(grid.round().to(torch.int64).clamp(1, limit))
-        kernel = weight.to(torch.float64)
-        errors = [
-            (kernel - self.reconstruct(self.factorize(weight, spectra, [r]))).square().sum()
-            for r in ranks.tolist()
-        ]
-        return CandidateGrid(
+        grid = [r for r in self._grid((outputs, inputs, taps)) if r * per_macs < target.macs]
+        fits = list(self._fits(weight, spectra, grid))
+        good = [fit for fit in fits if not fit.diverged]
+        ranks = torch.tensor([fit.rank for fit in good], dtype=torch.int64)
+        found = CandidateGrid(
             method=self.name,
             ranks=ranks[:, None],
             params=ranks * per_params + target.bias_params,
             macs=ranks * per_macs,
-            squared_error=torch.stack(errors),
+            squared_error=torch.tensor([f.squared_error for f in good], dtype=torch.float64),
             error_kind="exact",
         ).worthwhile(target)
+        notes = {fit.rank: f"cp sensitivity {als.sensitivity(fit.factors):.3g}" for fit in good}
+        found = [replace(candidate, note=notes[candidate.ranks[0]]) for candidate in found]
+        if len(good) < len(fits):
+            instead = Tucker2().candidates(target, weight, spectra)
+            for fit in fits:
+                limit = fit.rank * per_params + target.bias_params
+                cheaper = [c for c in instead if c.params <= limit]
+                if fit.diverged and cheaper:
+                    best = min(cheaper, key=lambda c: (c.squared_error, c.params))
+                    found.append(replace(best, note=_diverged(fit)))
+        return found
 
     def factorize(
         self, weight: Tensor, spectra: Spectra, ranks: Sequence[int]
     ) -> tuple[Tensor, ...]:
         (rank,) = ranks
-        kernel = weight.to(torch.float64).flatten(2)
-        bases = [spectra.views["mode0"].basis, spectra.views["mode1"].basis, kernel.new_empty(0, 0)]
-        generator = torch.Generator().manual_seed(self.seed)
-        factors = [
-            _start(size, rank, basis, generator)
-            for size, basis in zip(kernel.shape, bases, strict=True)
-        ]
-        factors = self._alternate(kernel, factors, spectra.squared_norm)
-        outputs, inputs, taps = factors
+        kernel = split_groups(weight, spectra.groups).flatten(3)
+        before = [r for r in self._grid(kernel.shape[1:]) if r < rank]
+        *_, fit = self._fits(weight, spectra, [*before, rank])
+        if fit.diverged:
+            raise LowRankError(f"{_diverged(fit)}; plan tucker2 there, or raise cp_penalty")
+        outputs, inputs, taps = fit.factors
         ones = [1] * (weight.ndim - 2)
         return (
-            inputs.T.reshape(rank, -1, *ones),
-            taps.T.reshape(rank, 1, *weight.shape[2:]),
+            inputs.mT.reshape(-1, weight.shape[1], *ones),
+            taps.mT.reshape(-1, 1, *weight.shape[2:]),
             outputs.reshape(-1, rank, *ones),
         )
 
-    def _alternate(self, kernel: Tensor, factors: list[Tensor], squared: float) -> list[Tensor]:
-        unfoldings = [unfold(kernel, mode) for mode in range(3)]
-        error = squared
-        for _ in range(self.cp_iterations):
-            for mode in range(3):
-                others = [factors[m] for m in range(3) if m != mode]
-                gram = (others[0].T @ others[0]) * (others[1].T @ others[1])
-                ridge = _RIDGE * gram.diagonal().mean() + torch.finfo(torch.float64).tiny
-                gram_ridge = gram + ridge * torch.eye(len(gram), dtype=gram.dtype)
-                product = unfoldings[mode] @ khatri_rao(others)
-                factors[mode] = torch.linalg.solve(gram_ridge, product.T).T
-            before = error
-            overlap = (product * factors[2]).sum()
-            error = float(squared - 2 * overlap + (gram * (factors[2].T @ factors[2])).sum())
-            factors = _balance(factors)
-            if before - error <= self.cp_tolerance * squared:
+    def _grid(self, sizes: Sequence[int]) -> list[int]:
+        """Geometric ranks, up to the last with fewer parameters than the kernel."""
+        limit = (math.prod(sizes) - 1) // sum(sizes)
+        if limit < 1:
+            return []
+        last = max(1, self.cp_rank_grid - 1)
+        return sorted({round(limit ** (index / last)) for index in range(self.cp_rank_grid)})
+
+    def _fits(self, weight: Tensor, spectra: Spectra, ranks: Sequence[int]) -> Iterator[Fit]:
+        """A fit of each rank, ascending; each starts from the last that did not diverge."""
+        kernel = split_groups(weight.to(torch.float64), spectra.groups).flatten(3)
+        order = sorted(range(3), key=lambda mode: -kernel.shape[mode + 1])
+        bases = [spectra.views[f"mode{m}"].basis if m < 2 else None for m in order]
+        ordered = kernel.permute(0, *(mode + 1 for mode in order)).contiguous()
+        start = [kernel.new_zeros(len(kernel), size, 0) for size in ordered.shape[1:]]
+        for rank in ranks:
+            found = self._fit(ordered, bases, start, rank)
+            start = start if found.diverged else found.factors
+            factors = [found.factors[order.index(mode)] for mode in range(3)]
+            yield replace(found, factors=factors)
+
+    def _fit(
+        self, kernel: Tensor, bases: Sequence[Tensor | None], start: list[Tensor], rank: int
+    ) -> Fit:
+        fit = self._corrected(kernel, self._alternate(kernel, bases, start, rank))
+        generator = torch.Generator().manual_seed(self.seed)
+        for _ in range(self.cp_restarts):
+            if not fit.diverged:
                 break
-        return factors
+            noise = [
+                torch.randn(len(kernel), size, rank, generator=generator, dtype=torch.float64)
+                for size in kernel.shape[1:]
+            ]
+            scale = torch.linalg.vector_norm(kernel) / torch.linalg.vector_norm(
+                als.reconstruct(noise)
+            )
+            again = [(scale ** (1 / 3) * factor).to(kernel.device) for factor in noise]
+            fit = self._corrected(kernel, self._alternate(kernel, bases, again, rank))
+        return fit
+
+    def _alternate(
+        self, kernel: Tensor, bases: Sequence[Tensor | None], start: list[Tensor], rank: int
+    ) -> list[Tensor]:
+        """First on the Tucker core, where that is much smaller (Bro & Andersson 1998), then on
+        the kernel itself."""
+        factors, missing = start, rank - start[0].shape[-1]
+        room = math.ceil(_ROOM * rank)
+        small = [None if b is None or b.shape[-1] <= room else b[..., :room] for b in bases]
+        if any(basis is not None for basis in small):
+            core = kernel
+            for mode, basis in enumerate(small):
+                if basis is not None:
+                    core = project(core, basis, mode)
+            pairs = list(zip(factors, small, strict=True))
+            inside = [f if b is None else b.mT @ f for f, b in pairs]
+            inside = self._als(core.contiguous(), als.extend(core, inside, missing))
+            pairs = list(zip(inside, small, strict=True))
+            factors, missing = [f if b is None else b @ f for f, b in pairs], 0
+        return self._als(kernel, als.extend(kernel, factors, missing) if missing else factors)
+
+    def _als(self, kernel: Tensor, factors: list[Tensor]) -> list[Tensor]:
+        return als.fit(
+            kernel,
+            factors,
+            iterations=self.cp_iterations,
+            tolerance=self.cp_tolerance,
+            penalty=self.cp_penalty,
+        )
+
+    def _corrected(self, kernel: Tensor, factors: list[Tensor]) -> Fit:
+        squared = kernel.square().sum().item()
+        factors = als.rescaled(kernel, factors)
+
+        def components() -> float:
+            energies = als.component_energies(factors).sum().item()
+            return energies / squared if squared > 0 else 0.0
+
+        if components() > _CALM:
+            factors = als.correct(kernel, factors, sweeps=_CORRECTIONS, slack=self.cp_slack)
+        error = (kernel - als.reconstruct(factors)).square().sum().item()
+        return Fit(factors[0].shape[-1], factors, error, components())
 
     def certify(self, spectra: Spectra, ranks: Sequence[int]) -> Certificate:
-        """A rank-R CP has mode ranks ≤ R, so error² ≥ each mode's tail; least squares is never
-        worse than the zero kernel, so error² ≤ ‖K‖²."""
+        """A rank-R CP has mode ranks ≤ R, so error² ≥ each mode's tail; the best scale was given
+        to it, and the correction stops there, so error² ≤ ‖K‖²."""
         tails = [spectra.views[m].tails for m in ("mode0", "mode1")]
         lower = max(tail[min(ranks[0], len(tail) - 1)].item() for tail in tails)
         return Certificate(lower, spectra.squared_norm, "mode ranks")
@@ -113,37 +221,31 @@ class CP(Method):
     @staticmethod
     def layers(module: nn.Module, ranks: Sequence[int]) -> list[nn.Module]:
         (rank,) = ranks
-        inputs, outputs = int(module.in_channels), int(module.out_channels)  # type: ignore[arg-type]
+        inputs, outputs, groups, bias = channels(module)
+        inner = groups * rank
         return [
-            pointwise(module, inputs, rank, bias=False),
-            like(module, rank, rank, groups=rank, bias=False),
-            pointwise(module, rank, outputs, bias=module.bias is not None),
+            pointwise(module, inputs, inner, groups=groups),
+            like(module, inner, inner, groups=inner),
+            pointwise(module, inner, outputs, groups=groups, bias=bias),
         ]
 
     @staticmethod
     def reconstruct(factors: Sequence[Tensor]) -> Tensor:
         first, taps, last = factors
-        dense = torch.einsum("or,ri,rk->oik", last.flatten(1), first.flatten(1), taps.flatten(1))
+        groups = first.shape[0] // last.shape[1]
+        right = first.flatten(1)[:, :, None] * taps.flatten(1)[:, None, :]  # rank, in, taps
+        dense = split_groups(last.flatten(1), groups) @ split_groups(right.flatten(1), groups)
         return dense.reshape(last.shape[0], first.shape[1], *taps.shape[2:])
 
     @staticmethod
     def check_ranks(shape: Sequence[int], ranks: Sequence[int]) -> str | None:
         if len(ranks) != 1:
             return f"cp takes one rank, not {len(ranks)}"
-        sizes = [shape[0], shape[1], math.prod(shape[2:])]
-        return check_rank("rank", ranks[0], math.prod(sizes) // max(sizes))
+        return check_rank("rank", ranks[0], rank_upper_bound([*shape[:2], math.prod(shape[2:])]))
 
 
-def _start(size: int, rank: int, basis: Tensor, generator: torch.Generator) -> Tensor:
-    """(size, rank): leading singular vectors, then seeded Gaussian columns of norm about 1."""
-    known = basis[:, :rank] if basis.numel() else basis.new_empty(size, 0)
-    noise = torch.randn(size, rank - known.shape[1], generator=generator, dtype=torch.float64)
-    return torch.cat([known, noise / math.sqrt(size)], dim=1)
-
-
-def _balance(factors: list[Tensor]) -> list[Tensor]:
-    """Spreads each component's norm evenly over its factors."""
-    norms = torch.stack([torch.linalg.vector_norm(f, dim=0) for f in factors])
-    target = norms.prod(0) ** (1 / len(factors))
-    scales = torch.where(norms > 0, target / norms.clamp_min(1e-300), 0.0)
-    return [f * s for f, s in zip(factors, scales, strict=True)]
+def _diverged(fit: Fit) -> str:
+    return (
+        f"cp diverged at rank {fit.rank} (its components add up to {fit.components:.3g} times "
+        "the kernel's squared norm)"
+    )

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.lowrank.spectrum import View
+from pipeline.lowrank.methods import get_method
+from pipeline.lowrank.spectrum import Spectra, View
 from pipeline.workload.reporting.facts import Facts
 from pipeline.workload.reporting.numbers import Row, bounds
 
@@ -19,7 +20,7 @@ FEWEST_POINTS = 20
 @dataclass(frozen=True)
 class _Curve:
     """One view of one target. `view` is "matrix" where the weight has only that one, else
-    "mode0" (output channels) or "mode1" (input channels)."""
+    "mode0" (output channels), "mode1" (input channels) or "spatial" (height by width)."""
 
     layer: str
     view: str
@@ -93,7 +94,9 @@ def rank_rows(facts: Facts) -> list[Row]:
                     "full_rank": curve.full,
                     "rank_fraction": curve.kept / curve.full,
                     "params_fraction": layer["params"] / layer["dense_params"],
-                    "macs_fraction": layer["macs"] / layer["dense_macs"],
+                    "macs_fraction": layer["macs"] / layer["dense_macs"]
+                    if layer["dense_macs"]  # an Embedding has none
+                    else None,
                 }
             )
     return rows
@@ -138,14 +141,23 @@ def fine_tuning_rows(curve: Mapping[str, Any]) -> list[Row]:
 
 
 def kept_rank(layer: Mapping[str, Any], view: str, size: int) -> int:
-    """How many of a view's `size` directions the planned form can hold.
-
-    All of them where the layer stays dense; the mode's own rank for Tucker; else the one rank.
-    """
+    """How many of a view's `size` directions the planned form keeps: the rank that truncates
+    this view, at most the one rank of CP in every view, else all."""
     ranks = layer["ranks"]
     if not ranks:
         return size
-    return int(min(size, ranks[int(view.removeprefix("mode"))] if len(ranks) > 1 else ranks[0]))
+    truncated = get_method(layer["method"]).views
+    if not truncated:
+        return int(min(size, ranks[0]))
+    return int(ranks[truncated.index(view)]) if view in truncated else size
+
+
+def cuts(layer: Mapping[str, Any], view: str) -> bool:
+    """Whether the planned form truncates this view; a dense layer counts as its full rank."""
+    if not layer["ranks"]:
+        return True
+    truncated = get_method(layer["method"]).views
+    return not truncated or view in truncated
 
 
 def thin(count: int, limit: int, keep: tuple[int, ...] = ()) -> list[int]:
@@ -161,17 +173,24 @@ def thin(count: int, limit: int, keep: tuple[int, ...] = ()) -> list[int]:
 
 
 def _curves(facts: Facts) -> Iterator[_Curve]:
-    count = sum(len(spectra.views) for spectra in facts.spectra.values())
+    shown = {name: _shown(facts.plan["layers"][name], s) for name, s in facts.spectra.items()}
+    count = sum(len(views) for views in shown.values())
     limit = max(FEWEST_POINTS, min(MOST_POINTS, MOST_ROWS // max(count, 1)))
-    for name, spectra in facts.spectra.items():
-        layer, views = facts.plan["layers"][name], sorted(spectra.views)
+    for name, views in shown.items():
+        layer = facts.plan["layers"][name]
         for key in views:
-            view = spectra.views[key]
-            # The SVD of a kernel cuts its mode 0 only: (out, in·taps).
-            cut = layer["method"] != "svd" or key == views[0]
-            size = len(view.eigenvalues)
-            kept = kept_rank(layer, key, size) if cut else size
-            yield _Curve(name, key if len(views) > 1 else "matrix", view, kept, cut, limit)
+            view = facts.spectra[name].views[key]
+            kept = kept_rank(layer, key, len(view.eigenvalues))
+            label = key if len(facts.spectra[name].views) > 1 else "matrix"
+            yield _Curve(name, label, view, kept, cuts(layer, key), limit)
+
+
+def _shown(layer: Mapping[str, Any], spectra: Spectra) -> list[str]:
+    """The two channel modes, and the spatial matrix where the plan cuts it; the axes of a
+    kernel have a handful of directions and no curve."""
+    truncated = get_method(layer["method"]).views if layer["ranks"] else ()
+    views = ("mode0", "mode1", "spatial") if "spatial" in truncated else ("mode0", "mode1")
+    return [view for view in views if view in spectra.views]
 
 
 def _empty(step: int, epoch: float) -> Row:

@@ -25,7 +25,7 @@ from pipeline.workload.reporting.style import (
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
 _BLUES = ("#08306B", "#2171B5", "#5A9BCB", "#9DC3E0", "#CFE1F0")  # dark holds most a direction
 _REST = "#F3F3F3"
-_SIDES = {"mode0": " · out", "mode1": " · in", "matrix": ""}
+_SIDES = {"mode0": " · out", "mode1": " · in", "spatial": " · spatial", "matrix": ""}
 
 
 def draw_energy(rows: Sequence[Row], params: Mapping[str, float]) -> Figure:

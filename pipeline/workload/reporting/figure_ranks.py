@@ -25,7 +25,7 @@ from pipeline.workload.reporting.style import (
 from pipeline.workload.reporting.words import percent
 
 # Two equal ranks of one layer stay two dots.
-_SHIFT = {"mode0": -0.14, "mode1": 0.14, "matrix": 0.0}
+_SHIFT = {"mode0": -0.14, "mode1": 0.14, "spatial": 0.0, "matrix": 0.0}
 
 
 def draw_ranks(rows: Sequence[Row], params: Mapping[str, float]) -> Figure:

@@ -21,6 +21,7 @@ FIRST, SECOND, THIRD = "#0072B2", "#D55E00", "#009E73"
 VIEWS = {
     "mode0": (FIRST, "output channels"),
     "mode1": (SECOND, "input channels"),
+    "spatial": ("#CC79A7", "height by width"),
     "matrix": (THIRD, "matrix"),
 }
 INK, FAINT, RANGE = "#333333", "#E4E4E4", "#B8CFE0"

@@ -1,0 +1,50 @@
+"""When is a CP unique? Two figures that are often taken for each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+
+def rank_upper_bound(sizes: Sequence[int]) -> int:
+    """∏I / max I: no tensor of these sizes has a higher rank.
+
+    The source prints R ≤ ∏I / max I as its condition of *uniqueness*. It is none: every tensor
+    satisfies it, and the generic 2×2×2 tensor of rank 3 has infinitely many decompositions.
+    """
+    return math.prod(sizes) // max(sizes)
+
+
+def kruskal_sufficient(k_ranks: Sequence[int], rank: int) -> bool:
+    """Σk ≥ 2R + N − 1 makes a CP of N modes and rank R unique, up to the order and the scales of
+    its components (Kruskal 1977; N modes: Sidiropoulos & Bro 2000). Sufficient, not necessary.
+    """
+    return sum(k_ranks) >= 2 * rank + len(k_ranks) - 1
+
+
+def generic_k_ranks(sizes: Sequence[int], rank: int) -> list[int]:
+    """min(I, R) a mode: the k-ranks of factors without special structure."""
+    return [min(size, rank) for size in sizes]
+
+
+def k_rank(factor: Tensor, tolerance: float = 1e-10) -> int:
+    """The largest k such that *every* k columns of a (size, rank) factor are independent.
+
+    Dependent means: the smallest singular value of the normalised columns is at most
+    `tolerance`. Tries all subsets, so it is meant for ranks up to about 15; for large factors
+    without structure use `generic_k_ranks`.
+    """
+    size, rank = factor.shape
+    norms = torch.linalg.vector_norm(factor, dim=0)
+    if not bool((norms > 0).all()):
+        return 0
+    columns = factor.to(torch.float64) / norms.to(torch.float64)
+    for count in range(2, min(size, rank) + 1):
+        for chosen in combinations(range(rank), count):
+            if torch.linalg.svdvals(columns[:, list(chosen)])[-1] <= tolerance:
+                return count - 1
+    return min(size, rank)
