@@ -55,6 +55,10 @@ class CandidateGrid:
     squared_error: Tensor
     error_kind: ErrorKind
 
+    def saving(self, params: Tensor, macs: Tensor) -> CandidateGrid:
+        """The same candidates at (n,) fewer params and macs."""
+        return replace(self, params=self.params - params, macs=self.macs - macs)
+
     def worthwhile(self, target: Target) -> list[Candidate]:
         """The candidates that `pruned` leaves."""
         grid = self.pruned(target)

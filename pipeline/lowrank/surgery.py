@@ -29,8 +29,8 @@ class Factorized(nn.Sequential):
 
     @property
     def factors(self) -> list[Tensor]:
-        """The weights of the layers that have one (reshaping layers do not), first to last."""
-        return [dense_weight(layer) for layer in self if hasattr(layer, "weight")]
+        """The factors that the layers hold, first to last."""
+        return get_method(self.method).stored(list(self))
 
     def dense_weight(self) -> Tensor:
         """The weight (out, in / groups, *kernel) that the factors stand for, in float64."""
@@ -64,8 +64,7 @@ def skeleton(name: str, module: nn.Module, method: str, ranks: Sequence[int]) ->
 def fill_(layer: Factorized, factors: Sequence[Tensor], bias: Tensor | None) -> None:
     """Copies factors (and the dense layer's bias) into a skeleton, in the layer's own dtype."""
     with torch.no_grad():
-        for stored, factor in zip(layer.factors, factors, strict=True):
-            stored.copy_(factor)
+        get_method(layer.method).store(list(layer), factors)
         if bias is not None:
             layer[-1].bias.copy_(bias)  # type: ignore[operator]
 

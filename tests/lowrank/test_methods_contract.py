@@ -40,6 +40,8 @@ ROWS = [
     Row(CONFIGURED["svd_in"], KERNELS),
     Row(CONFIGURED["spatial_svd"], PLANAR),
     Row(CONFIGURED["tucker2"], KERNELS),
+    Row(CONFIGURED["pivoted_svd"], tuple(kind.name for kind in LAYER_KINDS)),
+    Row(CONFIGURED["pivoted_tucker2"], KERNELS),
     Row(CONFIGURED["tucker"], UNGROUPED),
     Row(CONFIGURED["cp"], KERNELS, full_rank_error=0.2),
 ]
@@ -217,6 +219,7 @@ def test_the_result_exports_and_compiles(row: Row) -> None:
 def test_on_a_matrix_every_method_is_the_svd(name: str, kind: LayerKind) -> None:
     case = make_case(kind)
     found = candidates_of(case.target, case.weight, case.spectra, [name], CONFIGURED)
-    assert found == CONFIGURED["svd"].candidates(case.target, case.weight, case.spectra)
-    assert {candidate.method for candidate in found} == {"svd"}
+    form = METHODS[name].on_matrices
+    assert found == CONFIGURED[form].candidates(case.target, case.weight, case.spectra)
+    assert {candidate.method for candidate in found} == {form}
     assert all(math.isfinite(candidate.squared_error) for candidate in found)

@@ -13,6 +13,7 @@ from pipeline.lowrank.candidate import Candidate
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.methods.base import Certificate, Method
 from pipeline.lowrank.methods.cp import CP
+from pipeline.lowrank.methods.pivoted import PivotedSVD, PivotedTucker2
 from pipeline.lowrank.methods.spatial_svd import SpatialSVD
 from pipeline.lowrank.methods.svd import SVD
 from pipeline.lowrank.methods.svd_in import SVDIn
@@ -22,7 +23,8 @@ from pipeline.lowrank.spectrum import Spectra
 from pipeline.lowrank.target import Target
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (SVD, SVDIn, SpatialSVD, Tucker2, Tucker, CP)
+    method.name: method
+    for method in (SVD, SVDIn, SpatialSVD, Tucker2, Tucker, CP, PivotedSVD, PivotedTucker2)
 }
 
 __all__ = [
@@ -31,6 +33,8 @@ __all__ = [
     "SVD",
     "Certificate",
     "Method",
+    "PivotedSVD",
+    "PivotedTucker2",
     "SVDIn",
     "SpatialSVD",
     "Tucker",
@@ -53,12 +57,12 @@ def get_method(name: str) -> type[Method]:
 def make_methods(names: Sequence[str], **options: Any) -> dict[str, Method]:
     """Configured methods by name; each takes the options that it declares.
 
-    `svd` is always there: on a matrix, all methods *are* the truncated SVD.
+    With each comes the form that it takes on a matrix, where all methods *are* the truncated SVD.
     """
     if not names:
         raise LowRankError(f"no method chosen: name at least one of {', '.join(METHODS)}")
     made: dict[str, Method] = {}
-    for name in [*names, SVD.name]:
+    for name in [*names, *(get_method(name).on_matrices for name in names)]:
         cls = get_method(name)
         declared: set[str] = {f.name for f in fields(cls)} if is_dataclass(cls) else set()
         made[name] = cls(**{k: v for k, v in options.items() if k in declared})
@@ -73,10 +77,9 @@ def candidates_of(
     methods: Mapping[str, Method],
 ) -> list[Candidate]:
     """Worthwhile candidates of the methods `names` for one target (dense not included)."""
-    if target.is_matrix:
-        return methods[SVD.name].candidates(target, weight, spectra)
+    chosen = [methods[name].on_matrices if target.is_matrix else name for name in names]
     return [
         candidate
-        for name in dict.fromkeys(names)
+        for name in dict.fromkeys(chosen)
         for candidate in methods[name].candidates(target, weight, spectra)
     ]

@@ -40,6 +40,7 @@ class Method(Protocol):
 
     name: ClassVar[str]
     views: ClassVar[tuple[str, ...]]
+    on_matrices: ClassVar[str] = "svd"  # the method that this one is on a matrix
 
     @abstractmethod
     def candidates(self, target: Target, weight: Tensor, spectra: Spectra) -> list[Candidate]:
@@ -60,6 +61,17 @@ class Method(Protocol):
     @abstractmethod
     def layers(module: nn.Module, ranks: Sequence[int]) -> list[nn.Module]:
         """Uninitialised standard layers that replace `module`; the last one carries the bias."""
+
+    @staticmethod
+    def store(layers: Sequence[nn.Module], factors: Sequence[Tensor]) -> None:
+        """Writes the factors into `layers`, in their own dtype."""
+        for weight, factor in zip(_weights(layers), factors, strict=True):
+            weight.copy_(factor)
+
+    @staticmethod
+    def stored(layers: Sequence[nn.Module]) -> list[Tensor]:
+        """The factors that `layers` hold (reshaping layers hold none), first to last."""
+        return _weights(layers)
 
     @staticmethod
     @abstractmethod
@@ -146,6 +158,10 @@ def channels(module: nn.Module) -> tuple[int, int, int, bool]:
     outputs, inputs, *_ = dense_weight(module).shape
     groups = groups_of(module)
     return inputs * groups, outputs, groups, getattr(module, "bias", None) is not None
+
+
+def _weights(layers: Sequence[nn.Module]) -> list[Tensor]:
+    return [dense_weight(layer) for layer in layers if hasattr(layer, "weight")]
 
 
 def check_rank(label: str, rank: int, limit: int) -> str | None:

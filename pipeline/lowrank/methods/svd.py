@@ -34,6 +34,10 @@ class SVD(Method):
     views: ClassVar[tuple[str, ...]] = ("mode0",)
 
     def candidates(self, target: Target, weight: Tensor, spectra: Spectra) -> list[Candidate]:
+        return self.grid(target, spectra).worthwhile(target)
+
+    def grid(self, target: Target, spectra: Spectra) -> CandidateGrid:
+        """All ranks, worthwhile or not."""
         view = spectra.views["mode0"]
         rank = torch.arange(1, len(view.eigenvalues) + 1)
         outputs, inputs = target.shape[0], target.groups * math.prod(target.shape[1:])
@@ -47,7 +51,7 @@ class SVD(Method):
             macs=rank * multiplied * target.out_positions,
             squared_error=view.tails[1:],
             error_kind="exact",
-        ).worthwhile(target)
+        )
 
     def factorize(
         self, weight: Tensor, spectra: Spectra, ranks: Sequence[int]

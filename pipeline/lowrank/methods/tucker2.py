@@ -38,6 +38,10 @@ class Tucker2(Method):
     views: ClassVar[tuple[str, ...]] = ("mode0", "mode1")
 
     def candidates(self, target: Target, weight: Tensor, spectra: Spectra) -> list[Candidate]:
+        return self.grid(target, spectra).worthwhile(target)
+
+    def grid(self, target: Target, spectra: Spectra) -> CandidateGrid:
+        """All ranks, worthwhile or not."""
         assert spectra.core_energy is not None
         # ‖K − K̂‖² = ‖K‖² − ‖core[:R₀, :R₁]‖², exact for the HOSVD of every rank pair at once.
         kept = spectra.core_energy.cumsum(0).cumsum(1)
@@ -54,7 +58,7 @@ class Tucker2(Method):
             macs=macs.flatten(),
             squared_error=(spectra.squared_norm - kept).clamp_min(0.0).flatten(),
             error_kind="upper_bound" if self.hooi_iterations else "exact",
-        ).worthwhile(target)
+        )
 
     def factorize(
         self, weight: Tensor, spectra: Spectra, ranks: Sequence[int]
