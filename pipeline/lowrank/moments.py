@@ -1,0 +1,258 @@
+"""Second moments of a layer's inputs, and of the loss's gradient at its outputs, streamed over
+calibration data. They are all that the metrics `input` and `fisher` need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.lowrank.cost import call
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.target import dense_weight, groups_of
+
+_BYTES = 8  # of a float64
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Moments of one target, float64, one slice a group of a grouped convolution.
+
+    inputs: (groups, n, n) mean over positions of x·xᵀ, n = in/groups · taps (a convolution's x is
+    its im2col patch); mean: (groups, n) mean of x; outputs: (groups, out/groups, out/groups) sum
+    over the positions of one unit of loss (a token, or an example) of g·gᵀ, g = ∂loss/∂output, or
+    None. ½·tr(outputs·ΔW·inputs·ΔWᵀ) is then a loss in nats per unit (Kronecker-factored Fisher:
+    Martens & Grosse 2015; convolutions: Grosse & Martens 2016).
+    """
+
+    inputs: Tensor
+    mean: Tensor
+    outputs: Tensor | None
+    positions: int
+
+
+def collect_moments(
+    model: nn.Module,
+    batches: Sequence[Any],
+    targets: Mapping[str, nn.Module],
+    *,
+    gradients: bool,
+    seed: int = 0,
+    memory_limit: int = 8 << 30,
+) -> dict[str, Moments]:
+    """Moments of all targets over the batches, in one pass where they fit into memory.
+
+    batches: what the model takes (a tensor, a tuple or a dict); where a dict holds an
+    `attention_mask` (N, T), positions that it marks 0 are left out. gradients: whether to collect
+    `outputs` as well: a backward pass of the cross-entropy, labels drawn from the model's own
+    prediction (the true Fisher matrix, not the empirical one), seeded. memory_limit: bytes for
+    the sums; targets beyond it are collected in further passes over the batches.
+
+    Raises LowRankError when there is no batch, when a target is never reached, or when
+    an activation or gradient is NaN or Inf.
+    """
+    if not len(batches):
+        raise LowRankError("the calibration set is empty: give at least one batch of examples")
+    found: dict[str, Moments] = {}
+    for block in _blocks(targets, gradients, memory_limit):
+        found |= _Pass(model, block, gradients, seed).run(batches)
+    return {name: found[name] for name in targets}
+
+
+def _blocks(
+    targets: Mapping[str, nn.Module], gradients: bool, limit: int
+) -> Iterator[dict[str, nn.Module]]:
+    """Targets in consecutive blocks whose sums fit into `limit` bytes (at least one a block)."""
+    block: dict[str, nn.Module] = {}
+    used = 0
+    for name, module in targets.items():
+        groups, rows, columns = _sizes(module)
+        size = groups * _BYTES * (columns**2 + (rows**2 if gradients else 0))
+        if block and used + size > limit:
+            yield block
+            block, used = {}, 0
+        block[name] = module
+        used += size
+    yield block
+
+
+class _Pass:
+    """One pass over the calibration data: hooks on a block of targets, sums in float64."""
+
+    def __init__(
+        self, model: nn.Module, targets: Mapping[str, nn.Module], gradients: bool, seed: int
+    ) -> None:
+        self.model, self.targets, self.gradients = model, targets, gradients
+        self.generator = torch.Generator().manual_seed(seed)
+        self.inputs: dict[str, Tensor] = {}
+        self.means: dict[str, Tensor] = {}
+        self.outputs: dict[str, Tensor] = {}
+        self.positions: dict[str, int] = dict.fromkeys(targets, 0)
+        self.units = 0
+        self.mask: Tensor | None = None
+        # Layers that read the very same tensor (query, key, value) share its Gram matrix.
+        self.latest: tuple[Tensor, Tensor, Tensor, int] | None = None
+
+    def run(self, batches: Sequence[Any]) -> dict[str, Moments]:
+        with _frozen(self.model), self._hooked(), torch.set_grad_enabled(self.gradients):
+            for batch in batches:
+                self.mask = batch.get("attention_mask") if isinstance(batch, dict) else None
+                logits = call(self.model, batch)
+                if self.gradients:
+                    torch.autograd.backward(self._sampled_loss(getattr(logits, "logits", logits)))
+                self.latest = None
+        return {name: self._moments(name) for name in self.targets}
+
+    def _sampled_loss(self, logits: Tensor) -> Tensor:
+        """Σ −log p(y) with y drawn from p, over the units that are not padding."""
+        rows = logits.flatten(0, -2)
+        if self.mask is not None and logits.dim() > 2:
+            rows = rows[self.mask.flatten().bool()]
+        self.units += len(rows)
+        with torch.no_grad():
+            labels = torch.multinomial(
+                rows.float().softmax(-1).cpu(), 1, generator=self.generator
+            ).flatten()
+        return functional.cross_entropy(rows.float(), labels.to(rows.device), reduction="sum")
+
+    def _moments(self, name: str) -> Moments:
+        count = self.positions[name]
+        if not count:
+            raise LowRankError(
+                f"layer {name!r} is not reached by the calibration data; exclude it with "
+                f"analyze.exclude=[{name}]"
+            )
+        outputs = self.outputs.get(name)
+        found = Moments(
+            inputs=self.inputs[name] / count,
+            mean=self.means[name] / count,
+            outputs=None if outputs is None else outputs / self.units,
+            positions=count,
+        )
+        for what in (found.inputs, found.outputs):
+            if what is not None and not torch.isfinite(what).all():
+                raise LowRankError(
+                    f"layer {name!r}: activations or gradients hold NaN or Inf on the calibration "
+                    "data; check the data and the checkpoint"
+                )
+        return found
+
+    @contextmanager
+    def _hooked(self) -> Iterator[None]:
+        handles = [
+            module.register_forward_hook(self._hook(name)) for name, module in self.targets.items()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            with torch.no_grad():
+                self._add_inputs(name, module, inputs[0])
+            if not self.gradients:
+                return None
+            # The first layers: nothing before them needs a gradient.
+            watched = output if output.requires_grad else output.detach().requires_grad_()
+            watched.register_hook(  # type: ignore[no-untyped-call]
+                lambda grad: self._add_outputs(name, module, grad, self.mask)
+            )
+            # The clone may be changed in place by what follows, which a leaf may not.
+            return None if watched is output else watched.clone()
+
+        return hook
+
+    def _add_inputs(self, name: str, module: nn.Module, value: Tensor) -> None:
+        convolution = isinstance(module, nn.modules.conv._ConvNd)
+        if convolution or self.latest is None or self.latest[0] is not value:
+            rows = _input_rows(module, value, self.mask)
+            gram = (rows.mT @ rows).double()
+            self.latest = (value, gram, rows.double().sum(1), rows.shape[1])
+        _, gram, total, count = self.latest
+        _accumulate(self.inputs, name, gram)
+        _accumulate(self.means, name, total)
+        self.positions[name] += count
+
+    def _add_outputs(self, name: str, module: nn.Module, grad: Tensor, mask: Tensor | None) -> None:
+        rows = _output_rows(module, grad.detach(), mask)
+        _accumulate(self.outputs, name, (rows.mT @ rows).double())
+
+
+def _accumulate(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
+    if name in sums:
+        sums[name] += value
+    else:
+        sums[name] = value.clone()
+
+
+def _sizes(module: nn.Module) -> tuple[int, int, int]:
+    """(groups, out/groups, in/groups · taps)."""
+    weight = dense_weight(module)
+    groups = groups_of(module)
+    return groups, weight.shape[0] // groups, weight[0].numel()
+
+
+def _input_rows(module: nn.Module, value: Tensor, mask: Tensor | None) -> Tensor:
+    """(groups, positions, in/groups · taps): what each output position is a product with."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return _patches(module, value)
+    return _unpadded(value, mask)[None]
+
+
+def _output_rows(module: nn.Module, value: Tensor, mask: Tensor | None) -> Tensor:
+    """(groups, positions, out/groups)."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        batch, channels = value.shape[:2]
+        grouped = value.reshape(batch, module.groups, channels // module.groups, -1)
+        return grouped.permute(1, 0, 3, 2).flatten(1, 2)
+    return _unpadded(value, mask)[None]
+
+
+def _unpadded(value: Tensor, mask: Tensor | None) -> Tensor:
+    """(…, channels) → (positions, channels), positions that the mask marks 0 left out."""
+    padded = mask is not None and value.shape[:-1] == mask.shape
+    rows: Tensor = value[mask.bool()] if padded else value.flatten(0, -2)  # type: ignore[union-attr]
+    return rows
+
+
+def _patches(module: nn.modules.conv._ConvNd, value: Tensor) -> Tensor:
+    """im2col for any dimension, stride, padding, dilation and number of groups:
+    (N, in, *size) → (groups, N · output positions, in/groups · taps)."""
+    padding = module._reversed_padding_repeated_twice
+    if any(padding):
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        value = functional.pad(value, padding, mode=mode)
+    dims = len(module.kernel_size)
+    for axis, (size, step, gap) in enumerate(
+        zip(module.kernel_size, module.stride, module.dilation, strict=True), start=2
+    ):
+        value = value.unfold(axis, (size - 1) * gap + 1, step)[..., ::gap]
+    # N, in, *positions, *taps → groups, N, *positions, in/groups, *taps
+    batch, channels, *rest = value.shape
+    value = value.reshape(batch, module.groups, channels // module.groups, *rest)
+    positions = range(3, 3 + dims)
+    taps = range(3 + dims, 3 + 2 * dims)
+    value = value.permute(1, 0, *positions, 2, *taps)
+    return value.flatten(2 + dims).flatten(1, -2)
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients of parameters, restored afterwards: the backward pass then
+    costs only what the activations need."""
+    training = model.training
+    wanted = {p: p.requires_grad for p in model.parameters()}
+    model.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, value in wanted.items():
+            parameter.requires_grad_(value)
+        model.train(training)

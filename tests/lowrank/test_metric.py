@@ -1,0 +1,97 @@
+"""Metrics: whitening turns every method's Frobenius theorems into theorems in the metric."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.methods import METHODS, make_methods
+from pipeline.lowrank.metric import Metric, fisher_metric, input_metric
+from pipeline.lowrank.moments import Moments
+from pipeline.lowrank.spectrum import analyze_weight
+from tests.lowrank.layer_kinds import LAYER_KINDS, Case, make_case
+
+CONFIGURED = make_methods(list(METHODS), cp_iterations=40, cp_rank_grid=3)
+KINDS = [k for k in LAYER_KINDS if k.name in ("linear wide", "linear tall", "conv2d grouped")]
+
+
+def moments_of(case: Case, *, rank: int | None = None) -> Moments:
+    """Random moments for a target; inputs of the given rank where one is named."""
+    groups = case.target.groups
+    outputs, inputs = case.target.group_shape[:2]
+    size = inputs * case.target.kernel_size
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(groups, size, rank or 2 * size, generator=generator, dtype=torch.float64)
+    g = torch.randn(groups, outputs, 3 * outputs, generator=generator, dtype=torch.float64)
+    return Moments(x @ x.mT / x.shape[-1], x.mean(-1), g @ g.mT / 100, x.shape[-1])
+
+
+def squared_norm(metric: Metric, change: torch.Tensor) -> float:
+    return metric.whiten(change).square().sum().item()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("name", list(METHODS))
+def test_the_error_in_the_metric_is_the_one_predicted(name, kind) -> None:  # type: ignore[no-untyped-def]
+    if name not in ("svd", "pivoted_svd") and not kind.is_kernel:
+        pytest.skip("on a matrix this method is the SVD")
+    case = make_case(kind)
+    metric = fisher_metric(moments_of(case), case.target.kernel_size, 0.1)
+    whitened = metric.whiten(case.weight)
+    spectra = analyze_weight(whitened, case.target.groups)
+    method = CONFIGURED[name]
+    candidates = method.candidates(case.target, whitened, spectra)
+    if not candidates:
+        pytest.skip("no form for this kind")
+    for candidate in candidates[:: max(1, len(candidates) // 4)]:
+        factors = metric.unwhiten(method.factorize(whitened, spectra, candidate.ranks))
+        error = squared_norm(metric, case.weight - method.reconstruct(factors))
+        if candidate.error_kind == "exact":
+            assert error == pytest.approx(candidate.squared_error, rel=1e-6, abs=1e-9)
+        else:
+            assert error <= candidate.squared_error * (1 + 1e-6)
+        assert error > 0.0
+
+
+def test_the_svd_in_a_metric_is_optimal_in_it() -> None:
+    """No other factors of the rank do better: neither the plain SVD's nor random changes."""
+    case = make_case(KINDS[0])
+    metric = input_metric(moments_of(case), 1)
+    whitened = metric.whiten(case.weight)
+    svd = CONFIGURED["svd"]
+    factors = metric.unwhiten(svd.factorize(whitened, analyze_weight(whitened), (4,)))
+    best = squared_norm(metric, case.weight - svd.reconstruct(factors))
+    plain = svd.reconstruct(svd.factorize(case.weight, case.spectra, (4,)))
+    assert best < squared_norm(metric, case.weight - plain)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        first, last = (f + 1e-2 * torch.randn(f.shape, generator=generator) for f in factors)
+        assert best <= squared_norm(metric, case.weight - svd.reconstruct([first, last]))
+
+
+def test_fewer_tokens_than_inputs_are_no_problem() -> None:
+    """With A of rank 3, rank 3 reproduces the layer on all inputs that were seen, and stays
+    finite on the others."""
+    case = make_case(KINDS[0])
+    moments = moments_of(case, rank=3)
+    metric = input_metric(moments, 1)
+    whitened = metric.whiten(case.weight)
+    svd = CONFIGURED["svd"]
+    factors = metric.unwhiten(svd.factorize(whitened, analyze_weight(whitened), (3,)))
+    change = case.weight - svd.reconstruct(factors)
+    seen = torch.einsum("on,nm,om->", change, moments.inputs[0], change)
+    assert seen < 1e-5 * torch.einsum("on,nm,om->", case.weight, moments.inputs[0], case.weight)
+    assert torch.linalg.norm(change) < 10 * torch.linalg.norm(case.weight)
+
+
+def test_dead_channels_and_missing_gradients() -> None:
+    case = make_case(KINDS[1])
+    moments = moments_of(case)
+    dead = Moments(torch.zeros_like(moments.inputs), moments.mean, moments.outputs, 1)
+    assert torch.isfinite(input_metric(dead, 1).whiten(case.weight)).all()
+    moments.inputs[:, 2], moments.inputs[:, :, 2] = 0.0, 0.0
+    assert torch.isfinite(fisher_metric(moments, 1, 0.1).whiten(case.weight)).all()
+    without = Moments(moments.inputs, moments.mean, None, 1)
+    with pytest.raises(LowRankError, match="gradients"):
+        fisher_metric(without, 1, 0.1)
