@@ -14,10 +14,10 @@ from pipeline.lowrank.policies import POLICIES, make_policy
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.name": ("digits", "fashion_mnist", "tensors"),
     "baseline.source": ("train", "checkpoint"),
-    "baseline.augment": ("none", "crop", "crop_flip"),
+    "baseline.augment": ("none", "flip", "crop", "crop_flip"),
     "analyze.metric": ("weight",),
     "fine_tune.method": ("full", "none"),
-    "fine_tune.augment": ("none", "crop", "crop_flip"),
+    "fine_tune.augment": ("none", "flip", "crop", "crop_flip"),
 }
 
 _POSITIVE = (lambda v: v > 0, "choose a number above 0")

@@ -25,12 +25,16 @@ def random_crop_flip(images: Tensor, generator: torch.Generator) -> Tensor:
     return _crop(images, torch.rand(len(images), generator=generator) < 0.5, generator)
 
 
+def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Half of the images mirrored left to right; nothing is moved."""
+    _check_images(images)
+    flip = torch.rand(len(images), generator=generator) < 0.5
+    mirrored = torch.where(flip[:, None, None, None], images.flip(3), images)
+    return mirrored.contiguous(memory_format=torch.channels_last)
+
+
 def _crop(images: Tensor, flip: Tensor, generator: torch.Generator) -> Tensor:
-    if images.dim() != 4:
-        raise LowRankError(
-            f"augment: examples of shape {tuple(images.shape[1:])} are no images (C, H, W); set "
-            "augment=none"
-        )
+    _check_images(images)
     count, _, height, width = images.shape
     rows = _shifted(height, count, generator)
     columns = _shifted(width, count, generator)
@@ -39,6 +43,14 @@ def _crop(images: Tensor, flip: Tensor, generator: torch.Generator) -> Tensor:
     # Indices around the full slice: the result is (N, H, W, C), which is channels-last.
     gathered = images[example, :, rows[:, :, None], columns[:, None, :]]
     return gathered.permute(0, 3, 1, 2)
+
+
+def _check_images(images: Tensor) -> None:
+    if images.dim() != 4:
+        raise LowRankError(
+            f"augment: examples of shape {tuple(images.shape[1:])} are no images (C, H, W); set "
+            "augment=none"
+        )
 
 
 def _shifted(size: int, count: int, generator: torch.Generator) -> Tensor:
@@ -54,6 +66,7 @@ def _unchanged(images: Tensor, generator: torch.Generator) -> Tensor:
 
 AUGMENTATIONS: dict[str, Augmentation] = {
     "none": _unchanged,
+    "flip": random_flip,
     "crop": random_crop,
     "crop_flip": random_crop_flip,
 }

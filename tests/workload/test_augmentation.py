@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from pipeline.lowrank import LowRankError
-from pipeline.workload.augmentation import random_crop, random_crop_flip
+from pipeline.workload.augmentation import random_crop, random_crop_flip, random_flip
 
 IMAGES = torch.arange(400 * 2 * 32 * 16).view(400, 2, 32, 16).float()
 
@@ -38,6 +38,14 @@ def test_half_of_the_images_are_mirrored() -> None:
     for before, after in zip(IMAGES, changed, strict=True):
         mirrored += any(torch.equal(shifted, after.flip(-1)) for _, _, shifted in shifts(before))
     assert 150 < mirrored < 250
+
+
+def test_a_flip_alone_moves_nothing() -> None:
+    changed = random_flip(IMAGES, torch.Generator().manual_seed(0))
+    kept = [torch.equal(a, b) for a, b in zip(IMAGES, changed, strict=True)]
+    mirrored = [torch.equal(a, b.flip(-1)) for a, b in zip(IMAGES, changed, strict=True)]
+    assert all(k != m for k, m in zip(kept, mirrored, strict=True))
+    assert 150 < sum(mirrored) < 250
 
 
 def test_the_generator_decides_and_the_type_stays() -> None:
