@@ -1,14 +1,13 @@
-"""What a spectrum says: effective rank, stable rank, and how fast it decays."""
+"""How fast a spectrum decays: the power law σᵢ ≈ c·i^(−α)."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-_NOISE = 1e-7  # singular values from a Gram matrix are noise below about 1e-8·σ₁
+from pipeline.lowrank.diagnostics.rank import above_noise
 
 
 @dataclass(frozen=True)
@@ -22,28 +21,12 @@ class PowerLaw:
     ks: float
 
 
-def effective_rank(singular_values: Tensor) -> float:
-    """exp of the entropy of p = σ/Σσ (Roy & Vetterli 2007); 0 for a zero spectrum."""
-    total = singular_values.sum()
-    if total == 0:
-        return 0.0
-    share = singular_values[singular_values > 0] / total
-    return math.exp(-(share * share.log()).sum().item())
-
-
-def stable_rank(singular_values: Tensor) -> float:
-    """‖W‖_F² / ‖W‖₂², between 1 and the rank; 0 for a zero spectrum."""
-    if singular_values[0] == 0:
-        return 0.0
-    return float(singular_values.square().sum() / singular_values[0].square())
-
-
 def fit_power_law(singular_values: Tensor) -> PowerLaw | None:
     """Least squares of log σ on log i over the values above noise; None for fewer than 3.
 
     singular_values: (n,) descending, float64.
     """
-    values = singular_values[singular_values > _NOISE * singular_values[0]]
+    values = above_noise(singular_values)
     count = len(values)
     if count < 3:
         return None
