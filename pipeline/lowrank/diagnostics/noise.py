@@ -23,14 +23,14 @@ _TW_MEAN, _TW_SD, _TW_99 = -1.2065335745820, 1.2680340580, 2.0233687
 @dataclass(frozen=True)
 class NoiseFit:
     """An (m, n) matrix, m ≤ n, read as low rank plus independent entries of variance s². All
-    but `ks` and `spikes` are in the unit of the weight; none is in eigenvalues of WWᵀ/n.
+    but `ks` and those of spikes are in the unit of the weight; none is in eigenvalues of WWᵀ/n.
 
     scale: ŝ = median(σ)/√(n·μ_β), a standard deviation per entry; unlike ‖W‖_F/√(mn) it is not
     inflated by a few large values. scale_stderr: its standard error, for noise alone.
     edge: ŝ(√n + √m), where singular values of noise end.
     fluctuation: Tracy–Widom scale of the largest singular value of noise around the edge.
     spike_edge: what the largest singular value of noise exceeds in 1 % of matrices, the error
-    of ŝ included. spikes: singular values above it.
+    of ŝ included. spikes: singular values above it; spike_energy: their part of ‖W‖_F².
     detectable: ŝ(mn)^¼; a planted direction that is weaker leaves no trace at all (Baik, Ben
     Arous & Péché 2005).
     ks: distance between the distribution of the squared values below the spike edge and the
@@ -43,6 +43,7 @@ class NoiseFit:
     fluctuation: float
     spike_edge: float
     spikes: int
+    spike_energy: float
     detectable: float
     ks: float
 
@@ -75,6 +76,7 @@ def fit_noise(singular_values: Tensor, shape: tuple[int, int]) -> NoiseFit | Non
         fluctuation=scale * spread,
         spike_edge=scale * highest,
         spikes=spikes,
+        spike_energy=float(values[:spikes].square().sum() / values.square().sum()),
         detectable=scale * (small * large) ** 0.25,
         ks=_distance(values[spikes:] / scale, large, beta),
     )

@@ -16,8 +16,9 @@ from torch import Tensor
 from pipeline.lowrank.diagnostics.marchenko_pastur import median
 from pipeline.lowrank.diagnostics.rank import full_spectrum
 
-_GRID = 256  # noise variances that are tried before the best of them is refined
-_GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+# The free energy has kinks and may have several minima: the whole interval is tried at so many
+# points, then the neighbourhood of the best, each time 64 times closer.
+_GRID, _ROUNDS = 129, 5
 
 
 def hard_threshold(beta: float) -> float:
@@ -81,10 +82,12 @@ def evbmf_noise_variance(singular_values: Tensor, shape: tuple[int, int]) -> flo
     high = float(squared.mean())
     if low <= 0.0:
         return 0.0
-    grid = torch.linspace(math.log(low), math.log(max(high, low)), _GRID, dtype=torch.float64)
-    best = int(_free_energy(grid, squared, ratio).argmin())
-    left, right = grid[max(best - 1, 0)], grid[min(best + 1, _GRID - 1)]
-    return unit * math.exp(_golden_section(squared, ratio, float(left), float(right)))
+    left, right = math.log(low), math.log(max(high, low))
+    for _ in range(_ROUNDS):
+        grid = torch.linspace(left, right, _GRID, dtype=torch.float64)
+        best = int(_free_energy(grid, squared, ratio).argmin())
+        left, right = float(grid[max(best - 1, 0)]), float(grid[min(best + 1, _GRID - 1)])
+    return unit * math.exp(0.5 * (left + right))
 
 
 def _evb_threshold(ratio: float) -> float:
@@ -118,18 +121,3 @@ def _free_energy(log_variances: Tensor, squared: Tensor, ratio: float) -> Tensor
     gain = tau - tau.log1p() - ratio * (tau / ratio).log1p()
     kept = torch.where(scaled > threshold, gain, 0.0)
     return (scaled + log_variances[:, None] - kept).sum(1)
-
-
-def _golden_section(squared: Tensor, ratio: float, left: float, right: float) -> float:
-    """The minimum of the free energy between two log variances, to 1e-12."""
-
-    def energy(log_variance: float) -> float:
-        return float(_free_energy(torch.tensor([log_variance]).double(), squared, ratio))
-
-    while right - left > 1e-12:
-        inner, outer = right - _GOLDEN * (right - left), left + _GOLDEN * (right - left)
-        if energy(inner) <= energy(outer):
-            right = outer
-        else:
-            left = inner
-    return 0.5 * (left + right)
