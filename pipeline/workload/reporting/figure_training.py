@@ -117,8 +117,8 @@ def _legend(axes: Axes) -> None:
         bbox_to_anchor=(1.0, 1.0),
         ncols=3,
         borderaxespad=0.1,
-        columnspacing=1.0,
-        handletextpad=0.3,
+        columnspacing=0.8,
+        handletextpad=0.1,
     )
 
 

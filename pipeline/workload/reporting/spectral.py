@@ -90,8 +90,8 @@ def weight_rows(facts: Facts) -> list[Row]:
         edges = {key: noise[key] if noise else None for key in ("edge", "spike_edge")}
         for state, place in states.items():
             values = spectra.values[name][place].tolist()
-            keep = (noise["spikes"],) if noise else ()
-            for index in thin(len(values), limit, keep):
+            spikes = range(1, min(noise["spikes"], FEWEST_POINTS) + 1) if noise else ()
+            for index in thin(len(values), limit, keep=tuple(spikes)):
                 value = values[index - 1]
                 row = {"layer": name, "state": state, "index": index, "singular_value": value}
                 rows.append({**row, **edges})
