@@ -98,21 +98,21 @@ def layers_table(layers: Sequence[Row], console: Console) -> Table:
 
 
 def spectra_sentences(spectra: Mapping[str, Any]) -> list[str]:
-    """What the spectra of the weights say, in two lines of at most 80 characters; the second,
-    on training, is left out where the initial weights are not known."""
-    fraction, layers = spectra["effective_rank_fraction"], spectra["layers"]
+    """What the spectra of the weights say, in up to three lines of at most 80 characters; those
+    on training are left out where the initial weights are not known."""
     sentences = [
-        f"Spectra: effective rank {percent(fraction)} of the full one, "
-        f"{spectra['spikes']} spikes above noise, {layers} layers"
+        f"Weights: effective rank {percent(spectra['effective_rank_fraction'])} of the full one, "
+        f"{spectra['spikes']} spikes above noise"
     ]
     if "leading_grew" in spectra:
-        grew, shrank, bent = (
+        grew, shrank, turned = (
             f"{spectra[claim]['holds']} of {spectra[claim]['of']}"
             for claim in ("leading_grew", "trailing_shrank", "rank_rose_then_fell")
         )
-        sentences.append(
-            f"Training: leading σ grew in {grew}, trailing shrank in {shrank}, rank bent in {bent}"
-        )
+        sentences += [
+            f"Training: the leading singular values grew in {grew} layers,",
+            f"the trailing ones shrank in {shrank}, effective rank rose then fell in {turned}",
+        ]
     return sentences
 
 
