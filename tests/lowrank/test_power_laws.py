@@ -108,7 +108,8 @@ def test_a_density_that_is_no_power_law_is_poor() -> None:
 def test_the_density_law_is_that_of_weightwatcher(rows: int, columns: int) -> None:
     """Same definition from 20 eigenvalues on: exponent, its error, lower end and KS distance."""
     ww = pytest.importorskip(
-        "weightwatcher.WW_powerlaw", reason="weightwatcher is not installed (extra: compare)"
+        "weightwatcher.WW_powerlaw",
+        reason="weightwatcher is not installed (it is in the extra dev)",
     )
     mixing = torch.randn(columns, columns, generator=seeded(5), dtype=torch.float64)
     weight = torch.randn(rows, columns, generator=seeded(4), dtype=torch.float64) @ mixing
