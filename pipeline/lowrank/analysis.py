@@ -16,6 +16,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.policies import Totals
 from pipeline.lowrank.spectrum import Spectra, View, analyze_weight, load_spectra, save_spectra
 from pipeline.lowrank.target import Target, dense_weight, find_targets, groups_of
+from pipeline.lowrank.weights import WeightSpectra, save_weight_spectra
 
 METRICS = ("weight",)
 
@@ -62,10 +63,13 @@ def analyze(
     )
 
 
-def save_analysis(folder: Path, analysis: Analysis) -> None:
-    """Writes folder/analysis.json (facts and diagnostics) and folder/spectra.safetensors."""
+def save_analysis(folder: Path, analysis: Analysis, weights: WeightSpectra | None = None) -> None:
+    """Writes folder/analysis.json (facts and diagnostics) and folder/spectra.safetensors; with
+    the spectra of the same targets' weights also those, and their diagnostics."""
     folder.mkdir(parents=True, exist_ok=True)
     save_spectra(folder, analysis.spectra)
+    if weights is not None:
+        save_weight_spectra(folder, weights)
     value = {
         "metric": analysis.metric,
         "network": asdict(analysis.totals),
@@ -76,9 +80,11 @@ def save_analysis(folder: Path, analysis: Analysis) -> None:
                 "macs": target.macs,
                 "squared_norm": analysis.spectra[name].squared_norm,
                 "views": {v: _diagnose(view) for v, view in analysis.spectra[name].views.items()},
+                "weights": weights.target_json(name) if weights else None,
             }
             for name, target in analysis.targets.items()
         },
+        "training": weights.training_json() if weights else None,
         "skipped": dict(analysis.skipped),
     }
     (folder / "analysis.json").write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -77,6 +77,15 @@ def _left_of_right(matrix: Tensor, right: Tensor) -> Tensor:
     return basis
 
 
+def singular_values(matrix: Tensor) -> Tensor:
+    """(min(m, n),) singular values of an (m, n) matrix, descending, float64: of the smaller
+    Gram matrix, so that those below 1e-8·σ₁ are noise, as in `left_eigenbasis`."""
+    wide = matrix.to(torch.float64)
+    gram = wide @ wide.T if wide.shape[0] <= wide.shape[1] else wide.T @ wide
+    eigenvalues: Tensor = torch.linalg.eigvalsh(gram)
+    return eigenvalues.flip(0).clamp_min(0.0).sqrt()
+
+
 def tails(squared: Tensor) -> Tensor:
     """(n,) squared singular values → (n+1,) tail sums: entry k is Σ_{i>k}σᵢ², the last is 0.
 

@@ -21,8 +21,9 @@ _REQUIREMENTS = ("torch", "numpy")
 
 
 def log_artifacts(client: MlflowClient, run_id: str, root: Path) -> None:
-    """plan.json, params.yaml, dvc.lock, the per-layer table, plots' data and figures."""
-    for name in ("out/plan.json", "params.yaml", "dvc.lock", "reports/metrics.json"):
+    """plan.json, params.yaml, dvc.lock, the per-layer tables, plots' data and figures."""
+    reports = ("reports/metrics.json", "reports/spectra.csv")
+    for name in ("out/plan.json", "params.yaml", "dvc.lock", *reports):
         if (root / name).is_file():
             client.log_artifact(run_id, str(root / name))
     with (root / "reports/layers.csv").open(newline="") as file:

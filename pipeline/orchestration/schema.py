@@ -48,6 +48,7 @@ class Baseline(Training):
     weights: str | None = MISSING
     sha256: str | None = MISSING
     model_sha256: str | None = MISSING
+    snapshots: int = MISSING
 
 
 @dataclass

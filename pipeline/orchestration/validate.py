@@ -41,6 +41,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.validation": _COUNT,
     "data.test": _COUNT,
     **{f"baseline.{key}": rule for key, rule in _TRAINING.items()},
+    "baseline.snapshots": _NOT_NEGATIVE,
     **{f"fine_tune.{key}": rule for key, rule in _TRAINING.items()},
     "decompose.hooi_iterations": _NOT_NEGATIVE,
     "decompose.hooi_tolerance": _NOT_NEGATIVE,

@@ -15,6 +15,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.workload.curve import Curve, OnStep
 from pipeline.workload.data import load_meta, load_split
 from pipeline.workload.evaluation import check_fit
+from pipeline.workload.snapshots import INIT, Snapshots
 from pipeline.workload.sources.raw import check_sha256, file_sha256
 from pipeline.workload.training import TrainingOptions, train, unchanged_curve
 
@@ -30,7 +31,7 @@ def make_baseline(
     on_step: OnStep | None = None,
 ) -> Curve:
     """Writes a network folder; with source=train also init.safetensors, the weights at the
-    start.
+    start, and snapshots/, the matrices at `snapshots` moments between start and end.
 
     `spec` is the model section, `options` the baseline section. Call it right after the
     generators were seeded (`make_fabric` does): the initial weights come from torch's own.
@@ -50,7 +51,7 @@ def make_baseline(
         _refuse_weights(weights, sha256)
         if fabric.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
-            save_model(model, str(folder / "init.safetensors"))
+            save_model(model, str(folder / INIT))
         curve = train(
             model,
             load_split(data, "train"),
@@ -60,6 +61,7 @@ def make_baseline(
             seed=seed,
             label="baseline",
             on_step=told,
+            on_state=Snapshots(folder, options["snapshots"]),
         )
     if fabric.is_global_zero:
         save_network(folder, model, spec)

@@ -24,7 +24,10 @@ from pipeline.workload.reporting.figure_fine_tuning import draw_fine_tuning
 from pipeline.workload.reporting.figure_overview import draw_overview
 from pipeline.workload.reporting.figure_ranks import draw_ranks
 from pipeline.workload.reporting.figure_spectra import draw_spectra
+from pipeline.workload.reporting.figure_training import draw_training
+from pipeline.workload.reporting.figure_weights import draw_weights
 from pipeline.workload.reporting.numbers import Row
+from pipeline.workload.reporting.spectral import spectral_rows, training_rows, weight_rows
 from pipeline.workload.reporting.style import save_png
 
 # Columns are fixed here, so that a file without rows still has its header.
@@ -43,6 +46,8 @@ COLUMNS = {
     ),
     "errors": ("layer", "method", "predicted", "measured", "lower", "upper", "bound"),
     "fine_tuning": ("step", "epoch", "train_loss", "validation_loss", "validation_accuracy"),
+    "weights": ("layer", "state", "index", "singular_value", "edge", "spike_edge"),
+    "training": ("layer", "step", "effective_rank", "relative_rank"),
 }
 
 
@@ -54,6 +59,8 @@ def plot_rows(facts: Facts) -> dict[str, list[Row]]:
         "ranks": rank_rows(facts),
         "errors": error_rows(facts),
         "fine_tuning": fine_tuning_rows(facts.curve),
+        "weights": weight_rows(facts),
+        "training": training_rows(facts),
     }
 
 
@@ -71,7 +78,8 @@ def write_figures(
     metrics: Mapping[str, Any],
     subject: str,
 ) -> None:
-    """Writes folder/{spectra,energy,ranks,errors,fine_tuning,overview}.png.
+    """Writes folder/{spectra,energy,ranks,errors,fine_tuning,overview,weights}.png, and
+    training.png where the initial weights are known.
 
     `subject` says what was compressed ("ResNet on digits"). The same input gives the same bytes
     with the same version of matplotlib.
@@ -79,6 +87,7 @@ def write_figures(
     params = {name: target["params"] for name, target in facts.analysis["targets"].items()}
     title = f"{subject}: {metrics['compression_ratio']:.1f} times fewer parameters"
     best = facts.curve["best_epoch"]
+    table = spectral_rows(facts)
     figures: dict[str, Callable[[], Figure]] = {
         "spectra": partial(draw_spectra, rows["spectra"], params, facts.analysis["metric"]),
         "energy": partial(draw_energy, rows["energy"], params),
@@ -86,7 +95,10 @@ def write_figures(
         "errors": partial(draw_errors, rows["errors"]),
         "fine_tuning": partial(draw_fine_tuning, rows["fine_tuning"], best, facts.baseline_curve),
         "overview": partial(draw_overview, metrics, title),
+        "weights": partial(draw_weights, rows["weights"], table),
     }
+    if rows["training"]:
+        figures["training"] = partial(draw_training, rows["training"], table)
     folder.mkdir(parents=True, exist_ok=True)
     for name, draw in figures.items():
         save_png(draw, folder / f"{name}.png")

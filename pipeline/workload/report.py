@@ -15,6 +15,7 @@ from pipeline.lowrank.surgery import Factorized
 from pipeline.workload.plots import plot_rows, write_csv, write_figures, write_plots
 from pipeline.workload.reporting.facts import Facts
 from pipeline.workload.reporting.numbers import headline, layer_rows
+from pipeline.workload.reporting.spectral import SPECTRA_COLUMNS, spectral_headline, spectral_rows
 
 LAYER_COLUMNS = (
     "name",
@@ -64,15 +65,17 @@ def rounding_slack(network: nn.Module, facts: Facts) -> dict[str, float]:
 def write_reports(
     folder: Path, facts: Facts, networks: Mapping[str, Mapping[str, float]], subject: str
 ) -> dict[str, Any]:
-    """Writes layers.csv, plots/*.csv and figures/*.png in `folder`; returns metrics.json's value.
+    """Writes layers.csv, spectra.csv, plots/*.csv and figures/*.png in `folder`; returns the
+    value of metrics.json.
 
     networks: {"dense" | "compressed" | "fine_tuned": {accuracy, loss, params, macs,
     file_bytes}}; subject: "ResNet on digits", for titles.
     """
-    metrics = headline(networks, facts.layers)
+    metrics = headline(networks, facts.layers) | {"spectra": spectral_headline(facts)}
     rows = plot_rows(facts)
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "layers.csv", layer_rows(facts), LAYER_COLUMNS)
+    write_csv(folder / "spectra.csv", spectral_rows(facts), SPECTRA_COLUMNS)
     write_plots(folder / "plots", rows)
     write_figures(folder / "figures", facts, rows, metrics, subject)
     return metrics

@@ -47,6 +47,9 @@ def print_summary(root: Path, console: Console | None = None) -> None:
     if len(layers) > MOST_LAYERS:
         _say(console, f"… and {len(layers) - MOST_LAYERS} more in reports/layers.csv")
     console.print()
+    for sentence in spectra_sentences(metrics["spectra"]):
+        _say(console, sentence)
+    console.print()
 
 
 def read_layers(path: Path) -> list[dict[str, str]]:
@@ -92,6 +95,25 @@ def layers_table(layers: Sequence[Row], console: Console) -> Table:
     for place in sorted(ordered[:MOST_LAYERS]):
         table.add_row(*_texts(console, *_layer_cells(layers[place])))
     return table
+
+
+def spectra_sentences(spectra: Mapping[str, Any]) -> list[str]:
+    """What the spectra of the weights say, in up to three lines of at most 80 characters; those
+    on training are left out where the initial weights are not known."""
+    sentences = [
+        f"Weights: effective rank {percent(spectra['effective_rank_fraction'])} of the full one, "
+        f"{spectra['spikes']} spikes above noise"
+    ]
+    if "leading_grew" in spectra:
+        grew, shrank, turned = (
+            f"{spectra[claim]['holds']} of {spectra[claim]['of']}"
+            for claim in ("leading_grew", "trailing_shrank", "rank_rose_then_fell")
+        )
+        sentences += [
+            f"Training: the leading singular values grew in {grew} layers,",
+            f"the trailing ones shrank in {shrank}, effective rank rose then fell in {turned}",
+        ]
+    return sentences
 
 
 def _layer_cells(row: Row) -> list[str]:

@@ -20,6 +20,8 @@ from pipeline.workload.progress import Display, SilentDisplay, training_display
 from pipeline.workload.splits import Split
 
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
+# (model, step from 1, total steps), right after the step.
+OnState = Callable[[nn.Module, int, int], None]
 
 _VALIDATION_BATCH = 500
 
@@ -53,6 +55,7 @@ def train(
     label: str = "training",
     on_step: OnStep | None = None,
     objective: Objective | None = None,
+    on_state: OnState | None = None,
 ) -> Curve:
     """Trains `model` in place and leaves it, in eval mode on the CPU, at its best state.
 
@@ -60,13 +63,13 @@ def train(
     result is never worse on the validation split. What is minimised is `objective(model,
     inputs, labels)`, by default the cross-entropy with label smoothing. Shuffling and
     augmentation depend on (seed, epoch) only. `on_step` gets the values of the curve as they
-    come, on the first process.
+    come, and `on_state` may look at the network after each step, both on the first process.
 
     Raises LowRankError for impossible options and when a loss is NaN or Inf.
     """
     _check(options, len(training), fabric.world_size)
     loop = _Loop(model, (training, validation), options, fabric, seed)
-    told = on_step if fabric.is_global_zero else None
+    told, shown_to = (on_step, on_state) if fabric.is_global_zero else (None, None)
     recorder = Recorder(loop.total_steps, loop.steps_per_epoch, told)
     shown: AbstractContextManager[Display] = (
         training_display(label, options.epochs, loop.total_steps)
@@ -74,7 +77,7 @@ def train(
         else nullcontext(SilentDisplay())
     )
     with shown as display:
-        loop.run(objective or _cross_entropy(options.label_smoothing), recorder, display)
+        loop.run(objective or _cross_entropy(options.label_smoothing), recorder, display, shown_to)
     model.cpu().eval()
     _lay_out(model, torch.contiguous_format)
     return recorder.curve
@@ -108,7 +111,13 @@ class _Loop:
         self.steps_per_epoch = len(self.training) // self.batch_size
         self.total_steps = options.epochs * self.steps_per_epoch
 
-    def run(self, objective: Objective, recorder: Recorder, display: Display) -> None:
+    def run(
+        self,
+        objective: Objective,
+        recorder: Recorder,
+        display: Display,
+        on_state: OnState | None = None,
+    ) -> None:
         self.recorder, self.display = recorder, display
         # A fifth faster on CPUs, more on GPUs' tensor cores.
         _lay_out(self.model, torch.channels_last)
@@ -130,6 +139,8 @@ class _Loop:
                 optimizer.step()
                 optimizer.zero_grad()
                 schedule.step()
+                if on_state is not None:
+                    on_state(self.model, step, self.total_steps)
                 mean = cast(Tensor, self.fabric.all_reduce(loss.detach()))
                 told = recorder.step(step, mean, learning_rate)
                 if told is not None:

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.lowrank.linalg import singular_values
 from pipeline.lowrank.spectrum import analyze_weight, save_spectra
+from pipeline.lowrank.weights import WeightSpectra, save_weight_spectra
 
 # name → (shape, method, ranks)
 Layers = Mapping[str, tuple[tuple[int, ...], str, Sequence[int]]]
@@ -94,21 +96,40 @@ def _write_case(out: Path, layers: Layers) -> dict[str, Tensor]:
     for folder in ("analysis", "compressed", "baseline", "finetuned"):
         (out / folder).mkdir(parents=True)
     save_spectra(out / "analysis", {n: analyze_weight(w) for n, w in weights.items()})
+    history = weight_history(weights)
+    save_weight_spectra(out / "analysis", history)
     targets, planned, measured = {}, {}, {}
     for name, (shape, method, ranks) in layers.items():
         targets[name], planned[name] = _sizes(shape, method, ranks)
+        targets[name]["weights"] = history.target_json(name)
         if method != "dense":
             measured[name] = _errors(weights[name], planned[name])
             planned[name]["relative_error"] = measured[name]["predicted_relative_error"]
     network = {"params": 1, "macs": 1, "input_shape": [3, 8, 8]}
+    training = history.training_json()
     _dump(
-        out / "analysis/analysis.json", {"metric": "weight", "network": network, "targets": targets}
+        out / "analysis/analysis.json",
+        {"metric": "weight", "network": network, "targets": targets, "training": training},
     )
     _dump(out / "plan.json", {"layers": planned, "policy": {"name": "energy", "energy": 0.9}})
     _dump(out / "compressed/layers.json", {"layers": measured, "network": {"params": 1, "macs": 1}})
     _dump(out / "baseline/curve.json", curve([0.4, 0.93, 0.972], best=2))
     _dump(out / "finetuned/curve.json", curve([0.9, 0.95, 0.978, 0.975], best=2))
     return weights
+
+
+def weight_history(weights: Mapping[str, Tensor]) -> WeightSpectra:
+    """Planted training: from noise of a tenth of the norm, half a way, to the weights."""
+    values = {}
+    for place, (name, weight) in enumerate(weights.items()):
+        matrix = weight.flatten(1)
+        generator = torch.Generator().manual_seed(1000 + place)
+        noise = torch.randn(matrix.shape, generator=generator, dtype=torch.float64)
+        noise *= 0.1 * matrix.norm() / noise.norm()
+        states = (noise, noise + 0.5 * matrix, matrix)
+        values[name] = torch.stack([singular_values(state) for state in states])
+    shapes = {name: (w.shape[0], w[0].numel()) for name, w in weights.items()}
+    return WeightSpectra((0, 10, 20), None, shapes, values)
 
 
 def curve(accuracies: Sequence[float], best: int, steps: int = 20) -> dict[str, Any]:

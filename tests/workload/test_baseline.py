@@ -36,7 +36,7 @@ TRAINING = {
     "label_smoothing": 0.0,
     "augment": "none",
 }
-TRAIN = {"source": "train", "weights": None, "sha256": None, **TRAINING}
+TRAIN = {"source": "train", "weights": None, "sha256": None, "snapshots": 0, **TRAINING}
 
 
 def tensors(folder: Path, name: str = "model") -> dict[str, torch.Tensor]:

@@ -21,7 +21,9 @@ from pipeline.workload.reporting.numbers import headline
 from pipeline.workload.reporting.style import DPI, largest, save_png, short
 from tests.workload.report_case import NETWORKS, SMALL, Layers, curve, many_layers, write_case
 
-FIGURES = ("spectra", "energy", "ranks", "errors", "fine_tuning", "overview")
+FIGURES = (
+    "spectra", "energy", "ranks", "errors", "fine_tuning", "overview", "weights", "training",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -88,8 +88,9 @@ def test_written_files_hold_the_same_numbers(tmp_path: Path) -> None:
         assert written[name] == pytest.approx(layer["measured_relative_error"], rel=1e-8)
         assert written[name] > 0.1
     produced = {p.relative_to(tmp_path / "reports").as_posix() for p in tmp_path.rglob("*.[cp]*")}
-    names = ("spectra", "energy", "ranks", "errors", "fine_tuning")
+    names = ("spectra", "energy", "ranks", "errors", "fine_tuning", "weights", "training")
     assert {f"plots/{name}.csv" for name in names} <= produced
+    assert "spectra.csv" in produced
     assert {f"figures/{name}.png" for name in (*names, "overview")} <= produced
 
 

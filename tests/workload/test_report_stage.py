@@ -19,6 +19,7 @@ from pipeline.lowrank.methods import make_methods
 from pipeline.lowrank.planning import make_plan, save_plan
 from pipeline.lowrank.policies import make_policy
 from pipeline.lowrank.target import dense_weight
+from pipeline.lowrank.weights import weight_spectra
 from stages import evaluate
 from stages._io import main
 from tests.workload.report_case import curve
@@ -49,7 +50,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             nn.init.uniform_(module.weight, 0.5, 1.0)
     save_network(out / "baseline", model, SPEC)
     analysis = analyze(model, torch.zeros(1, 1, 8, 8))
-    save_analysis(out / "analysis", analysis)
+    save_analysis(out / "analysis", analysis, weight_spectra(model, list(analysis.targets)))
     names = ["svd", "tucker2"]
     methods = make_methods(names, hooi_iterations=2)
     weights = {n: dense_weight(model.get_submodule(n)) for n in analysis.targets}
@@ -102,7 +103,8 @@ def test_reports_are_right_and_repeat_to_the_byte(workspace: Path, tmp_path: Pat
     assert 0.1 < metrics["max_relative_error"] < 1
     assert 0.7 < metrics["mean_bound_tightness"] <= 1 + 1e-6  # HOSVD: at worst 1/√2
     before = {p: p.read_bytes() for p in sorted(reports.rglob("*.*"))}
-    assert len(before) == 2 + 5 + 6
+    assert len(before) == 3 + 7 + 7  # no picture of a training that is not known
+    assert "leading_grew" not in metrics["spectra"]
     assert not any(b"latency" in content for content in before.values())
     assert len(list((tmp_path / "scratch/timings").glob("*.json"))) == 1
     evaluate.run()

@@ -69,14 +69,16 @@ def test_templates_have_dvcs_anchors_and_our_columns(path: Path) -> None:
     for anchor in ("DATA", "X", "Y"):
         assert f"<DVC_METRIC_{anchor}>" in text
     fields = _fields(json.loads(text)) - {"rev"}
-    columns = {"spectra": COLUMNS["spectra"], "energy": COLUMNS["energy"]}.get(path.stem, ())
+    columns = COLUMNS.get(path.stem, ())
     assert {f for f in fields if not f.startswith("<DVC_METRIC_")} <= set(columns)
     # DVC draws an empty cell as 0; every template leaves it out.
     assert "datum['<DVC_METRIC_Y>'] !== ''" in text
 
 
 def test_all_templates_are_there() -> None:
-    assert [path.stem for path in TEMPLATES] == ["curves", "energy", "layers", "spectra"]
+    assert [path.stem for path in TEMPLATES] == [
+        "curves", "energy", "layers", "spectra", "training", "weights",
+    ]  # fmt: skip
 
 
 def _fields(value: Any) -> set[str]:

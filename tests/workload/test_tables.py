@@ -16,6 +16,7 @@ from pipeline.workload.plots import write_csv
 from pipeline.workload.report import LAYER_COLUMNS
 from pipeline.workload.reporting.facts import read_facts
 from pipeline.workload.reporting.numbers import headline, layer_rows
+from pipeline.workload.reporting.spectral import spectral_headline
 from pipeline.workload.reporting.words import human_bytes, human_count
 from tests.workload.report_case import NETWORKS, SMALL, Layers, many_layers, write_case
 
@@ -31,7 +32,7 @@ def _reports(root: Path, layers: Layers = SMALL) -> Path:
     write_case(root / "out", layers)
     facts = read_facts(root / "out")
     (root / "reports").mkdir()
-    metrics = headline(NETWORKS, facts.layers)
+    metrics = headline(NETWORKS, facts.layers) | {"spectra": spectral_headline(facts)}
     (root / "reports/metrics.json").write_text(json.dumps(metrics))
     write_csv(root / "reports/layers.csv", layer_rows(facts), LAYER_COLUMNS)
     return root

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.spectrum import Spectra, load_spectra
+from pipeline.lowrank.weights import WeightSpectra, load_weight_spectra
 
 Json = dict[str, Any]
 
@@ -16,11 +17,13 @@ Json = dict[str, Any]
 @dataclass(frozen=True)
 class Facts:
     """`analysis`, `plan`: the files of those names. `layers`: measured errors and bounds of the
-    factorized layers. `spectra` holds all targets in the network's order, which every list of
-    layers in the reports follows (the JSON files are sorted by name)."""
+    factorized layers. `spectra` (in the metric) and `weights` (of the weights themselves, in
+    training) hold all targets in the network's order, which every list of layers in the reports
+    follows (the JSON files are sorted by name)."""
 
     analysis: Json
     spectra: dict[str, Spectra]
+    weights: WeightSpectra
     plan: Json
     layers: Json
     baseline_curve: Json
@@ -40,6 +43,7 @@ def read_facts(out: Path) -> Facts:
     facts = Facts(
         analysis=read_json(out / "analysis" / "analysis.json"),
         spectra=load_spectra(out / "analysis"),
+        weights=load_weight_spectra(out / "analysis"),
         plan=read_json(out / "plan.json"),
         layers=read_json(out / "compressed" / "layers.json")["layers"],
         baseline_curve=read_json(out / "baseline" / "curve.json"),
