@@ -17,8 +17,17 @@ if TYPE_CHECKING:
     from pipeline.lowrank.compress import LayerReport, apply_, compress_, plan
     from pipeline.lowrank.errors import LowRankError
     from pipeline.lowrank.methods import CP, METHODS, SVD, SpatialSVD, SVDIn, Tucker, Tucker2
+    from pipeline.lowrank.overrides import Override
     from pipeline.lowrank.planning import Plan, load_plan, save_plan
-    from pipeline.lowrank.policies import Budget, Compute, Energy, Error
+    from pipeline.lowrank.policies import (
+        EVBMF,
+        Budget,
+        Compute,
+        Energy,
+        Error,
+        Fixed,
+        OptimalThreshold,
+    )
     from pipeline.lowrank.surgery import Factorized
 
 _HOMES = {
@@ -26,8 +35,9 @@ _HOMES = {
     "compress": ("LayerReport", "apply_", "compress_", "plan"),
     "errors": ("LowRankError",),
     "methods": ("CP", "METHODS", "SVD", "SVDIn", "SpatialSVD", "Tucker", "Tucker2"),
+    "overrides": ("Override",),
     "planning": ("Plan", "load_plan", "save_plan"),
-    "policies": ("Budget", "Compute", "Energy", "Error"),
+    "policies": ("EVBMF", "Budget", "Compute", "Energy", "Error", "Fixed", "OptimalThreshold"),
     "surgery": ("Factorized",),
 }
 _EXPORTS = {name: module for module, names in _HOMES.items() for name in names}
@@ -47,13 +57,17 @@ __all__ = [  # noqa: RUF022
     "SpatialSVD",
     "Tucker",
     "Tucker2",
+    "Override",
     "Plan",
     "load_plan",
     "save_plan",
+    "EVBMF",
     "Budget",
     "Compute",
     "Energy",
     "Error",
+    "Fixed",
+    "OptimalThreshold",
     "Factorized",
 ]
 

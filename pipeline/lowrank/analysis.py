@@ -11,9 +11,8 @@ from typing import Any
 from torch import nn
 
 from pipeline.lowrank import diagnostics
-from pipeline.lowrank.cost import count_params, describe_target, network_macs, trace_positions
+from pipeline.lowrank.cost import Totals, describe_target, network_totals, trace_positions
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.policies import Totals
 from pipeline.lowrank.spectrum import Spectra, View, analyze_weight, load_spectra, save_spectra
 from pipeline.lowrank.target import Target, dense_weight, find_targets, groups_of
 from pipeline.lowrank.weights import WeightSpectra, save_weight_spectra
@@ -56,7 +55,7 @@ def analyze(
         raise LowRankError("the model has no layer to factorize: no target is used in its forward")
     return Analysis(
         metric=metric,
-        totals=Totals(count_params(model), network_macs(model, example)["total"]),
+        totals=network_totals(model, example),
         targets={n: describe_target(n, m, positions[n]) for n, m in modules.items()},
         spectra={n: analyze_weight(dense_weight(m), groups_of(m)) for n, m in modules.items()},
         skipped=skipped,

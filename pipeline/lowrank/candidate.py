@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.lowrank.target import Target
 
 ErrorKind = Literal["exact", "upper_bound", "estimate"]
-Cost = Literal["params", "macs"]
+Cost = Literal["params", "macs", "bytes"]
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,6 @@ class Candidate:
     squared_error: float
     error_kind: ErrorKind
     note: str = ""
-
-    def cost(self, unit: Cost) -> int:
-        return self.params if unit == "params" else self.macs
 
 
 def dense_candidate(target: Target) -> Candidate:
@@ -59,10 +56,17 @@ class CandidateGrid:
         """The same candidates at (n,) fewer params and macs."""
         return replace(self, params=self.params - params, macs=self.macs - macs)
 
+    def find(self, ranks: Sequence[int]) -> Candidate | None:
+        """The candidate with exactly these ranks, worthwhile or not; None if it is not here."""
+        found = (self.ranks == torch.tensor([ranks])).all(1).nonzero().flatten()
+        return self._rows(found)._listed()[0] if len(found) else None
+
     def worthwhile(self, target: Target) -> list[Candidate]:
         """The candidates that `pruned` leaves."""
-        grid = self.pruned(target)
-        columns = (grid.ranks, grid.params, grid.macs, grid.squared_error)
+        return self.pruned(target)._listed()
+
+    def _listed(self) -> list[Candidate]:
+        columns = (self.ranks, self.params, self.macs, self.squared_error)
         rows = zip(*(column.tolist() for column in columns), strict=True)
         return [
             Candidate(self.method, tuple(ranks), params, macs, max(error, 0.0), self.error_kind)
@@ -105,15 +109,6 @@ def merge(grids: Sequence[CandidateGrid]) -> CandidateGrid:
         macs=torch.cat([grid.macs for grid in grids]),
         squared_error=torch.cat([grid.squared_error for grid in grids]),
     )
-
-
-def pareto_front(candidates: Sequence[Candidate], unit: Cost) -> list[Candidate]:
-    """Candidates that no other beats in both `unit` and error: cost up, error down."""
-    front: list[Candidate] = []
-    for candidate in sorted(candidates, key=lambda c: (c.cost(unit), c.squared_error)):
-        if not front or candidate.squared_error < front[-1].squared_error:
-            front.append(candidate)
-    return front
 
 
 def _pareto(cost: Tensor, error: Tensor) -> Tensor:

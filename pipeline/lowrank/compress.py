@@ -13,6 +13,7 @@ from pipeline.lowrank.analysis import analyze
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.linalg import relative_error
 from pipeline.lowrank.methods import make_methods
+from pipeline.lowrank.overrides import Override, named_methods
 from pipeline.lowrank.planning import Plan, make_plan
 from pipeline.lowrank.policies import Policy
 from pipeline.lowrank.spectrum import Spectra, analyze_weight
@@ -47,15 +48,19 @@ def plan(
     methods: Sequence[str] = ("tucker2",),
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
+    overrides: Mapping[str, Override] | None = None,
     **options: Any,
 ) -> Plan:
     """Analyzes the model and chooses ranks under the policy; changes nothing.
 
-    example: a batch of one, to count positions. options: of the methods (`hooi_iterations`, …).
+    example: a batch of one, to count positions. overrides: {shell-style pattern on layer names:
+    what is decided for them}. options: of the methods (`hooi_iterations`, …).
     """
+    overrides = overrides or {}
     analysis = analyze(model, example, include=include, exclude=exclude)
     weights = {n: dense_weight(model.get_submodule(n)) for n in analysis.targets}
-    return make_plan(analysis, weights, policy, methods, make_methods(methods, **options))
+    made = make_methods([*methods, *named_methods(overrides)], **options)
+    return make_plan(analysis, weights, policy, methods, made, overrides)
 
 
 def apply_(
@@ -109,9 +114,8 @@ def compress_(
 ) -> tuple[nn.Module, Plan, dict[str, LayerReport]]:
     """`plan` and `apply_` in one call: (model, plan, reports)."""
     chosen = plan(model, policy, example, **options)
-    method_options = {
-        k: v for k, v in options.items() if k not in ("methods", "include", "exclude")
-    }
+    deciding = ("methods", "include", "exclude", "overrides")
+    method_options = {k: v for k, v in options.items() if k not in deciding}
     model, reports = apply_(model, chosen, **method_options)
     return model, chosen, reports
 

@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.lowrank.candidate import Cost
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.target import Target, dense_weight, groups_of, kind_of
 
 Positions = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Costs of a whole network, targets and everything else. `bytes` are those of its
+    parameters in memory, each in its own number format."""
+
+    params: int
+    macs: int
+    bytes: int
+
+    def cost(self, unit: Cost) -> int:
+        return {"params": self.params, "macs": self.macs, "bytes": self.bytes}[unit]
+
+
+def network_totals(model: nn.Module, example: Any) -> Totals:
+    """Costs of the network as it stands; MACs are those of one `example`."""
+    return Totals(
+        params=count_params(model),
+        macs=network_macs(model, example)["total"],
+        bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+    )
 
 
 def count_params(model: nn.Module) -> int:
@@ -91,6 +115,7 @@ def describe_target(name: str, module: nn.Module, positions: Positions) -> Targe
         out_positions=positions[-1],
         groups=groups_of(module),
         between_positions=positions[1:-1],
+        bytes_per_param=weight.element_size(),
     )
 
 

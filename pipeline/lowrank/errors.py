@@ -1,4 +1,9 @@
-"""The one exception that is meant for users."""
+"""The one exception that is meant for users, and the hint that goes with a wrong name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class LowRankError(ValueError):
@@ -7,3 +12,15 @@ class LowRankError(ValueError):
     Everything a user can cause (configuration, data, checkpoints, plans) is reported by
     this class or a subclass of it; stages print it without a traceback.
     """
+
+
+def suggest(value: object, known: Iterable[str], shown: int = 20) -> str:
+    """ "did you mean 'x'? choose one of x, y" for a name that is not among `known`.
+
+    At most `shown` of the known names are written out.
+    """
+    names = list(known)
+    near = get_close_matches(str(value), names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    more = " …" if len(names) > shown else ""
+    return f"{hint}choose one of {', '.join(names[:shown])}{more}"

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
 from pipeline.lowrank.analysis import Analysis
-from pipeline.lowrank.candidate import Cost, dense_candidate
+from pipeline.lowrank.candidate import Cost
+from pipeline.lowrank.cost import Totals
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.methods import Method, candidates_of
-from pipeline.lowrank.policies import Option, Policy, Selection, Totals
+from pipeline.lowrank.methods import Method
+from pipeline.lowrank.options import make_options
+from pipeline.lowrank.overrides import Override
+from pipeline.lowrank.policies import Option, Policy, Selection
 from pipeline.lowrank.policies.local import kept_fraction
 
 _FORMAT = 1
@@ -66,32 +70,53 @@ def make_plan(
     policy: Policy,
     names: Sequence[str],
     methods: Mapping[str, Method],
+    overrides: Mapping[str, Override] | None = None,
 ) -> Plan:
-    """Candidates of the methods `names` for every target, then the policy's choice.
+    """Candidates of the methods `names` for every target, then the policy's choice, but for
+    the layers that an override decides.
 
     weights: {target: (out, in, *kernel)}; nothing is changed.
     """
-    options = {}
-    for name, target in analysis.targets.items():
-        spectra = analysis.spectra[name]
-        found = candidates_of(target, weights[name], spectra, names, methods)
-        options[name] = Option(target, spectra.squared_norm, [dense_candidate(target), *found])
+    options = make_options(analysis, weights, names, methods, policy.cost, overrides)
     selection = policy.select(options, analysis.totals)
-    layers = _planned_layers(options, selection)
-    planned = _sum_up(analysis.totals, layers)
-    uniform = _planned_layers(options, _uniform(options, policy.cost, layers))
+    beside = uniform(options, policy.cost, selection)
     return Plan(
         metric=analysis.metric,
         methods=tuple(names),
         policy={"name": policy.name, **asdict(policy)},  # type: ignore[call-overload]
         dense=analysis.totals,
-        planned=planned,
-        layers=layers,
+        planned=_sum_up(analysis.totals, options, selection),
+        layers=_planned_layers(options, selection),
         optimality_gap=selection.optimality_gap,
-        uniform=uniform,
-        uniform_planned=_sum_up(analysis.totals, uniform),
+        uniform=_planned_layers(options, beside),
+        uniform_planned=_sum_up(analysis.totals, options, beside),
         skipped=analysis.skipped,
     )
+
+
+def uniform(options: Mapping[str, Option], unit: Cost, chosen: Selection) -> Selection:
+    """The same kept fraction in every layer, the largest that costs no more than `chosen`.
+
+    Given choices stand in both.
+    """
+    free = {n: o for n, o in options.items() if not o.given}
+    allowed = sum(options[n].cost(chosen.choices[n].candidate, unit) for n in free)
+    costs = {n: [o.cost(c, unit) for c in o.front(unit)] for n, o in free.items()}
+    dense = {n: o.cost(o.dense, unit) for n, o in free.items()}
+
+    def spent(fraction: float) -> int:
+        return sum(
+            own[max(bisect_right(own, fraction * dense[name]) - 1, 0)]
+            for name, own in costs.items()
+        )
+
+    low, high = 0.0, 1.0
+    if spent(high) <= allowed:
+        low = high
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if spent(middle) <= allowed else (low, middle)
+    return Selection({n: o.settled or kept_fraction(o, unit, low) for n, o in options.items()})
 
 
 def save_plan(path: Path, plan: Plan) -> None:
@@ -157,27 +182,13 @@ def _planned_layers(options: Mapping[str, Option], selection: Selection) -> dict
     }
 
 
-def _sum_up(totals: Totals, layers: Mapping[str, PlannedLayer]) -> Totals:
+def _sum_up(totals: Totals, options: Mapping[str, Option], selection: Selection) -> Totals:
+    """The network's costs with the selection in the place of the dense targets."""
+    chosen = [(options[name], choice.candidate) for name, choice in selection.choices.items()]
     return Totals(
-        totals.params + sum(x.params - x.dense_params for x in layers.values()),
-        totals.macs + sum(x.macs - x.dense_macs for x in layers.values()),
+        **{
+            unit: totals.cost(unit)
+            + sum(o.cost(c, unit) - o.cost(o.dense, unit) for o, c in chosen)
+            for unit in get_args(Cost)
+        }
     )
-
-
-def _uniform(
-    options: Mapping[str, Option], unit: Cost, layers: Mapping[str, PlannedLayer]
-) -> Selection:
-    """The same kept fraction in every layer, the largest that costs no more than `layers`."""
-    allowed = sum(x.params if unit == "params" else x.macs for x in layers.values())
-
-    def at(fraction: float) -> tuple[Selection, int]:
-        choices = {n: kept_fraction(o, unit, fraction) for n, o in options.items()}
-        return Selection(choices), sum(c.candidate.cost(unit) for c in choices.values())
-
-    low, high = 0.0, 1.0
-    if at(high)[1] <= allowed:
-        return at(high)[0]
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if at(middle)[1] <= allowed else (low, middle)
-    return at(low)[0]

@@ -38,6 +38,7 @@ class Target:
     tokens of a Linear, 1 for a Linear on plain vectors). `between_positions` holds what lies
     between the two when a convolution goes along one axis after the other: entry j is the
     number of positions after the kernel's first j + 1 axes.
+    `bytes_per_param` is that of the weight's number format, which factors keep.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Target:
     out_positions: int
     groups: int = 1
     between_positions: tuple[int, ...] = ()
+    bytes_per_param: int = 4
 
     @property
     def group_shape(self) -> tuple[int, ...]:

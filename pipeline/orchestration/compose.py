@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.errors import LowRankError, suggest
 from pipeline.orchestration.schema import Config
-from pipeline.orchestration.validate import suggest, validate
+from pipeline.orchestration.validate import validate
 
 SECTIONS = tuple(f.name for f in fields(Config))
 
@@ -86,21 +86,24 @@ def explain(error: Exception) -> str:
     """Hydra's and OmegaConf's errors as one or two lines with the near match."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        return f"{group}={option}: unknown option; {suggest(option, list(error.options))}"
+        known = [name for name in error.options if not name.startswith("_")]  # no shared bases
+        return f"{group}={option}: unknown option; {suggest(option, known)}"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = getattr(cause, "full_key", None)
     first = str(cause).splitlines()[0]
     if isinstance(cause, MissingMandatoryValue):
         return f"{key} is not set: give it on the command line or in the configuration"
     if key and ("not in struct" in first or "not in 'Config" in first or "not in '" in first):
-        return f"{key}: unknown key; {suggest(key, _known_keys(key))}"
+        return f"{key}: unknown key; {suggest(key, _known_keys(key, cause))}"
     return f"{key}: {first}" if key else first
 
 
-def _known_keys(key: str) -> list[str]:
-    """Keys of the section that `key` names, or all sections."""
+def _known_keys(key: str, error: Exception) -> list[str]:
+    """Keys of the dataclass or the section that `key` names, or all sections."""
+    holder, section = getattr(error, "object_type", None), key.partition(".")[0]
+    if is_dataclass(holder) and holder is not Config:
+        return [f"{key.rpartition('.')[0]}.{known.name}" for known in fields(holder)]
     schema = OmegaConf.structured(Config)
-    section = key.partition(".")[0]
     if "." in key and section in SECTIONS and isinstance(schema[section], DictConfig):
         return [f"{section}.{name}" for name in schema[section]]
     return list(SECTIONS)

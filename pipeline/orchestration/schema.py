@@ -59,15 +59,28 @@ class Analyze:
 
 
 @dataclass
+class Override:
+    """Of some layers, by pattern; what is not given is left to the policy."""
+
+    method: str | None = None
+    ranks: Any = None
+    keep: str | None = None
+
+
+@dataclass
 class RankSelect:
     policy: str = MISSING
     energy: float = MISSING
     relative_error: float = MISSING
     compression_ratio: float = MISSING
+    ranks: Any = MISSING
     budget: float = MISSING
     cost: str = MISSING
     scope: str = MISSING
     error_scale: str = MISSING
+    allocation: str = MISSING
+    max_relative_error: float | None = MISSING
+    overrides: dict[str, Override] | None = MISSING
 
 
 @dataclass

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
-from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.errors import LowRankError, suggest
 from pipeline.lowrank.methods import make_methods
+from pipeline.lowrank.overrides import make_overrides
 from pipeline.lowrank.policies import POLICIES, make_policy
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -72,16 +72,10 @@ def validate(params: Mapping[str, Any]) -> None:
     for policy in dict.fromkeys([rank_select["policy"], *POLICIES]):
         # Also the options of policies that are not chosen: a typo in one is never meant.
         _in_section("rank_select", partial(make_policy, {**rank_select, "policy": policy}))
+    _in_section("rank_select", lambda: make_overrides(rank_select["overrides"]))
     _in_section("decompose.methods", lambda: make_methods(params["decompose"]["methods"]))
     if not params["analyze"]["include"]:
         raise LowRankError('analyze.include=[]: nothing would be factorized; ["*"] means all')
-
-
-def suggest(value: object, known: tuple[str, ...] | list[str]) -> str:
-    """ "did you mean 'x'? choose one of x, y" for a name that is not among `known`."""
-    near = get_close_matches(str(value), known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}choose one of {', '.join(known)}"
 
 
 def _in_section(section: str, check: Callable[[], object]) -> None:

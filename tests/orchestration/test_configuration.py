@@ -24,7 +24,8 @@ from tests.imports import ROOT
 
 CONF = ROOT / "conf"
 GROUPS = sorted(p.name for p in CONF.iterdir() if p.is_dir() and p.name != "experiment")
-OPTIONS = [(group, p.stem) for group in GROUPS for p in sorted((CONF / group).glob("*.yaml"))]
+# A file whose name begins with "_" holds what the options of its group share.
+OPTIONS = [(group, p.stem) for group in GROUPS for p in sorted((CONF / group).glob("[!_]*.yaml"))]
 # What the user must give to options that have no default.
 REQUIRED = {
     "tensors": ["data.path=my.npz"],
@@ -51,9 +52,16 @@ def test_every_experiment_composes_and_is_valid(path: Path) -> None:
 
 @pytest.mark.parametrize("group", [g for g in GROUPS if g != "model"])
 def test_all_options_of_a_group_have_the_same_keys(group: str) -> None:
-    keys = [set(yaml.safe_load(p.read_text())) for p in (CONF / group).glob("*.yaml")]
+    keys = [option_keys(CONF / group / f"{option}.yaml") for g, option in OPTIONS if g == group]
     assert keys
     assert all(k == keys[0] for k in keys)
+
+
+def option_keys(path: Path) -> set[str]:
+    """The keys of an option file and of the files that it shares."""
+    own = yaml.safe_load(path.read_text())
+    shared = own.pop("defaults", [])
+    return set(own).union(*(option_keys(path.with_stem(name)) for name in shared))
 
 
 def test_the_known_names_are_those_of_the_code() -> None:
@@ -61,7 +69,7 @@ def test_the_known_names_are_those_of_the_code() -> None:
     assert set(CHOICES["fine_tune.augment"]) == set(AUGMENTATIONS)
     assert set(CHOICES["baseline.augment"]) == set(AUGMENTATIONS)
     assert set(CHOICES["fine_tune.method"]) == set(FINE_TUNE_METHODS)
-    assert {p.stem for p in (CONF / "rank_select").glob("*.yaml")} == set(POLICIES)
+    assert {option for group, option in OPTIONS if group == "rank_select"} == set(POLICIES)
     assert {p.stem for p in (CONF / "decompose").glob("*.yaml")} == {*METHODS, "auto"}
     auto = yaml.safe_load((CONF / "decompose/auto.yaml").read_text())
     assert set(auto["methods"]) == set(METHODS)
@@ -82,7 +90,16 @@ def test_the_known_names_are_those_of_the_code() -> None:
         ("rank_select.budget=0", r"budget is 0\.0: choose a kept fraction"),
         ("rank_select.budget=1.5", r"budget is 1\.5"),
         ("rank_select.policy=enrgy", r"unknown policy 'enrgy': did you mean 'energy'\?"),
-        ("rank_select.cost=flops", r"cost is 'flops': choose 'params' or 'macs'"),
+        ("rank_select.cost=flops", r"cost is 'flops': choose one of params, macs, bytes"),
+        ("rank_select.allocation=exakt", r"allocation is 'exakt': did you mean 'exact'\?"),
+        ("rank_select.max_relative_error=-1", r"max_relative_error is -1\.0: choose a number ≥ 0"),
+        ("rank_select.ranks=1.5", r"ranks is 1\.5: choose a whole number ≥ 1, a fraction"),
+        ("rank_select.overrides={stem: dense}", r"rank_select\.overrides\.stem: Invalid type"),
+        (
+            "rank_select.overrides={stem: {keap: dense}}",
+            r"rank_select\.overrides\.stem\.keap: unknown key; did you mean .*\.stem\.keep'\?",
+        ),
+        ("rank_select.overrides={stem: {ranks: 0}}", r"overrides, 'stem': ranks is 0: choose"),
         ("decompose.methods=[svdd]", r"unknown method 'svdd': did you mean 'svd'\?"),
         ("decompose.methods=[]", r"no method chosen"),
         ("decompose.hooi_iterations=-1", r"decompose\.hooi_iterations=-1: choose"),
@@ -121,6 +138,20 @@ def test_params_are_plain_and_come_back(tmp_path: Path) -> None:
     assert json.loads(json.dumps(read)) == params
     assert read["model"]["widths"] == [8, 16]
     assert read["rank_select"]["policy"] == "error"
+
+
+def test_overrides_and_ranks_by_pattern_come_from_the_command_line() -> None:
+    rank_select = compose_params(
+        CONF,
+        [
+            "rank_select=fixed",
+            "rank_select.ranks={*.conv1: [8, 12], *: 0.3}",
+            "rank_select.overrides={stem: {keep: dense}, *.conv2: {method: svd}}",
+        ],
+    )["rank_select"]
+    assert list(rank_select["ranks"].items()) == [("*.conv1", [8, 12]), ("*", 0.3)]
+    assert list(rank_select["overrides"]) == ["stem", "*.conv2"]
+    assert rank_select["overrides"]["stem"] == {"method": None, "ranks": None, "keep": "dense"}
 
 
 def own_inputs(folder: Path) -> dict[str, Any]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from torch import Tensor
 
 from pipeline.lowrank.candidate import Candidate
-from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.errors import LowRankError, suggest
 from pipeline.lowrank.methods.base import Certificate, Method
 from pipeline.lowrank.methods.cp import CP
 from pipeline.lowrank.methods.pivoted import PivotedSVD, PivotedTucker2
@@ -49,9 +48,7 @@ def get_method(name: str) -> type[Method]:
     """The class of a method; LowRankError with the nearest name if there is none."""
     if name in METHODS:
         return METHODS[name]
-    near = get_close_matches(name, METHODS, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise LowRankError(f"unknown method {name!r}: {hint}known are {', '.join(METHODS)}")
+    raise LowRankError(f"unknown method {name!r}: {suggest(name, METHODS)}")
 
 
 def make_methods(names: Sequence[str], **options: Any) -> dict[str, Method]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.lowrank.linalg import left_eigenbasis, unfold
+from pipeline.lowrank.target import Target
 
 _RIDGE = 1e-10  # relative to the mean diagonal: keeps the normal equations solvable
 _FASTER, _SLOWER = 1.2, 0.5  # how the extrapolation grows after a sweep that helped, and else
@@ -202,3 +203,10 @@ def _solve(normal: Tensor, product: Tensor, ridge: Tensor) -> Tensor:
     least = _RIDGE * diagonal.mean(-1, keepdim=True) + torch.finfo(normal.dtype).tiny
     root = torch.linalg.cholesky(normal + torch.diag_embed(ridge + least))
     return torch.cholesky_solve(product.mT, root).mT
+
+
+def component_costs(target: Target) -> tuple[int, int]:
+    """Parameters and MACs of one component of a fitted kernel, in all groups together."""
+    outputs, inputs, taps = (*target.group_shape[:2], target.kernel_size)
+    macs = inputs * target.in_positions + (taps + outputs) * target.out_positions
+    return target.groups * (outputs + inputs + taps), target.groups * macs

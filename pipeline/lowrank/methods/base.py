@@ -46,6 +46,15 @@ class Method(Protocol):
     def candidates(self, target: Target, weight: Tensor, spectra: Spectra) -> list[Candidate]:
         """Every worthwhile choice of ranks with its costs and squared error."""
 
+    def candidate(
+        self, target: Target, weight: Tensor, spectra: Spectra, ranks: Sequence[int]
+    ) -> Candidate | None:
+        """The candidate with exactly these ranks, which may be one that `candidates` leaves out
+        because another beats it. None where the method has no other than those: all ranks of a
+        truncated SVD below break-even are listed."""
+        listed = self.candidates(target, weight, spectra)
+        return next((c for c in listed if c.ranks == tuple(ranks)), None)
+
     @abstractmethod
     def factorize(
         self, weight: Tensor, spectra: Spectra, ranks: Sequence[int]

@@ -83,23 +83,12 @@ class CP(Method):
     views: ClassVar[tuple[str, ...]] = ()
 
     def candidates(self, target: Target, weight: Tensor, spectra: Spectra) -> list[Candidate]:
-        outputs, inputs, taps = (*target.group_shape[:2], target.kernel_size)
-        per_params = target.groups * (outputs + inputs + taps)
-        per_macs = target.groups * (
-            inputs * target.in_positions + (taps + outputs) * target.out_positions
-        )
-        grid = [r for r in self._grid((outputs, inputs, taps)) if r * per_macs < target.macs]
-        fits = list(self._fits(weight, spectra, grid))
+        per_params, per_macs = als.component_costs(target)
+        grid = self._grid((*target.group_shape[:2], target.kernel_size))
+        fits = list(self._fits(weight, spectra, [r for r in grid if r * per_macs < target.macs]))
         good = [fit for fit in fits if not fit.diverged]
-        ranks = torch.tensor([fit.rank for fit in good], dtype=torch.int64)
-        found = CandidateGrid(
-            method=self.name,
-            ranks=ranks[:, None],
-            params=ranks * per_params + target.bias_params,
-            macs=ranks * per_macs,
-            squared_error=torch.tensor([f.squared_error for f in good], dtype=torch.float64),
-            error_kind="exact",
-        ).worthwhile(target)
+        ranks, errors = [fit.rank for fit in good], [fit.squared_error for fit in good]
+        found = self._priced(target, ranks, errors).worthwhile(target)
         notes = {fit.rank: f"cp sensitivity {als.sensitivity(fit.factors):.3g}" for fit in good}
         found = [replace(candidate, note=notes[candidate.ranks[0]]) for candidate in found]
         if len(good) < len(fits):
@@ -111,6 +100,26 @@ class CP(Method):
                     best = min(cheaper, key=lambda c: (c.squared_error, c.params))
                     found.append(replace(best, note=_diverged(fit)))
         return found
+
+    def candidate(
+        self, target: Target, weight: Tensor, spectra: Spectra, ranks: Sequence[int]
+    ) -> Candidate | None:
+        """Fitted here. Raises LowRankError where the fit diverges."""
+        fitted = self.reconstruct(self.factorize(weight, spectra, ranks))
+        error = float((weight.to(torch.float64) - fitted).square().sum())
+        return self._priced(target, ranks, [error]).find(ranks)
+
+    def _priced(self, target: Target, ranks: Sequence[int], errors: list[float]) -> CandidateGrid:
+        rank = torch.tensor(ranks, dtype=torch.int64)
+        params, macs = als.component_costs(target)
+        return CandidateGrid(
+            method=self.name,
+            ranks=rank[:, None],
+            params=rank * params + target.bias_params,
+            macs=rank * macs,
+            squared_error=torch.tensor(errors, dtype=torch.float64),
+            error_kind="exact",
+        )
 
     def factorize(
         self, weight: Tensor, spectra: Spectra, ranks: Sequence[int]

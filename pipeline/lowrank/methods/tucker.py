@@ -49,18 +49,26 @@ class Tucker(Method):
     def candidates(self, target: Target, weight: Tensor, spectra: Spectra) -> list[Candidate]:
         if target.kind not in ("conv1d", "conv2d") or target.groups > 1:
             return []
-        axes = len(target.shape) - 2
-        bases = [spectra.views[view].basis for view in self.views[: axes + 2]]
-        kernel = split_groups(weight.to(torch.float64), 1)
-        core, _ = hooi(kernel, bases, iterations=0, tolerance=0.0)
-        # As in tucker2, sums of squares of the core are the HOSVD errors of all rank tuples.
-        kept = core[0].square()
-        for mode in range(kept.ndim):
-            kept = kept.cumsum(mode)
-        error = (spectra.squared_norm - kept).clamp_min(0.0)
+        error = self._errors(weight, spectra)
         every = product(*(range(1, size + 1) for size in error.shape[2:]))
         grids = [self._grid(target, error, axis_ranks).pruned(target) for axis_ranks in every]
         return merge(grids).worthwhile(target)
+
+    def candidate(
+        self, target: Target, weight: Tensor, spectra: Spectra, ranks: Sequence[int]
+    ) -> Candidate | None:
+        return self._grid(target, self._errors(weight, spectra), ranks[2:]).find(ranks)
+
+    def _errors(self, weight: Tensor, spectra: Spectra) -> Tensor:
+        """Squared HOSVD errors of all rank tuples, one axis a mode: as in tucker2, from sums of
+        squares of the core."""
+        bases = [spectra.views[view].basis for view in self.views[: weight.ndim]]
+        kernel = split_groups(weight.to(torch.float64), 1)
+        core, _ = hooi(kernel, bases, iterations=0, tolerance=0.0)
+        kept = core[0].square()
+        for mode in range(kept.ndim):
+            kept = kept.cumsum(mode)
+        return (spectra.squared_norm - kept).clamp_min(0.0)
 
     def _grid(self, target: Target, error: Tensor, axis_ranks: Sequence[int]) -> CandidateGrid:
         """All channel ranks at these axis ranks: a slice, so that memory stays small."""

@@ -60,6 +60,11 @@ class Tucker2(Method):
             error_kind="upper_bound" if self.hooi_iterations else "exact",
         )
 
+    def candidate(
+        self, target: Target, weight: Tensor, spectra: Spectra, ranks: Sequence[int]
+    ) -> Candidate | None:
+        return self.grid(target, spectra).find(ranks)
+
     def factorize(
         self, weight: Tensor, spectra: Spectra, ranks: Sequence[int]
     ) -> tuple[Tensor, ...]:

@@ -3,47 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Any
 
-from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.policies.base import Choice, Option, Policy, Selection, Totals, check_cost
+from pipeline.lowrank.errors import LowRankError, suggest
+from pipeline.lowrank.policies.base import Choice, Option, Policy, Selection, check_cost
 from pipeline.lowrank.policies.budget import Budget
+from pipeline.lowrank.policies.fixed import Fixed
 from pipeline.lowrank.policies.local import Compute, Energy, Error
+from pipeline.lowrank.policies.statistical import EVBMF, OptimalThreshold
+
+
+def _budget(options: Mapping[str, Any]) -> Budget:
+    check_cost(options["cost"])
+    own = ("scope", "error_scale", "allocation", "max_relative_error")
+    return Budget(**{options["cost"]: options["budget"]}, **{key: options[key] for key in own})
+
 
 # Name in the configuration → policy, from the options of the section `rank_select`.
 POLICIES: dict[str, Callable[[Mapping[str, Any]], Policy]] = {
     "energy": lambda o: Energy(o["energy"], o["cost"]),
     "error": lambda o: Error(o["relative_error"], o["cost"]),
     "compute": lambda o: Compute(o["compression_ratio"], o["cost"]),
-    "budget": lambda o: _budget(**o),
+    "evbmf": lambda o: EVBMF(o["cost"]),
+    "optimal_threshold": lambda o: OptimalThreshold(o["cost"]),
+    "fixed": lambda o: Fixed(o["ranks"], o["cost"]),
+    "budget": _budget,
 }
 
 __all__ = [
+    "EVBMF",
     "POLICIES",
     "Budget",
     "Choice",
     "Compute",
     "Energy",
     "Error",
+    "Fixed",
+    "OptimalThreshold",
     "Option",
     "Policy",
     "Selection",
-    "Totals",
     "make_policy",
 ]
-
-
-def _budget(*, budget: float, cost: str, scope: Any, error_scale: Any, **others: object) -> Budget:
-    check_cost(cost)
-    return Budget(**{cost: budget}, scope=scope, error_scale=error_scale)
 
 
 def make_policy(options: Mapping[str, Any]) -> Policy:
     """The policy that `options["policy"]` names; LowRankError with the nearest name if none."""
     name = options["policy"]
     if name not in POLICIES:
-        near = get_close_matches(name, POLICIES, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise LowRankError(f"unknown policy {name!r}: {hint}known are {', '.join(POLICIES)}")
+        raise LowRankError(f"unknown policy {name!r}: {suggest(name, POLICIES)}")
     return POLICIES[name](options)

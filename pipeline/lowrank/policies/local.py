@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from pipeline.lowrank.candidate import Cost
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.policies.base import (
-    Choice,
-    Option,
-    Policy,
-    Selection,
-    Totals,
-    cheapest,
-    check_cost,
-)
+from pipeline.lowrank.policies.base import Choice, LocalPolicy, Option, check_cost
 
 # A sum of squares in float64 is right to about this fraction of the whole; without the slack
 # τ=1 or ε=0 on an exactly rank-deficient weight would miss its rank.
@@ -24,7 +15,7 @@ _ROUNDING = 1e-13
 
 
 @dataclass(frozen=True)
-class Energy(Policy):
+class Energy(LocalPolicy):
     """The cheapest candidate that keeps the energy fraction τ: ‖W − Ŵ‖² ≤ (1 − τ)‖W‖².
     For the SVD this is min{k : E_k ≥ τ}. τ in (0, 1]."""
 
@@ -38,13 +29,13 @@ class Energy(Policy):
         if not 0.0 < self.threshold <= 1.0:
             raise LowRankError(f"energy is {self.threshold}: choose a fraction in (0, 1]")
 
-    def select(self, options: Mapping[str, Option], totals: Totals) -> Selection:
+    def choose(self, option: Option) -> Choice:
         limit = 1.0 - self.threshold + _ROUNDING
-        return _each(options, self.cost, limit, f"keeps energy {self.threshold:g}")
+        return _cheapest(option, self.cost, limit, f"keeps energy {self.threshold:g}")
 
 
 @dataclass(frozen=True)
-class Error(Policy):
+class Error(LocalPolicy):
     """The cheapest candidate with relative error ‖W − Ŵ‖/‖W‖ ≤ ε. ε ≥ 0."""
 
     relative_error: float = 0.3
@@ -57,13 +48,13 @@ class Error(Policy):
         if not self.relative_error >= 0.0:
             raise LowRankError(f"relative_error is {self.relative_error}: choose a number ≥ 0")
 
-    def select(self, options: Mapping[str, Option], totals: Totals) -> Selection:
+    def choose(self, option: Option) -> Choice:
         limit = self.relative_error**2 + _ROUNDING
-        return _each(options, self.cost, limit, f"relative error ≤ {self.relative_error:g}")
+        return _cheapest(option, self.cost, limit, f"relative error ≤ {self.relative_error:g}")
 
 
 @dataclass(frozen=True)
-class Compute(Policy):
+class Compute(LocalPolicy):
     """The smallest error among candidates with cost ≤ dense cost / ρ in every layer. ρ > 1.
     A layer with candidates but none that cheap takes its cheapest, and the plan says so."""
 
@@ -80,38 +71,24 @@ class Compute(Policy):
                 "(dense / compressed)"
             )
 
-    def select(self, options: Mapping[str, Option], totals: Totals) -> Selection:
-        return Selection(
-            {
-                name: kept_fraction(option, self.cost, 1.0 / self.compression_ratio)
-                for name, option in options.items()
-            }
-        )
+    def choose(self, option: Option) -> Choice:
+        return kept_fraction(option, self.cost, 1.0 / self.compression_ratio)
 
 
 def kept_fraction(option: Option, unit: Cost, fraction: float) -> Choice:
     """The smallest error at no more than `fraction` of the layer's dense cost."""
-    limit = fraction * option.dense.cost(unit)
-    fitting = [c for c in option.candidates if c.cost(unit) <= limit]
+    front = option.front(unit)
+    dense = option.cost(option.dense, unit)
+    fitting = [c for c in front if option.cost(c, unit) <= fraction * dense]
     if fitting:
-        best = min(fitting, key=lambda c: (c.squared_error, c.cost(unit)))
-        return Choice(best, f"least error at ≤ {fraction:.3g} of the layer's {unit}")
-    smallest = min(option.candidates, key=lambda c: (c.cost(unit), c.squared_error))
-    if smallest.method == "dense":
-        return Choice(smallest, "dense: no rank is below break-even")
-    kept = smallest.cost(unit) / option.dense.cost(unit)
-    return Choice(smallest, f"smallest rank there is; it keeps {kept:.3g} of the {unit}")
+        return Choice(fitting[-1], f"least error at ≤ {fraction:.3g} of the layer's {unit}")
+    kept = option.cost(front[0], unit) / dense
+    return Choice(front[0], f"smallest rank there is; it keeps {kept:.3g} of the {unit}")
 
 
-def _each(options: Mapping[str, Option], unit: Cost, limit: float, rule: str) -> Selection:
-    choices = {}
-    for name, option in options.items():
-        chosen = cheapest(option, unit, limit)
-        if chosen.method != "dense":
-            why = f"cheapest in {unit} that satisfies: {rule}"
-        elif len(option.candidates) == 1:
-            why = "dense: no rank is below break-even"
-        else:
-            why = f"dense: no rank below break-even satisfies: {rule}"
-        choices[name] = Choice(chosen, why)
-    return Selection(choices)
+def _cheapest(option: Option, unit: Cost, limit: float, rule: str) -> Choice:
+    """The cheapest candidate with relative squared error ≤ limit (dense always qualifies)."""
+    chosen = next(c for c in option.front(unit) if option.relative_squared(c) <= limit)
+    if chosen.method != "dense":
+        return Choice(chosen, f"cheapest in {unit} that satisfies: {rule}")
+    return Choice(chosen, f"dense: no rank below break-even satisfies: {rule}")
