@@ -1,0 +1,59 @@
+"""How far a compressed network's predictions are from the dense one's, measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.lowrank.cost import call
+from pipeline.lowrank.errors import LowRankError
+
+
+class Divergence:
+    """Mean KL(dense ‖ other) in nats per unit (an example, or a token that is not padding) over
+    batches that no statistic has seen; the dense network's predictions are computed once.
+
+    batches: what the model takes; the model returns logits (…, classes), or an object with them
+    in `.logits`. It needs no labels.
+    """
+
+    def __init__(self, dense: nn.Module, batches: Sequence[Any]) -> None:
+        if not len(batches):
+            raise LowRankError(
+                "no calibration data is held out for measuring plans: raise analyze.holdout or "
+                "data.calibration, or choose rank_select.error_scale=relative"
+            )
+        self.batches = batches
+        self._dense = [log_probabilities(dense, batch) for batch in batches]
+
+    def of(self, model: nn.Module) -> float:
+        """KL of this model's predictions, ≥ 0; inf where they hold NaN or Inf."""
+        total, units = 0.0, 0
+        for batch, dense in zip(self.batches, self._dense, strict=True):
+            other = log_probabilities(model, batch)
+            total += float(functional.kl_div(other, dense, log_target=True, reduction="sum"))
+            units += len(dense)
+        mean = total / units
+        return mean if math.isfinite(mean) else math.inf
+
+
+def log_probabilities(model: nn.Module, batch: Any) -> Tensor:
+    """(units, classes) float32 log-softmax of the logits in eval mode, padding left out."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            output = call(model, batch)
+    finally:
+        model.train(training)
+    logits: Tensor = getattr(output, "logits", output)
+    rows = logits.flatten(0, -2)
+    mask = batch.get("attention_mask") if isinstance(batch, dict) else None
+    if mask is not None and logits.dim() > 2:
+        rows = rows[mask.flatten().bool()]
+    return rows.float().log_softmax(-1)
