@@ -4,18 +4,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.lowrank.analysis import analyze, save_analysis
+from pipeline.lowrank.analysis import analyze, reached_targets, save_analysis
 from pipeline.lowrank.checkpoint import load_network
-from pipeline.workload.data import load_split
+from pipeline.lowrank.moments import collect_moments
+from pipeline.workload.calibration import statistics_batches
 from pipeline.workload.weight_history import weights_in_training
 from stages._io import main, section
 
 
 def run() -> None:
     options = section("analyze")
+    metric, damping = options["metric"], options["damping"]
+    patterns = {key: options[key] for key in ("include", "exclude")}
     model = load_network(Path("out/baseline"))
-    example = load_split(Path("out/data"), "calibration").inputs[:1]
-    analysis = analyze(model, example, **options)
+    batches = statistics_batches(Path("out/data"), options["batch_size"], options["holdout"])
+    example = batches[0][:1]
+    moments = None
+    if metric != "weight":
+        targets, _, _ = reached_targets(model, example, **patterns)
+        moments = collect_moments(
+            model,
+            batches,
+            targets,
+            gradients=metric == "fisher",
+            seed=section("seed"),
+            memory_limit=round(options["memory_gib"] * 2**30),
+        )
+    analysis = analyze(model, example, metric=metric, moments=moments, damping=damping, **patterns)
     weights = weights_in_training(Path("out/baseline"), model, list(analysis.targets))
     save_analysis(Path("out/analysis"), analysis, weights)
 

@@ -16,10 +16,10 @@ def run() -> None:
     options = section("decompose")
     del options["methods"]  # the plan names the method of each layer
     plan = load_plan(Path("out/plan.json"))
-    spectra = load_analysis(Path("out/analysis")).spectra
+    analysis = load_analysis(Path("out/analysis"))
     baseline = Path("out/baseline")
     model = load_network(baseline)
-    model, reports = apply_(model, plan, spectra, **options, seed=section("seed"))
+    model, reports = apply_(model, plan, analysis, **options, seed=section("seed"))
     layers = {n: {"method": r.method, "ranks": list(r.ranks)} for n, r in reports.items()}
     folder = Path("out/compressed")
     save_network(folder, model, read_network(baseline).spec, layers)

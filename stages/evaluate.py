@@ -10,7 +10,7 @@ from pipeline.workload.data import load_meta, load_split
 from pipeline.workload.devices import FabricOptions, make_fabric
 from pipeline.workload.evaluation import evaluate_quality
 from pipeline.workload.latency import measured_once
-from pipeline.workload.report import network_size, rounding_slack, write_reports
+from pipeline.workload.report import network_size, write_reports
 from pipeline.workload.reporting.facts import read_facts
 from pipeline.workload.reporting.numbers import check_bounds
 from pipeline.workload.reporting.timings import FOLDERS
@@ -28,7 +28,7 @@ def run() -> None:
     folders = {name: Path(folder) for name, folder in FOLDERS.items()}
     networks = {name: load_network(folder) for name, folder in folders.items()}
     facts = read_facts(OUT)
-    check_bounds(facts.layers, rounding_slack(networks["compressed"], facts))
+    check_bounds(facts.layers)
     sizes = {
         name: network_size(network, folders[name], tuple(meta["input_shape"]))
         for name, network in networks.items()

@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from pipeline.lowrank.analysis import load_analysis
 from pipeline.lowrank.checkpoint import load_network
+from pipeline.lowrank.contest import hold_contest
+from pipeline.lowrank.divergence import Divergence
 from pipeline.lowrank.methods import make_methods
 from pipeline.lowrank.overrides import make_overrides, named_methods
 from pipeline.lowrank.planning import make_plan, save_plan
 from pipeline.lowrank.policies import make_policy
-from pipeline.lowrank.target import dense_weight
+from pipeline.workload.calibration import held_out_batches
 from stages._io import main, section
 
 
 def run() -> None:
-    chosen = section("rank_select")
-    policy, overrides = make_policy(chosen), make_overrides(chosen["overrides"])
-    options = section("decompose")
+    chosen, calibration, options = section("rank_select"), section("analyze"), section("decompose")
+    options["seed"] = section("seed")
+    overrides = make_overrides(chosen["overrides"])
     names = options.pop("methods")
-    methods = make_methods([*names, *named_methods(overrides)], **options, seed=section("seed"))
+    methods = make_methods([*names, *named_methods(overrides)], **options)
     analysis = load_analysis(Path("out/analysis"))
     model = load_network(Path("out/baseline"))
-    weights = {name: dense_weight(model.get_submodule(name)) for name in analysis.targets}
-    plan = make_plan(analysis, weights, policy, names, methods, overrides)
+    weights = analysis.whitened(model)
+
+    plan_of = partial(
+        make_plan, analysis, weights, names=names, methods=methods, overrides=overrides
+    )
+    if chosen["policy"] == "budget" and chosen["contest_seconds"] > 0:
+        scales = [make_policy(chosen | {"error_scale": s}) for s in ("absolute", "relative")]
+        batches = held_out_batches(
+            Path("out/data"), calibration["batch_size"], calibration["holdout"]
+        )
+        plan = hold_contest(
+            model,
+            [plan_of(policy) for policy in scales],
+            Divergence(model, batches),
+            seconds=chosen["contest_seconds"],
+            options=options,
+        )
+    else:
+        plan = plan_of(make_policy(chosen))
     save_plan(Path("out/plan.json"), plan)
 
 

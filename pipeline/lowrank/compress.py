@@ -9,22 +9,32 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.lowrank.analysis import analyze
+from pipeline.lowrank.analysis import Analysis, analyze, reached_targets
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.linalg import relative_error
-from pipeline.lowrank.methods import make_methods
+from pipeline.lowrank.methods import Method, make_methods
+from pipeline.lowrank.metric import DAMPING
+from pipeline.lowrank.moments import collect_moments
 from pipeline.lowrank.overrides import Override, named_methods
-from pipeline.lowrank.planning import Plan, make_plan
+from pipeline.lowrank.planning import Plan, PlannedLayer, make_plan
 from pipeline.lowrank.policies import Policy
-from pipeline.lowrank.spectrum import Spectra, analyze_weight
-from pipeline.lowrank.surgery import Factorized, fill_, layer_at, replace_, skeleton
+from pipeline.lowrank.spectrum import analyze_weight
+from pipeline.lowrank.surgery import (
+    Factorized,
+    fill_,
+    layer_at,
+    replace_,
+    shift_bias_,
+    skeleton,
+)
 from pipeline.lowrank.target import dense_weight, groups_of, kind_of
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """Errors of one factorized layer, all relative Frobenius norms: what the plan predicted,
-    what the stored factors measure, and what a theorem allows (lower ≤ measured ≤ upper)."""
+    """Errors of one factorized layer, all relative norms in the plan's metric: what the plan
+    predicted, what the stored factors measure, and what a theorem allows: lower ≤ measured ≤
+    upper, up to the `rounding` of the stored factors."""
 
     method: str
     ranks: tuple[int, ...]
@@ -38,6 +48,7 @@ class LayerReport:
     lower_bound: float
     upper_bound: float
     bound: str
+    rounding: float
 
 
 def plan(
@@ -45,33 +56,51 @@ def plan(
     policy: Policy,
     example: Any,
     *,
-    methods: Sequence[str] = ("tucker2",),
+    methods: Sequence[str] = ("pivoted_tucker2",),
+    metric: str = "weight",
+    calibration: Sequence[Any] = (),
+    damping: float = DAMPING,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     overrides: Mapping[str, Override] | None = None,
+    seed: int = 0,
     **options: Any,
 ) -> Plan:
     """Analyzes the model and chooses ranks under the policy; changes nothing.
 
-    example: a batch of one, to count positions. overrides: {shell-style pattern on layer names:
-    what is decided for them}. options: of the methods (`hooi_iterations`, …).
+    example: a batch of one, to count positions. metric: the norm of the errors; `input` and
+    `fisher` need `calibration`, batches of what the model takes. overrides: {shell-style pattern
+    on layer names: what is decided for them}. options: of the methods (`hooi_iterations`, …).
     """
     overrides = overrides or {}
-    analysis = analyze(model, example, include=include, exclude=exclude)
-    weights = {n: dense_weight(model.get_submodule(n)) for n in analysis.targets}
-    made = make_methods([*methods, *named_methods(overrides)], **options)
-    return make_plan(analysis, weights, policy, methods, made, overrides)
+    moments = None
+    if metric != "weight":
+        modules, _, _ = reached_targets(model, example, include, exclude)
+        gradients = metric == "fisher"
+        moments = collect_moments(model, calibration, modules, gradients=gradients, seed=seed)
+    analysis = analyze(
+        model,
+        example,
+        metric=metric,
+        moments=moments,
+        damping=damping,
+        include=include,
+        exclude=exclude,
+    )
+    made = make_methods([*methods, *named_methods(overrides)], seed=seed, **options)
+    return make_plan(analysis, analysis.whitened(model), policy, methods, made, overrides)
 
 
 def apply_(
     model: nn.Module,
     chosen: Plan,
-    spectra: Mapping[str, Spectra] | None = None,
+    analysis: Analysis | None = None,
     **options: Any,
 ) -> tuple[nn.Module, dict[str, LayerReport]]:
     """Replaces the planned layers in place and certifies each of them.
 
-    spectra: of an analysis of the same weights; computed here where absent.
+    analysis: the one that the plan was made from; a plan that `plan` returned knows it, and for
+    one read from a file in the metric `weight` it is made again. options: of the methods.
     Returns (the model — a new object only if the root itself is the target —, reports).
     Raises LowRankError when the plan does not fit the model or a certificate is violated.
     """
@@ -79,34 +108,67 @@ def apply_(
         [*chosen.methods, *{x.method for x in chosen.factorized.values()}], **options
     )
     _check_fit(model, chosen)
+    analysis = analysis or chosen.analysis
+    if analysis is None and chosen.metric != "weight":
+        raise LowRankError(
+            f"the plan was made in the metric {chosen.metric!r}: give the analysis it was made from"
+        )
+    if analysis and (unknown := set(chosen.factorized) - set(analysis.targets)):
+        raise LowRankError(
+            f"the plan names layers that the analysis does not know: {', '.join(sorted(unknown))}; "
+            "make the plan again, or rerun analyze"
+        )
     reports = {}
     for name, layer in chosen.factorized.items():
         module = layer_at(model, name)
-        weight, groups = dense_weight(module), groups_of(module)
-        known = spectra[name] if spectra is not None else analyze_weight(weight, groups)
         built = skeleton(name, module, layer.method, layer.ranks)
-        method = methods[layer.method]
-        fill_(built, method.factorize(weight, known, layer.ranks), getattr(module, "bias", None))
-        measured = relative_error(weight, built.dense_weight())
-        certificate = method.certify(known, layer.ranks)
-        norm = known.squared_norm or 1.0
-        reports[name] = LayerReport(
-            method=layer.method,
-            ranks=layer.ranks,
-            params=layer.params,
-            macs=layer.macs,
-            dense_params=layer.dense_params,
-            dense_macs=layer.dense_macs,
-            predicted_relative_error=layer.relative_error,
-            error_kind=layer.error_kind,
-            measured_relative_error=measured,
-            lower_bound=(certificate.lower / norm) ** 0.5,
-            upper_bound=(certificate.upper / norm) ** 0.5,
-            bound=certificate.theorem,
-        )
-        _check_certificate(name, reports[name], rounding(built, norm))
+        reports[name] = _build(name, module, built, layer, methods[layer.method], analysis)
         model = replace_(model, name, built)
     return model, reports
+
+
+def _build(
+    name: str,
+    module: nn.Module,
+    built: Factorized,
+    layer: PlannedLayer,
+    method: Method,
+    analysis: Analysis | None,
+) -> LayerReport:
+    """Fills `built` with the factors of `module`; raises LowRankError if they are out of bounds."""
+    weight = dense_weight(module)
+    metric = analysis.metrics.get(name) if analysis else None
+    whitened = metric.whiten(weight) if metric else weight
+    spectra = analysis.spectra[name] if analysis else analyze_weight(weight, groups_of(module))
+    factors = method.factorize(whitened, spectra, layer.ranks)
+    fill_(built, metric.unwhiten(factors) if metric else factors, getattr(module, "bias", None))
+    approximation = built.dense_weight()
+    if (
+        metric
+        and (update := metric.bias_update(weight.to(torch.float64) - approximation)) is not None
+    ):
+        shift_bias_(built, update)
+    certificate = method.certify(spectra, layer.ranks)
+    norm = spectra.squared_norm or 1.0
+    report = LayerReport(
+        method=layer.method,
+        ranks=layer.ranks,
+        params=layer.params,
+        macs=layer.macs,
+        dense_params=layer.dense_params,
+        dense_macs=layer.dense_macs,
+        predicted_relative_error=layer.relative_error,
+        error_kind=layer.error_kind,
+        measured_relative_error=relative_error(
+            whitened, metric.whiten(approximation) if metric else approximation
+        ),
+        lower_bound=(certificate.lower / norm) ** 0.5,
+        upper_bound=(certificate.upper / norm) ** 0.5,
+        bound=certificate.theorem,
+        rounding=_rounding(built, norm, metric.stretch() if metric else 1.0),
+    )
+    _check_certificate(name, report)
+    return report
 
 
 def compress_(
@@ -114,18 +176,19 @@ def compress_(
 ) -> tuple[nn.Module, Plan, dict[str, LayerReport]]:
     """`plan` and `apply_` in one call: (model, plan, reports)."""
     chosen = plan(model, policy, example, **options)
-    deciding = ("methods", "include", "exclude", "overrides")
+    deciding = ("methods", "metric", "calibration", "damping", "include", "exclude", "overrides")
     method_options = {k: v for k, v in options.items() if k not in deciding}
     model, reports = apply_(model, chosen, **method_options)
     return model, chosen, reports
 
 
-def rounding(layer: Factorized, squared_norm: float) -> float:
+def _rounding(layer: Factorized, squared_norm: float, stretch: float) -> float:
     """How far storing the factors in their own precision may move the relative error:
-    eps · number of factors · Π‖factor‖ / ‖W‖, and the 1e-8 that squares leave in float64."""
+    eps · number of factors · Π‖factor‖ · (stretch of the metric) / ‖W‖, and the 1e-8 that squares
+    leave in float64."""
     product = torch.stack([torch.linalg.vector_norm(f.to(torch.float64)) for f in layer.factors])
     eps = max(torch.finfo(f.dtype).eps for f in layer.factors)
-    return float(eps * len(layer) * product.prod() / squared_norm**0.5) + 1e-7
+    return float(eps * len(layer) * product.prod() * stretch / squared_norm**0.5) + 1e-7
 
 
 def _check_fit(model: nn.Module, chosen: Plan) -> None:
@@ -140,8 +203,8 @@ def _check_fit(model: nn.Module, chosen: Plan) -> None:
         skeleton(name, module, layer.method, layer.ranks)
 
 
-def _check_certificate(name: str, report: LayerReport, slack: float) -> None:
-    low, high = report.lower_bound - slack, report.upper_bound + slack
+def _check_certificate(name: str, report: LayerReport) -> None:
+    low, high = report.lower_bound - report.rounding, report.upper_bound + report.rounding
     if not low <= report.measured_relative_error <= high:
         raise LowRankError(
             f"layer {name!r}: the measured relative error {report.measured_relative_error:.6g} is "

@@ -8,15 +8,25 @@ inverted beyond their damping, and one eigenbasis serves every rank.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.errors import LowRankError, suggest
 from pipeline.lowrank.linalg import split_groups
 from pipeline.lowrank.moments import Moments
+from pipeline.lowrank.target import Target
+
+_FILE = "metrics.safetensors"
+METRICS = ("weight", "input", "fisher")
+
+DAMPING = 0.1  # of G, relative to its mean diagonal
 
 # Input directions that calibration never shows keep this share of the mean input energy: the
 # factors stay defined there, and what they do there changes nothing that was measured.
@@ -29,11 +39,14 @@ class Metric:
 
     left: (groups, out/groups, out/groups) upper triangular, leftᵀ·left = G, or None for G = I;
     right: (groups, in/groups, in/groups) lower triangular, right·rightᵀ = A. Kernels are
-    whitened on their channel modes, with A averaged over the taps.
+    whitened on their channel modes, with A averaged over the taps. mean: (groups, in/groups)
+    E[x] of a layer that has a bias, else None: A is then the covariance, because the bias takes
+    up the mean error (`bias_update`).
     """
 
     left: Tensor | None
     right: Tensor
+    mean: Tensor | None = None
 
     def whiten(self, weight: Tensor) -> Tensor:
         """(out, in/groups, *kernel) → the same shape: left · weight · right, float64."""
@@ -61,41 +74,104 @@ class Metric:
             last = torch.linalg.solve_triangular(self.left, matrix, upper=True).reshape(last.shape)
         return (first, *middle, last)
 
+    def bias_update(self, change: Tensor) -> Tensor | None:
+        """What the bias gains when the weight loses `change` (out, in/groups, *kernel): (out,)
+        change·E[x], which no other bias beats in squared error; None for a layer without one."""
+        if self.mean is None:
+            return None
+        kernel = _by_taps(change.to(torch.float64), len(self.right))
+        return torch.einsum("goik,gi->go", kernel, self.mean).flatten()
+
+    def stretch(self) -> float:
+        """The most by which whitening can lengthen a weight: ‖left‖₂·‖right‖₂."""
+        sides = (self.right, self.left) if self.left is not None else (self.right,)
+        return math.prod(float(torch.linalg.matrix_norm(side, 2).max()) for side in sides)
+
 
 def _by_taps(weight: Tensor, groups: int) -> Tensor:
     """(out, in/groups, *kernel) → (groups, out/groups, in/groups, taps)."""
     return weight.reshape(groups, -1, weight.shape[1], weight[0, 0].numel())
 
 
-def input_metric(moments: Moments, taps: int) -> Metric:
-    """‖ΔW·A^½‖, A = E[xxᵀ]: the error of the layer's output (as SVD-LLM minimises it)."""
-    return Metric(None, _right(moments, taps))
+def make_metric(name: str, moments: Moments, target: Target, damping: float) -> Metric:
+    """The metric `input` or `fisher` of a target.
 
+    input: ‖ΔW·A^½‖, A = E[xxᵀ], the error of the layer's output (as SVD-LLM minimises it).
+    fisher: ‖G^½·ΔW·A^½‖, half its square ≈ the increase of the loss in nats per unit (token or
+    example), G damped by `damping` times its mean diagonal. What is kept is float32, and the
+    metric is defined by that: it is the same after a round trip through a file.
 
-def fisher_metric(moments: Moments, taps: int, damping: float) -> Metric:
-    """‖G^½·ΔW·A^½‖, half its square ≈ the increase of the loss in nats per unit (token or
-    example), G damped by `damping` times its mean diagonal.
-
-    Raises LowRankError when the moments hold no gradients.
+    Raises LowRankError for an unknown name, and for moments without gradients under `fisher`.
     """
-    if moments.outputs is None:
-        raise LowRankError("the metric fisher needs gradients: collect moments with gradients=True")
-    return Metric(_cholesky(moments.outputs, damping).mT.contiguous(), _right(moments, taps))
+    if name not in METRICS[1:]:
+        raise LowRankError(f"metric is {name!r}: {suggest(name, METRICS)}")
+    left = None
+    if name == "fisher":
+        if moments.outputs is None:
+            raise LowRankError(
+                "the metric fisher needs gradients: collect moments with gradients=True"
+            )
+        outputs = moments.outputs
+        left = _stored(_cholesky(outputs, _floor(outputs, damping)).mT)
+    gram, mean = _channels(moments, target.kernel_size)
+    floor = _floor(gram, INPUT_DAMPING)
+    if not target.bias:
+        return Metric(left, _stored(_cholesky(gram, floor)))
+    # The floor of the whole Gram: a channel that hardly varies still carries its mean.
+    covariance = gram - mean[:, :, None] * mean[:, None, :]
+    return Metric(left, _stored(_cholesky(covariance, floor)), _stored(mean))
 
 
-def _right(moments: Moments, taps: int) -> Tensor:
-    gram = moments.inputs
-    if taps > 1:
-        size = gram.shape[-1] // taps
-        blocks = gram.reshape(len(gram), size, taps, size, taps)
-        gram = blocks.diagonal(dim1=2, dim2=4).mean(-1)
-    return _cholesky(gram, INPUT_DAMPING)
+def _stored(value: Tensor) -> Tensor:
+    return value.float().double().contiguous()
 
 
-def _cholesky(gram: Tensor, damping: float) -> Tensor:
-    """Lower Cholesky factor of gram + damping · (mean diagonal) · I; a zero Gram counts as I."""
-    diagonal = gram.diagonal(dim1=-2, dim2=-1)
-    mean = diagonal.mean(-1, keepdim=True)
-    shift = torch.where(mean > 0, damping * mean, 1.0).expand_as(diagonal)
-    factor: Tensor = torch.linalg.cholesky(gram + torch.diag_embed(shift))
+def _channels(moments: Moments, taps: int) -> tuple[Tensor, Tensor]:
+    """Second moment and mean of the input channels, averaged over the taps of a patch."""
+    groups, size = moments.mean.shape
+    blocks = moments.inputs.reshape(groups, size // taps, taps, size // taps, taps)
+    mean = moments.mean.reshape(groups, size // taps, taps).mean(-1)
+    return blocks.diagonal(dim1=2, dim2=4).mean(-1), mean
+
+
+def _floor(gram: Tensor, damping: float) -> Tensor:
+    """(groups, 1) damping · (mean diagonal); 1 for a zero Gram, which so counts as I."""
+    mean = gram.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
+    return torch.where(mean > 0, damping * mean, 1.0)
+
+
+def _cholesky(gram: Tensor, floor: Tensor) -> Tensor:
+    """Lower Cholesky factor of gram + floor · I."""
+    shift = torch.diag_embed(floor.expand(gram.shape[:-1]))
+    factor: Tensor = torch.linalg.cholesky(gram + shift)
     return factor
+
+
+def save_metrics(folder: Path, metrics: Mapping[str, Metric]) -> None:
+    """Writes folder/metrics.safetensors (float32), nothing for no metrics."""
+    if not metrics:
+        return
+    tensors = {
+        f"{name}/{key}": value.float().contiguous()
+        for name, metric in metrics.items()
+        for key, value in vars(metric).items()
+        if value is not None
+    }
+    save_file(tensors, folder / _FILE)
+
+
+def load_metrics(folder: Path) -> dict[str, Metric]:
+    """Reads what `save_metrics` wrote. Raises LowRankError when it is missing or damaged."""
+    path = folder / _FILE
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise LowRankError(f"{path}: no readable metrics ({error}); rerun analyze") from error
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        name, _, part = key.rpartition("/")
+        parts.setdefault(name, {})[part] = value.double()
+    return {
+        name: Metric(found.get("left"), found["right"], found.get("mean"))
+        for name, found in parts.items()
+    }

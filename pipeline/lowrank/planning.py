@@ -6,7 +6,7 @@ import json
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,7 +27,8 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class PlannedLayer:
-    """What becomes of one target; `method` is "dense" where it stays as it is."""
+    """What becomes of one target; `method` is "dense" where it stays as it is. Errors are in the
+    plan's metric; under `fisher`, `loss_increase` is half the squared error: nats per unit."""
 
     method: str
     ranks: tuple[int, ...]
@@ -38,6 +39,7 @@ class PlannedLayer:
     relative_error: float
     error_kind: str
     why: str
+    loss_increase: float | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,9 @@ class Plan:
     """Choices for all targets under one policy, with the uniform plan of the same cost beside.
 
     `optimality_gap`: the fraction of the total error that a better allocation could save at
-    most; None for policies that decide layer by layer.
+    most; None for policies that decide layer by layer. `contest`: what was measured to choose
+    this plan among several of the same budget (`pipeline.lowrank.contest`). `analysis` is what
+    the plan was made from; it is not part of the file.
     """
 
     metric: str
@@ -58,6 +62,20 @@ class Plan:
     uniform: Mapping[str, PlannedLayer] = field(default_factory=dict)
     uniform_planned: Totals | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
+    damping: float | None = None
+    contest: tuple[Mapping[str, Any], ...] = ()
+    analysis: Analysis | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def predicted_loss_increase(self) -> float | None:
+        """Sum over the layers, nats per unit; None but under `fisher`."""
+        found = [layer.loss_increase for layer in self.layers.values()]
+        return None if None in found else math.fsum(x for x in found if x is not None)
+
+    def as_uniform(self) -> Plan:
+        """The plan beside this one: the same kept fraction in every layer."""
+        assert self.uniform_planned is not None
+        return replace(self, layers=self.uniform, planned=self.uniform_planned, optimality_gap=None)
 
     @property
     def factorized(self) -> dict[str, PlannedLayer]:
@@ -75,7 +93,7 @@ def make_plan(
     """Candidates of the methods `names` for every target, then the policy's choice, but for
     the layers that an override decides.
 
-    weights: {target: (out, in, *kernel)}; nothing is changed.
+    weights: {target: (out, in, *kernel)} in the analysis' metric; nothing is changed.
     """
     options = make_options(analysis, weights, names, methods, policy.cost, overrides)
     selection = policy.select(options, analysis.totals)
@@ -86,11 +104,13 @@ def make_plan(
         policy={"name": policy.name, **asdict(policy)},  # type: ignore[call-overload]
         dense=analysis.totals,
         planned=_sum_up(analysis.totals, options, selection),
-        layers=_planned_layers(options, selection),
+        layers=_planned_layers(analysis, options, selection),
         optimality_gap=selection.optimality_gap,
-        uniform=_planned_layers(options, beside),
+        uniform=_planned_layers(analysis, options, beside),
         uniform_planned=_sum_up(analysis.totals, options, beside),
         skipped=analysis.skipped,
+        damping=analysis.damping,
+        analysis=analysis,
     )
 
 
@@ -133,6 +153,9 @@ def save_plan(path: Path, plan: Plan) -> None:
             "planned": asdict(plan.uniform_planned) if plan.uniform_planned else None,
         },
         "skipped": dict(plan.skipped),
+        "damping": plan.damping,
+        "predicted_loss_increase": plan.predicted_loss_increase,
+        "contest": list(plan.contest),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
@@ -156,6 +179,8 @@ def load_plan(path: Path) -> Plan:
             uniform={n: _layer_from_json(layer) for n, layer in uniform["layers"].items()},
             uniform_planned=Totals(**uniform["planned"]) if uniform["planned"] else None,
             skipped=value["skipped"],
+            damping=value["damping"],
+            contest=tuple(value["contest"]),
         )
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise LowRankError(f"{path}: not a plan ({error!r}); rerun rank-select") from error
@@ -165,7 +190,10 @@ def _layer_from_json(value: Mapping[str, Any]) -> PlannedLayer:
     return PlannedLayer(**{**value, "ranks": tuple(value["ranks"])})
 
 
-def _planned_layers(options: Mapping[str, Option], selection: Selection) -> dict[str, PlannedLayer]:
+def _planned_layers(
+    analysis: Analysis, options: Mapping[str, Option], selection: Selection
+) -> dict[str, PlannedLayer]:
+    in_nats = analysis.metric == "fisher"
     return {
         name: PlannedLayer(
             method=choice.candidate.method,
@@ -177,6 +205,7 @@ def _planned_layers(options: Mapping[str, Option], selection: Selection) -> dict
             relative_error=math.sqrt(options[name].relative_squared(choice.candidate)),
             error_kind=choice.candidate.error_kind,
             why="; ".join(filter(None, [choice.why, choice.candidate.note])),
+            loss_increase=choice.candidate.squared_error / 2 if in_nats else None,
         )
         for name, choice in selection.choices.items()
     }

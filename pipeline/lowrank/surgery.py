@@ -69,6 +69,12 @@ def fill_(layer: Factorized, factors: Sequence[Tensor], bias: Tensor | None) -> 
             layer[-1].bias.copy_(bias)  # type: ignore[operator]
 
 
+def shift_bias_(layer: Factorized, update: Tensor) -> None:
+    """Adds (out,) to the bias, in the layer's own dtype."""
+    with torch.no_grad():
+        layer[-1].bias.add_(update.to(layer[-1].bias.dtype))  # type: ignore[operator,arg-type]
+
+
 def replace_(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
     """Puts `layer` in the place of the module `name`, under all names that it has.
 

@@ -54,6 +54,10 @@ class Baseline(Training):
 @dataclass
 class Analyze:
     metric: str = MISSING
+    damping: float = MISSING
+    holdout: float = MISSING
+    batch_size: int = MISSING
+    memory_gib: float = MISSING
     include: list[str] = MISSING
     exclude: list[str] = MISSING
 
@@ -78,6 +82,7 @@ class RankSelect:
     cost: str = MISSING
     scope: str = MISSING
     error_scale: str = MISSING
+    contest_seconds: float = MISSING
     allocation: str = MISSING
     max_relative_error: float | None = MISSING
     overrides: dict[str, Override] | None = MISSING

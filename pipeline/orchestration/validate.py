@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.lowrank.errors import LowRankError, suggest
 from pipeline.lowrank.methods import make_methods
+from pipeline.lowrank.metric import METRICS
 from pipeline.lowrank.overrides import make_overrides
 from pipeline.lowrank.policies import POLICIES, make_policy
 
@@ -15,7 +16,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.name": ("digits", "fashion_mnist", "tensors"),
     "baseline.source": ("train", "checkpoint"),
     "baseline.augment": ("none", "flip", "crop", "crop_flip"),
-    "analyze.metric": ("weight",),
+    "analyze.metric": METRICS,
     "fine_tune.method": ("full", "none"),
     "fine_tune.augment": ("none", "flip", "crop", "crop_flip"),
 }
@@ -43,6 +44,11 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **{f"baseline.{key}": rule for key, rule in _TRAINING.items()},
     "baseline.snapshots": _NOT_NEGATIVE,
     **{f"fine_tune.{key}": rule for key, rule in _TRAINING.items()},
+    "analyze.damping": _POSITIVE,
+    "analyze.holdout": _FRACTION,
+    "analyze.batch_size": _COUNT,
+    "analyze.memory_gib": _POSITIVE,
+    "rank_select.contest_seconds": _NOT_NEGATIVE,
     "decompose.hooi_iterations": _NOT_NEGATIVE,
     "decompose.hooi_tolerance": _NOT_NEGATIVE,
     "decompose.cp_iterations": _COUNT,

@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.lowrank.compress import rounding
 from pipeline.lowrank.cost import count_params, network_macs
-from pipeline.lowrank.surgery import Factorized
 from pipeline.workload.plots import plot_rows, write_csv, write_figures, write_plots
 from pipeline.workload.reporting.facts import Facts
 from pipeline.workload.reporting.numbers import headline, layer_rows
@@ -47,19 +45,6 @@ def network_size(network: nn.Module, folder: Path, input_shape: tuple[int, ...])
         "macs": int(network_macs(network, example)["total"]),
         "file_bytes": (folder / "model.safetensors").stat().st_size,
     }
-
-
-def rounding_slack(network: nn.Module, facts: Facts) -> dict[str, float]:
-    """{factorized layer: how far its stored precision may move its relative error}.
-
-    network: the compressed network, whose factors are those that were measured.
-    """
-    slack = {}
-    for name in facts.layers:
-        layer = network.get_submodule(name)
-        assert isinstance(layer, Factorized)
-        slack[name] = rounding(layer, facts.spectra[name].squared_norm or 1.0)
-    return slack
 
 
 def write_reports(

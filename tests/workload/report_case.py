@@ -215,6 +215,7 @@ def _errors(weight: Tensor, planned: Mapping[str, Any]) -> dict[str, Any]:
         "lower_bound": float(torch.stack(tails).max().sqrt() / norm),
         "upper_bound": 1.0 if method == "cp" else upper,
         "bound": {"svd": "Eckart-Young", "tucker2": "HOSVD", "cp": "mode ranks"}[method],
+        "rounding": 1e-6,
     }
 
 

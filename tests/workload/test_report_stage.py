@@ -56,7 +56,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = {n: dense_weight(model.get_submodule(n)) for n in analysis.targets}
     plan = make_plan(analysis, weights, make_policy(POLICY), names, methods)
     save_plan(out / "plan.json", plan)
-    model, reports = apply_(model, plan, analysis.spectra, hooi_iterations=2)
+    model, reports = apply_(model, plan, analysis, hooi_iterations=2)
     layers = {n: {"method": r.method, "ranks": list(r.ranks)} for n, r in reports.items()}
     for name in ("compressed", "finetuned"):
         save_network(out / name, model, SPEC, layers)

@@ -48,20 +48,17 @@ def tightness(layer: Mapping[str, Any]) -> float | None:
     return float(layer["measured_relative_error"] / upper)
 
 
-def check_bounds(layers: Mapping[str, Any], slack: Mapping[str, float]) -> None:
+def check_bounds(layers: Mapping[str, Any]) -> None:
     """Raises LowRankError naming the first layer whose error leaves [lower, upper].
 
     A certified bound that a measurement breaks means a wrong bound, factors that belong to
     another network, or an edited file; no report should be written from it.
-
-    slack: how far rounding may move the error of each layer, in fractions of ‖W‖
-    (`report.rounding_slack`: the one that decompose allows itself).
     """
     for name, layer in layers.items():
         measured = layer["measured_relative_error"]
-        lower, upper = bounds(layer)
-        above = upper is not None and measured > upper + slack[name]
-        if not math.isfinite(measured) or measured < lower - slack[name] or above:
+        (lower, upper), slack = bounds(layer), layer["rounding"]
+        above = upper is not None and measured > upper + slack
+        if not math.isfinite(measured) or measured < lower - slack or above:
             top = "none" if upper is None else f"{upper:.6g}"
             raise LowRankError(
                 f"layer {name!r}: the measured relative error {measured:.6g} is outside its "
