@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from pipeline.orchestration.live import curve_logger
 from pipeline.workload.baseline import make_baseline
-from pipeline.workload.devices import FabricOptions, make_fabric
-from stages._io import main, section, write_json
+from stages._io import main, section
+from stages._training import run_training
 
 
 def run() -> None:
-    seed, folder = section("seed"), Path("out/baseline")
-    fabric = make_fabric(FabricOptions(**section("fabric")), seed)
-    with curve_logger("baseline") as log:
-        curve = make_baseline(
-            folder,
-            Path("out/data"),
-            section("model"),
-            section("baseline"),
-            fabric=fabric,
-            seed=seed,
-            on_step=log,
-        )
-    if fabric.is_global_zero:
-        write_json(folder / "curve.json", curve.to_dict())
+    folder, data = Path("out/baseline"), Path("out/data")
+    make = partial(make_baseline, folder, data, section("model"), section("baseline"))
+    run_training("baseline", folder, make)
 
 
 if __name__ == "__main__":

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from pipeline.orchestration.live import curve_logger
-from pipeline.workload.devices import FabricOptions, make_fabric
 from pipeline.workload.fine_tuning import fine_tune
-from stages._io import main, section, write_json
+from stages._io import main, section
+from stages._training import run_training
 
 
 def run() -> None:
-    seed, folder = section("seed"), Path("out/finetuned")
-    fabric = make_fabric(FabricOptions(**section("fabric")), seed)
-    with curve_logger("fine-tune") as log:
-        curve = fine_tune(
-            folder,
-            Path("out/compressed"),
-            Path("out/data"),
-            section("fine_tune"),
-            fabric=fabric,
-            seed=seed,
-            on_step=log,
-        )
-    if fabric.is_global_zero:
-        write_json(folder / "curve.json", curve.to_dict())
+    folder, compressed = Path("out/finetuned"), Path("out/compressed")
+    make = partial(
+        fine_tune,
+        folder,
+        compressed,
+        Path("out/baseline"),
+        Path("out/data"),
+        section("fine_tune"),
+    )
+    run_training("fine-tune", folder, make)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ MAY_IMPORT = {
 }
 LOWRANK_MAY_IMPORT = {"torch", "tensorly", "safetensors", "pipeline"}
 # The stages that may speak to orchestration: the two ends of the chain, and live curves.
-MAY_ORCHESTRATE = {"configure.py", "track.py", "baseline.py", "fine_tune.py"}
+MAY_ORCHESTRATE = {"configure.py", "track.py", "_training.py"}
 
 
 def room_of(file: Path) -> str | None:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 # Names are imported when they are asked for: a stage that needs one module of this package
 # then depends on that one alone, and a change to a policy does not train the baseline again.
 if TYPE_CHECKING:
+    from pipeline.lowrank.adapter import AdapterOptions, attach_, merge_
     from pipeline.lowrank.analysis import Analysis, analyze
     from pipeline.lowrank.compress import LayerReport, apply_, compress_, plan
     from pipeline.lowrank.errors import LowRankError
+    from pipeline.lowrank.lora import Extraction, extract_adapter, save_adapter
     from pipeline.lowrank.methods import CP, METHODS, SVD, SpatialSVD, SVDIn, Tucker, Tucker2
     from pipeline.lowrank.overrides import Override
     from pipeline.lowrank.planning import Plan, load_plan, save_plan
@@ -31,9 +33,11 @@ if TYPE_CHECKING:
     from pipeline.lowrank.surgery import Factorized
 
 _HOMES = {
+    "adapter": ("AdapterOptions", "attach_", "merge_"),
     "analysis": ("Analysis", "analyze"),
     "compress": ("LayerReport", "apply_", "compress_", "plan"),
     "errors": ("LowRankError",),
+    "lora": ("Extraction", "extract_adapter", "save_adapter"),
     "methods": ("CP", "METHODS", "SVD", "SVDIn", "SpatialSVD", "Tucker", "Tucker2"),
     "overrides": ("Override",),
     "planning": ("Plan", "load_plan", "save_plan"),
@@ -43,6 +47,9 @@ _HOMES = {
 _EXPORTS = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [  # noqa: RUF022
+    "AdapterOptions",
+    "attach_",
+    "merge_",
     "Analysis",
     "analyze",
     "LayerReport",
@@ -50,6 +57,9 @@ __all__ = [  # noqa: RUF022
     "compress_",
     "plan",
     "LowRankError",
+    "Extraction",
+    "extract_adapter",
+    "save_adapter",
     "CP",
     "METHODS",
     "SVD",

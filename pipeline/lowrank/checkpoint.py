@@ -101,7 +101,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises LowRankError for an unreadable file, a pickle of other things than tensors, missing
     or unexpected keys, wrong shapes, and NaN or Inf.
     """
-    state = _read_state(path)
+    state = read_state(path)
     expected = model.state_dict()
     held = _tied_names(expected)
     missing = [k for k in expected if k not in state and not held[k] & state.keys()]
@@ -132,7 +132,11 @@ def _some(keys: list[str], most: int = 5) -> str:
     return ", ".join(keys[:most]) + more
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a state dict in another (with `weights_only`).
+
+    Raises LowRankError for an unreadable file and a pickle of other things than tensors.
+    """
     if not path.is_file():
         raise LowRankError(f"{path}: no such file; give the path of a checkpoint")
     try:

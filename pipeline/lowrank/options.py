@@ -39,7 +39,7 @@ def make_options(
     for name, target in analysis.targets.items():
         spectra, pattern = analysis.spectra[name], first_match(overrides, name)
         if pattern is None:
-            options[name] = _option(target, weights[name], spectra, names, methods)
+            options[name] = make_option(target, weights[name], spectra, names, methods)
             continue
         override, why = overrides[pattern], f"override {pattern!r}"
         if override.keep:
@@ -47,20 +47,21 @@ def make_options(
             options[name] = Option(target, spectra.squared_norm, dense, given=given)
             continue
         own = [override.method] if override.method else names
-        option = _option(target, weights[name], spectra, own, methods)
+        option = make_option(target, weights[name], spectra, own, methods)
         if override.ranks is not None:
             option = replace(option, given=_at_ranks(option, override.ranks, unit, why))
         options[name] = option
     return options
 
 
-def _option(
+def make_option(
     target: Target,
     weight: Tensor,
     spectra: Spectra,
     names: Sequence[str],
     methods: Mapping[str, Method],
 ) -> Option:
+    """Candidates of the methods `names` for one target."""
     found = candidates_of(target, weight, spectra, names, methods)
     # A method may also offer what another one builds, which then is none of its own.
     used = [methods[name].on_matrices if target.is_matrix else name for name in names]

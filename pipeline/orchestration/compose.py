@@ -82,8 +82,8 @@ def check_overrides(conf: Path, overrides: Sequence[str]) -> None:
         compose_params(conf, plain)
 
 
-def explain(error: Exception) -> str:
-    """Hydra's and OmegaConf's errors as one or two lines with the near match."""
+def explain(error: Exception, schema: type = Config) -> str:
+    """Hydra's and OmegaConf's errors as one or two lines with the near match in `schema`."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = error.missing_cfg_file.rpartition("/")
         known = [name for name in error.options if not name.startswith("_")]  # no shared bases
@@ -94,16 +94,16 @@ def explain(error: Exception) -> str:
     if isinstance(cause, MissingMandatoryValue):
         return f"{key} is not set: give it on the command line or in the configuration"
     if key and ("not in struct" in first or "not in 'Config" in first or "not in '" in first):
-        return f"{key}: unknown key; {suggest(key, _known_keys(key, cause))}"
+        return f"{key}: unknown key; {suggest(key, _known_keys(key, cause, schema))}"
     return f"{key}: {first}" if key else first
 
 
-def _known_keys(key: str, error: Exception) -> list[str]:
+def _known_keys(key: str, error: Exception, schema: type) -> list[str]:
     """Keys of the dataclass or the section that `key` names, or all sections."""
     holder, section = getattr(error, "object_type", None), key.partition(".")[0]
-    if is_dataclass(holder) and holder is not Config:
+    if is_dataclass(holder) and holder is not schema:
         return [f"{key.rpartition('.')[0]}.{known.name}" for known in fields(holder)]
-    schema = OmegaConf.structured(Config)
-    if "." in key and section in SECTIONS and isinstance(schema[section], DictConfig):
-        return [f"{section}.{name}" for name in schema[section]]
-    return list(SECTIONS)
+    sections = OmegaConf.structured(schema)
+    if "." in key and section in sections and isinstance(sections[section], DictConfig):
+        return [f"{section}.{name}" for name in sections[section]]
+    return [str(name) for name in sections]

@@ -103,7 +103,16 @@ class Decompose:
 
 @dataclass
 class FineTune(Training):
-    method: str = MISSING
+    parameters: str = MISSING
+    objective: str = MISSING
+    temperature: float = MISSING
+    distill_weight: float = MISSING
+    adapter_rank: int = MISSING
+    adapter_alpha: float = MISSING
+    adapter_init: str = MISSING
+    adapter_targets: list[str] = MISSING
+    adapter_others: list[str] = MISSING
+    descent_points: int = MISSING
 
 
 @dataclass
@@ -138,3 +147,15 @@ class Config:
     fine_tune: FineTune = field(default_factory=FineTune)
     evaluate: Evaluate = field(default_factory=Evaluate)
     track: Track = field(default_factory=Track)
+
+
+@dataclass
+class ExtractLora:
+    """The configuration of `python -m pipeline.extract_lora`."""
+
+    base: str = MISSING
+    tuned: str = MISSING
+    out: str = MISSING
+    include: list[str] = MISSING
+    exclude: list[str] = MISSING
+    rank_select: RankSelect = field(default_factory=RankSelect)

@@ -173,7 +173,7 @@ def _log_curve(client: MlflowClient, run_id: str, stage: str, path: Path) -> Non
     now = int(time.time() * 1000)
     points = [
         Metric(f"{stage}.{name}", float(value), now, entry["step"])
-        for entry in [*curve["steps"], *curve["epochs"]]
+        for entry in [*curve["steps"], *curve["epochs"], *curve["descent"]]
         for name, value in entry.items()
         if name not in ("step", "epoch")
     ]

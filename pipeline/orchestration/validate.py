@@ -17,7 +17,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "baseline.source": ("train", "checkpoint"),
     "baseline.augment": ("none", "flip", "crop", "crop_flip"),
     "analyze.metric": METRICS,
-    "fine_tune.method": ("full", "none"),
+    "fine_tune.parameters": ("all", "adapters", "none"),
+    "fine_tune.objective": ("labels", "distill"),
+    "fine_tune.adapter_init": ("zeros", "svd"),
     "fine_tune.augment": ("none", "flip", "crop", "crop_flip"),
 }
 
@@ -49,6 +51,16 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "analyze.batch_size": _COUNT,
     "analyze.memory_gib": _POSITIVE,
     "rank_select.contest_seconds": _NOT_NEGATIVE,
+    "fine_tune.temperature": _POSITIVE,
+    "fine_tune.distill_weight": (lambda v: 0 <= v <= 1, "choose a number in [0, 1]"),
+    "fine_tune.adapter_rank": _COUNT,
+    "fine_tune.adapter_alpha": _POSITIVE,
+    "fine_tune.adapter_targets": (lambda v: len(v) > 0, '["*"] means all factorized layers'),
+    "fine_tune.adapter_others": (
+        lambda v: {*v} <= {"vectors", "dense"},
+        "choose among vectors, dense",
+    ),
+    "fine_tune.descent_points": (lambda v: v == 0 or v >= 2, "choose 0 (off) or at least 2"),
     "decompose.hooi_iterations": _NOT_NEGATIVE,
     "decompose.hooi_tolerance": _NOT_NEGATIVE,
     "decompose.cp_iterations": _COUNT,

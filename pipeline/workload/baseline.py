@@ -40,13 +40,12 @@ def make_baseline(
     source, weights, sha256 = (options[key] for key in ("source", "weights", "sha256"))
     if source not in ("train", "checkpoint"):
         raise LowRankError(f"baseline.source={source}: unknown; choose train or checkpoint")
-    told = on_step if fabric.is_global_zero else None
     model = build_model(spec)
     check_fit(model, load_meta(data))
     if source == "checkpoint":
         import_weights(model, weights, sha256)
         check_fit(model, load_meta(data))
-        curve = unchanged_curve(model, load_split(data, "validation"), told)
+        curve = unchanged_curve(model, load_split(data, "validation"), on_step)
     else:
         _refuse_weights(weights, sha256)
         if fabric.is_global_zero:
@@ -60,7 +59,7 @@ def make_baseline(
             fabric=fabric,
             seed=seed,
             label="baseline",
-            on_step=told,
+            on_step=on_step,
             on_state=Snapshots(folder, options["snapshots"]),
         )
     if fabric.is_global_zero:

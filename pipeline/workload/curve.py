@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -19,17 +19,21 @@ _MOST_STEPS = 200
 
 @dataclass
 class Curve:
-    """`steps`: {"step", "epoch", "train_loss", "learning_rate"}, at most about 200 of them, the
-    loss a mean since the entry before. `epochs`: {"epoch", "step", "validation_loss",
-    "validation_accuracy"} with epoch 0 before the first step. Losses in nats."""
+    """`steps`: {"step", "epoch", "train_loss", "gradient_squared_norm", "learning_rate"}, at
+    most about 200 of them, loss and ‖gradient of the batch‖² means since the entry before.
+    `epochs`: {"epoch", "step", "validation_loss", "validation_accuracy"} with epoch 0 before
+    the first step. `descent`: what `descent.descent_rows` gives, empty where it is not asked
+    for. Losses in nats."""
 
     steps: list[dict[str, Any]] = field(default_factory=list)
     epochs: list[dict[str, Any]] = field(default_factory=list)
+    descent: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
+    trained_params: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The content of curve.json."""
-        return {"steps": self.steps, "epochs": self.epochs, "best_epoch": self.best_epoch}
+        return asdict(self)
 
 
 class Recorder:
@@ -45,30 +49,43 @@ class Recorder:
         self._total, self._steps_per_epoch = total_steps, steps_per_epoch
         self._on_step = on_step
         self._pending: list[Tensor] = []
+        self.learning_rates: list[float] = []  # of every step
+        self.squared_norms: list[float] = []  # of every step's gradient
 
-    def step(self, number: int, loss: Tensor, learning_rate: float) -> float | None:
-        """Takes the loss of step `number` (from 1). The mean loss where an entry was due."""
-        self._pending.append(loss.detach())
+    def step(
+        self, number: int, loss: Tensor, gradient_norm: Tensor, learning_rate: float
+    ) -> float | None:
+        """Takes the figures of step `number` (from 1). The mean loss where an entry was due."""
+        self.learning_rates.append(learning_rate)
+        self._pending.append(torch.stack([loss.detach(), gradient_norm.to(loss)]))
         if number % self._every and number != self._total:
             return None
-        losses = torch.stack(self._pending).double().tolist()
+        losses, norms = torch.stack(self._pending).double().T.tolist()
         self._pending.clear()
         for index, value in enumerate(losses):
             check_finite(value, number - len(losses) + 1 + index, learning_rate)
-        entry = {
-            "step": number,
-            "epoch": number / self._steps_per_epoch,
+        # A loss scaler (16-mixed) skips the steps at which the gradient overflowed; they count 0.
+        squared = [norm**2 if math.isfinite(norm) else 0.0 for norm in norms]
+        self.squared_norms += squared
+        values = {
             "train_loss": sum(losses) / len(losses),
+            "gradient_squared_norm": sum(squared) / len(squared),
             "learning_rate": learning_rate,
         }
-        self.curve.steps.append(entry)
-        self._tell({k: entry[k] for k in ("train_loss", "learning_rate")}, number)
-        return float(entry["train_loss"])
+        epoch = number / self._steps_per_epoch
+        self.curve.steps.append({"step": number, "epoch": epoch, **values})
+        self._tell(values, number)
+        return float(values["train_loss"])
 
     def epoch(self, number: int, step: int, loss: float, accuracy: float) -> None:
         quality = {"validation_loss": loss, "validation_accuracy": accuracy}
         self.curve.epochs.append({"epoch": number, "step": step, **quality})
         self._tell(quality, step)
+
+    def descent(self, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            self._tell({k: v for k, v in row.items() if k not in ("step", "epoch")}, row["step"])
+        self.curve.descent = rows
 
     def _tell(self, metrics: dict[str, float], step: int) -> None:
         if self._on_step is not None:

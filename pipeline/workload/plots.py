@@ -48,6 +48,16 @@ COLUMNS = {
     "fine_tuning": ("step", "epoch", "train_loss", "validation_loss", "validation_accuracy"),
     "weights": ("layer", "state", "index", "singular_value", "edge", "spike_edge"),
     "training": ("layer", "step", "effective_rank", "relative_rank"),
+    "descent": (
+        "step",
+        "epoch",
+        "subset_loss",
+        "subset_gradient_squared_norm",
+        "smoothness",
+        "printed_false",
+        "descent",
+        "descent_sgd",
+    ),
 }
 
 
@@ -61,6 +71,7 @@ def plot_rows(facts: Facts) -> dict[str, list[Row]]:
         "fine_tuning": fine_tuning_rows(facts.curve),
         "weights": weight_rows(facts),
         "training": training_rows(facts),
+        "descent": facts.curve["descent"],
     }
 
 
@@ -93,7 +104,9 @@ def write_figures(
         "energy": partial(draw_energy, rows["energy"], params),
         "ranks": partial(draw_ranks, rows["ranks"], params),
         "errors": partial(draw_errors, rows["errors"]),
-        "fine_tuning": partial(draw_fine_tuning, rows["fine_tuning"], best, facts.baseline_curve),
+        "fine_tuning": partial(
+            draw_fine_tuning, rows["fine_tuning"], best, facts.baseline_curve, rows["descent"]
+        ),
         "overview": partial(draw_overview, metrics, title),
         "weights": partial(draw_weights, rows["weights"], table),
     }

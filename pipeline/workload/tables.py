@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -17,6 +17,9 @@ from pipeline.workload.reporting.facts import read_json
 from pipeline.workload.reporting.numbers import NETWORKS
 from pipeline.workload.reporting.timings import find_timings
 from pipeline.workload.reporting.words import human_bytes, human_count, percent
+
+if TYPE_CHECKING:
+    from pipeline.lowrank.lora import Extraction
 
 MOST_LAYERS = 16
 ABSENT = "—"
@@ -114,6 +117,26 @@ def spectra_sentences(spectra: Mapping[str, Any]) -> list[str]:
             f"the trailing ones shrank in {shrank}, effective rank rose then fell in {turned}",
         ]
     return sentences
+
+
+def print_adapter(extraction: Extraction, folder: str, console: Console) -> None:
+    """The layers of an extracted adapter, and what is not in it."""
+    table = _table(console)
+    for heading in ("layer", "rank", "error", "kept", "change"):
+        table.add_column(heading, justify="left" if heading == "layer" else "right", no_wrap=True)
+    for name, layer in extraction.layers.items():
+        kept = percent(layer.params / layer.dense_params)
+        cells = (name, str(layer.rank), f"{layer.relative_error:.4f}", kept, f"{layer.change:.4f}")
+        table.add_row(*_texts(console, *cells))
+    console.print(table)
+    layers = extraction.layers.values()
+    params, dense = sum(x.params for x in layers), sum(x.dense_params for x in layers)
+    share = percent(params / dense)
+    _say(console, f"{folder}: {_count(params)} parameters, {share} of the weights they change")
+    for reason in dict.fromkeys(extraction.left_out.values()):
+        keys = [key for key, why in extraction.left_out.items() if why == reason]
+        more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+        _say(console, f"changed, but left out as {reason}: {', '.join(keys[:3])}{more}")
 
 
 def _layer_cells(row: Row) -> list[str]:

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.workload.augmentation import AUGMENTATIONS
 from pipeline.workload.curve import BestState, Curve, OnStep, Recorder, check_finite
+from pipeline.workload.descent import DescentProbe, measuring_steps
+from pipeline.workload.devices import lay_out
 from pipeline.workload.evaluation import evaluate_quality, quality_sums
+from pipeline.workload.objectives import Batch, Objective, cross_entropy
 from pipeline.workload.progress import Display, SilentDisplay, training_display
 from pipeline.workload.splits import Split
 
-Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
 # (model, step from 1, total steps), right after the step.
 OnState = Callable[[nn.Module, int, int], None]
 
 _VALIDATION_BATCH = 500
+_DESCENT_BATCHES = 4
+_NO_CLIPPING: dict[str, Any] = {"max_norm": math.inf, "error_if_nonfinite": False}
 
 
 @dataclass(frozen=True)
@@ -56,14 +60,17 @@ def train(
     on_step: OnStep | None = None,
     objective: Objective | None = None,
     on_state: OnState | None = None,
+    descent_points: int = 0,
 ) -> Curve:
     """Trains `model` in place and leaves it, in eval mode on the CPU, at its best state.
 
     Best is the least validation loss over the epochs, where epoch 0 is the model as given: the
-    result is never worse on the validation split. What is minimised is `objective(model,
-    inputs, labels)`, by default the cross-entropy with label smoothing. Shuffling and
-    augmentation depend on (seed, epoch) only. `on_step` gets the values of the curve as they
-    come, and `on_state` may look at the network after each step, both on the first process.
+    result is never worse on the validation split. Only parameters that require gradients are
+    trained. What is minimised is `objective(model, batch)`, by default the cross-entropy with
+    label smoothing. Shuffling and augmentation depend on (seed, epoch) only. `on_step` gets
+    the values of the curve as they come, and `on_state` may look at the network after each
+    step, both on the first process. `descent_points` measurements of the descent theorem are
+    spread over the steps; they change nothing but the curve.
 
     Raises LowRankError for impossible options and when a loss is NaN or Inf.
     """
@@ -77,9 +84,10 @@ def train(
         else nullcontext(SilentDisplay())
     )
     with shown as display:
-        loop.run(objective or _cross_entropy(options.label_smoothing), recorder, display, shown_to)
+        minimised = objective or cross_entropy(options.label_smoothing)
+        loop.run(minimised, recorder, display, descent_points, shown_to)
     model.cpu().eval()
-    _lay_out(model, torch.contiguous_format)
+    lay_out(model, torch.contiguous_format)
     return recorder.curve
 
 
@@ -116,11 +124,14 @@ class _Loop:
         objective: Objective,
         recorder: Recorder,
         display: Display,
-        on_state: OnState | None = None,
+        descent_points: int,
+        on_state: OnState | None,
     ) -> None:
         self.recorder, self.display = recorder, display
-        # A fifth faster on CPUs, more on GPUs' tensor cores.
-        _lay_out(self.model, torch.channels_last)
+        recorder.curve.trained_params = sum(
+            p.numel() for p in self.model.parameters() if p.requires_grad
+        )
+        lay_out(self.model, torch.channels_last)
         optimizer = _optimizer(self.model, self.options)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
@@ -130,41 +141,63 @@ class _Loop:
         )
         wrapped, optimizer = self.fabric.setup(self.model, optimizer)
         best = BestState(self.model, self._validate(0))
+        probe = self._descent_probe(objective, descent_points)
+        probe.at(0, self.model)
         for epoch in range(1, self.options.epochs + 1):
             wrapped.train()
-            for step, inputs, labels in self._batches(epoch):
+            for step, batch in self._batches(epoch):
                 learning_rate = optimizer.param_groups[0]["lr"]
-                loss = objective(wrapped, inputs, labels)
+                loss = objective(wrapped, batch)
                 self.fabric.backward(loss)
+                # Clips nothing; it knows of loss scaling and sharding, and gives the norm.
+                norm = cast(Tensor, self.fabric.clip_gradients(wrapped, optimizer, **_NO_CLIPPING))
                 optimizer.step()
                 optimizer.zero_grad()
                 schedule.step()
                 if on_state is not None:
                     on_state(self.model, step, self.total_steps)
                 mean = cast(Tensor, self.fabric.all_reduce(loss.detach()))
-                told = recorder.step(step, mean, learning_rate)
+                told = recorder.step(step, mean, norm, learning_rate)
                 if told is not None:
                     display.step(step, told)
+                probe.at(step, self.model)
             best.offer(self.model, epoch, self._validate(epoch))
+        rates = [self._effective(rate) for rate in recorder.learning_rates]
+        recorder.descent(probe.rows(rates, recorder.squared_norms, self.steps_per_epoch))
         best.restore(self.model)
         recorder.curve.best_epoch = best.epoch
 
-    def _batches(self, epoch: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """(step, inputs, labels) of an epoch, shuffled by (seed, epoch)."""
+    def _descent_probe(self, objective: Objective, points: int) -> DescentProbe:
+        """The descent theorem's figures on a few fixed batches, on the first device alone."""
+        steps = measuring_steps(self.total_steps, points if self.fabric.is_global_zero else 0)
+        generator = torch.Generator().manual_seed(self.seed)
+        order = torch.randperm(len(self.training), generator=generator)
+        chosen = torch.split(order, self.batch_size)[: _DESCENT_BATCHES if steps else 0]
+        batches = [self._batch(part, generator, slice(None)) for part in chosen]
+        rate = self._effective(self.options.learning_rate)
+        return DescentProbe(batches, objective, rate, steps)
+
+    def _effective(self, learning_rate: float) -> float:
+        """The rate of plain descent that momentum amounts to once it has gathered speed."""
+        return learning_rate / (1 - self.options.momentum)
+
+    def _batches(self, epoch: int) -> Iterator[tuple[int, Batch]]:
+        """(step, this device's share of the batch) of an epoch, shuffled by (seed, epoch)."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.training), generator=generator)
+        share = slice(self.fabric.global_rank, None, self.fabric.world_size)
         for index in range(self.steps_per_epoch):
             chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
             step = (epoch - 1) * self.steps_per_epoch + index + 1
-            yield step, *self._batch(chosen, generator)
+            yield step, self._batch(chosen, generator, share)
 
-    def _batch(self, chosen: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """This device's share of a batch; augmented as a whole, so that it doesn't depend on
-        the number of devices."""
+    def _batch(self, chosen: Tensor, generator: torch.Generator, share: slice) -> Batch:
+        """The `share` of a batch; augmented as a whole, so that it doesn't depend on the
+        number of devices."""
         images = AUGMENTATIONS[self.options.augment](self.training.stored[chosen], generator)
-        share = slice(self.fabric.global_rank, None, self.fabric.world_size)
         inputs = self.training.normalise(images[share]).to(self.fabric.device)
-        return inputs, self.training.labels[chosen[share]].to(self.fabric.device)
+        examples = chosen[share]
+        return Batch(inputs, self.training.labels[examples].to(self.fabric.device), examples)
 
     def _validate(self, epoch: int) -> float:
         """Validation loss, each device taking its share of the examples."""
@@ -185,14 +218,6 @@ class _Loop:
         return float(loss)
 
 
-def _lay_out(model: nn.Module, memory_format: torch.memory_format) -> None:
-    """Brings the kernels of 2-D convolutions into a memory format. (nn.Module.to would refuse
-    those of 3-D ones, and 1×1 kernels are the same in both.)"""
-    for parameter in model.parameters():
-        if parameter.dim() == 4 and parameter[0, 0].numel() > 1:
-            parameter.data = parameter.data.contiguous(memory_format=memory_format)
-
-
 def _optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum; biases and normalisation are not decayed."""
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -205,13 +230,6 @@ def _optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimi
         momentum=options.momentum,
         nesterov=options.momentum > 0,
     )
-
-
-def _cross_entropy(label_smoothing: float) -> Objective:
-    def objective(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(model(inputs), labels, label_smoothing=label_smoothing)
-
-    return objective
 
 
 def _check(options: TrainingOptions, examples: int, devices: int) -> None:

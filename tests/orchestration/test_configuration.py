@@ -12,13 +12,14 @@ import pytest
 import yaml
 
 from pipeline.lowrank import METHODS
+from pipeline.lowrank.adapter import INITS, OTHERS
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.policies import POLICIES
 from pipeline.orchestration.compose import SECTIONS, check_overrides, compose_params, write_params
 from pipeline.orchestration.pins import file_sha256, pin, require_pins
-from pipeline.orchestration.validate import CHOICES
+from pipeline.orchestration.validate import CHOICES, RANGES
 from pipeline.workload.augmentation import AUGMENTATIONS
-from pipeline.workload.fine_tuning import METHODS as FINE_TUNE_METHODS
+from pipeline.workload.fine_tuning import OBJECTIVES, PARAMETERS
 from pipeline.workload.sources import SOURCES
 from tests.imports import ROOT
 
@@ -68,7 +69,11 @@ def test_the_known_names_are_those_of_the_code() -> None:
     assert set(CHOICES["data.name"]) == set(SOURCES)
     assert set(CHOICES["fine_tune.augment"]) == set(AUGMENTATIONS)
     assert set(CHOICES["baseline.augment"]) == set(AUGMENTATIONS)
-    assert set(CHOICES["fine_tune.method"]) == set(FINE_TUNE_METHODS)
+    assert set(CHOICES["fine_tune.parameters"]) == set(PARAMETERS)
+    assert set(CHOICES["fine_tune.objective"]) == set(OBJECTIVES)
+    assert set(CHOICES["fine_tune.adapter_init"]) == set(INITS)
+    holds, _ = RANGES["fine_tune.adapter_others"]
+    assert holds(OTHERS)
     assert {option for group, option in OPTIONS if group == "rank_select"} == set(POLICIES)
     assert {option for group, option in OPTIONS if group == "decompose"} == {*METHODS, "auto"}
     auto = yaml.safe_load((CONF / "decompose/auto.yaml").read_text())
@@ -106,7 +111,16 @@ def test_the_known_names_are_those_of_the_code() -> None:
         ("fine_tune.epochs=0", r"fine_tune\.epochs=0: choose at least 1"),
         ("fine_tune.epochs=1.5", r"fine_tune\.epochs: .*"),
         ("fine_tune.learning_rate=0", r"fine_tune\.learning_rate=0\.0: choose a number above 0"),
-        ("fine_tune.method=fulll", r"fine_tune\.method=fulll: unknown; did you mean 'full'\?"),
+        ("fine_tune.objective=distil", r"fine_tune\.objective=distil: .*did you mean 'distill'\?"),
+        ("fine_tune.parameters=adapter", r"fine_tune\.parameters=adapter: .*mean 'adapters'\?"),
+        ("fine_tune.temperature=0", r"fine_tune\.temperature=0\.0: choose a number above 0"),
+        (
+            "fine_tune.distill_weight=2",
+            r"fine_tune\.distill_weight=2\.0: choose a number",
+        ),
+        ("fine_tune.adapter_rank=0", r"fine_tune\.adapter_rank=0: choose at least 1"),
+        ("fine_tune.adapter_others=[norms]", r"adapter_others=\['norms'\]: choose among vectors"),
+        ("fine_tune.descent_points=1", r"fine_tune\.descent_points=1: choose 0 \(off\) or at"),
         ("data.name=digit", r"data\.name=digit: unknown; did you mean 'digits'\?"),
         ("data.calibration=0", r"data\.calibration=0: choose at least 1"),
         ("analyze.metric=fischer", r"analyze\.metric=fischer: unknown; did you mean 'fisher'\?"),

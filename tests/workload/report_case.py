@@ -137,11 +137,14 @@ def curve(accuracies: Sequence[float], best: int, steps: int = 20) -> dict[str, 
     last = (len(accuracies) - 1) * steps
     return {
         "best_epoch": best,
+        "trained_params": 19_210,
+        "descent": descent(last, steps),
         "steps": [
             {
                 "step": s,
                 "epoch": s / steps,
                 "train_loss": 1 / (1 + 0.2 * s) + 0.02 * (s % 3),
+                "gradient_squared_norm": 1 / s,
                 "learning_rate": 0.1,
             }
             for s in range(1, last + 1, 2)
@@ -156,6 +159,23 @@ def curve(accuracies: Sequence[float], best: int, steps: int = 20) -> dict[str, 
             for e, a in enumerate(accuracies)
         ],
     }
+
+
+def descent(last: int, steps: int) -> list[dict[str, Any]]:
+    """Three points of the descent theorem, as for L = 1/(1 + step); none for no steps."""
+    return [
+        {
+            "step": s,
+            "epoch": s / steps,
+            "subset_loss": 1 / (1 + s),
+            "subset_gradient_squared_norm": 1 / (1 + s) ** 2,
+            "smoothness": 4.0,
+            "printed_false": 1 - 0.1 * s,
+            "descent": 1 - 0.02 * s,
+            "descent_sgd": 1 - 0.01 * s,
+        }
+        for s in ((0, last // 2, last) if last else ())
+    ]
 
 
 def _sizes(

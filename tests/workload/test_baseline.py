@@ -12,10 +12,12 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 
-from pipeline.lowrank import LowRankError
-from pipeline.lowrank.checkpoint import load_network
+from pipeline.lowrank import Budget, LowRankError, compress_
+from pipeline.lowrank.checkpoint import load_network, read_network, save_network
 from pipeline.workload.baseline import make_baseline
+from pipeline.workload.curve import Curve
 from pipeline.workload.data import load_split
+from pipeline.workload.devices import FabricOptions, make_fabric
 from pipeline.workload.evaluation import evaluate_quality
 from pipeline.workload.fine_tuning import fine_tune
 from pipeline.workload.models import ResNet
@@ -120,21 +122,96 @@ def test_wrong_checksum_and_wrong_keys(tmp_path: Path, digits: Path, fabric: Fab
         make_baseline(tmp_path / "b", digits, SPEC, options, fabric=fabric, seed=0)
 
 
-def test_fine_tuning(tmp_path: Path, digits: Path, fabric: Fabric) -> None:
-    start = tmp_path / "compressed"
-    make_baseline(start, digits, SPEC, TRAIN, fabric=fabric, seed=0)
-    before = tensors(start)
+REPAIR = {
+    **TRAINING,
+    "epochs": 2,
+    "learning_rate": 0.02,
+    "parameters": "all",
+    "objective": "labels",
+    "temperature": 2.0,
+    "distill_weight": 0.5,
+    "adapter_rank": 1,
+    "adapter_alpha": 1.0,
+    "adapter_init": "svd",
+    "adapter_targets": ["*"],
+    "adapter_others": [],
+    "descent_points": 2,
+}
 
-    def repaired(method: str) -> tuple[dict[str, torch.Tensor], list[float]]:
-        options = {"method": method, **TRAINING}
-        curve = fine_tune(tmp_path / method, start, digits, options, fabric=fabric, seed=1)
-        return tensors(tmp_path / method), [e["validation_loss"] for e in curve.epochs]
 
-    copied, losses = repaired("none")
-    assert len(losses) == 1
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> tuple[Path, Path]:
+    """(dense, compressed) network folders."""
+    folder = tmp_path_factory.mktemp("networks")
+    dense, compressed = folder / "baseline", folder / "compressed"
+    fabric = make_fabric(FabricOptions(threads=1), seed=0)
+    make_baseline(dense, digits, SPEC, TRAIN, fabric=fabric, seed=0)
+    model = load_network(dense)
+    model, _, reports = compress_(model, Budget(params=0.6), torch.zeros(1, 1, 8, 8))
+    layers = {name: {"method": r.method, "ranks": list(r.ranks)} for name, r in reports.items()}
+    save_network(compressed, model, SPEC, layers)
+    return dense, compressed
+
+
+@pytest.mark.parametrize(
+    ("parameters", "objective", "augment"),
+    [
+        ("all", "labels", "none"),
+        ("all", "distill", "none"),
+        ("adapters", "labels", "none"),
+        ("adapters", "distill", "crop"),
+    ],
+)
+def test_fine_tuning(
+    tmp_path: Path,
+    digits: Path,
+    networks: tuple[Path, Path],
+    fabric: Fabric,
+    parameters: str,
+    objective: str,
+    augment: str,
+) -> None:
+    dense, compressed = networks
+    before, folder = tensors(compressed), tmp_path / "finetuned"
+    options = {**REPAIR, "parameters": parameters, "objective": objective, "augment": augment}
+    curve = fine_tune(folder, compressed, dense, digits, options, fabric=fabric, seed=1)
+    after = tensors(folder)
+    losses = [epoch["validation_loss"] for epoch in curve.epochs]
+    assert curve.best_epoch > 0
+    assert min(losses) < losses[0]
+    assert [row["step"] for row in curve.descent] == [0, curve.steps[-1]["step"]]
+    assert {k: v.shape for k, v in after.items()} == {k: v.shape for k, v in before.items()}
+    assert read_network(folder) == read_network(compressed)
+    quality = evaluate_quality(load_network(folder), load_split(digits, "validation"), 500)
+    assert quality["loss"] == pytest.approx(min(losses), rel=1e-5)
+    total = sum(p.numel() for p in load_network(folder).parameters())
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert any(name.startswith("blocks.0.conv1.") for name in changed)
+    if parameters == "adapters":
+        assert 0 < curve.trained_params < total
+        assert "head.2.weight" not in changed  # dense layers and vectors are frozen here
+        assert "head.2.bias" not in changed
+    else:
+        assert curve.trained_params == total
+        assert "head.2.weight" in changed
+
+
+def test_no_repair_and_unknown_words(
+    tmp_path: Path, digits: Path, networks: tuple[Path, Path], fabric: Fabric
+) -> None:
+    dense, compressed = networks
+
+    def repaired(**changed: str) -> Curve:
+        options = {**REPAIR, **changed}
+        folder = tmp_path / "finetuned"
+        return fine_tune(folder, compressed, dense, digits, options, fabric=fabric, seed=1)
+
+    curve = repaired(parameters="none")
+    assert len(curve.epochs) == 1
+    assert curve.trained_params == 0
+    copied, before = tensors(tmp_path / "finetuned"), tensors(compressed)
     assert all(torch.equal(value, before[name]) for name, value in copied.items())
-    trained, losses = repaired("full")
-    assert min(losses[1:]) < losses[0]
-    assert not torch.equal(trained["head.0.weight"], before["head.0.weight"])
-    with pytest.raises(LowRankError, match=r"fine_tune.method=lora: unknown; choose one of full"):
-        repaired("lora")
+    with pytest.raises(LowRankError, match=r"fine_tune.parameters=lora: unknown; choose one of"):
+        repaired(parameters="lora")
+    with pytest.raises(LowRankError, match=r"fine_tune.objective=kl: unknown; choose one of"):
+        repaired(objective="kl")

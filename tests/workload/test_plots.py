@@ -186,7 +186,10 @@ def test_style_ignores_the_callers_settings(small: Facts, tmp_path: Path) -> Non
 
     def draw(name: str) -> bytes:
         rows = plot_rows(small)["fine_tuning"]
-        save_png(lambda: draw_fine_tuning(rows, 2, small.baseline_curve), tmp_path / name)
+        save_png(
+            lambda: draw_fine_tuning(rows, 2, small.baseline_curve, small.curve["descent"]),
+            tmp_path / name,
+        )
         return (tmp_path / name).read_bytes()
 
     plain = draw("plain.png")

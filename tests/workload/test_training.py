@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from pipeline.workload.data import load_split
 from pipeline.workload.devices import FabricOptions, make_fabric
 from pipeline.workload.evaluation import evaluate_quality
 from pipeline.workload.models import ResNet
+from pipeline.workload.objectives import Batch
 from pipeline.workload.splits import Split
 from pipeline.workload.training import TrainingOptions, train
 
@@ -111,9 +114,9 @@ def test_a_loss_that_explodes_names_step_and_rate(few: tuple[Split, Split], fabr
 def test_the_step_of_a_nan_is_exact(few: tuple[Split, Split], fabric: Fabric) -> None:
     calls = []
 
-    def objective(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        calls.append(len(labels))
-        loss = functional.cross_entropy(model(inputs), labels)
+    def objective(network: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+        calls.append(len(batch.labels))
+        loss = functional.cross_entropy(network(batch.inputs), batch.labels)
         return loss * float("nan") if len(calls) == 301 else loss
 
     options = replace(OPTIONS, epochs=200, batch_size=64, learning_rate=1e-4, augment="none")
@@ -148,6 +151,52 @@ def test_curve_is_told_as_it_grows_and_stays_short(
     epochs = [m["validation_loss"] for _, m in told if "validation_loss" in m]
     assert epochs == [entry["validation_loss"] for entry in curve.epochs]
     assert [entry["epoch"] for entry in curve.epochs] == list(range(101))
+
+
+def test_gradient_norms_are_those_of_the_batches(few: tuple[Split, Split], fabric: Fabric) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    gradients: list[float] = []
+
+    def objective(network: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+        loss = functional.cross_entropy(network(batch.inputs), batch.labels)
+        found = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+        gradients.append(sum(float(g.double().square().sum()) for g in found))
+        return loss
+
+    options = replace(OPTIONS, epochs=2, augment="none")
+    curve = train(model, *few, options, fabric=fabric, seed=0, objective=objective)
+    told = [step["gradient_squared_norm"] for step in curve.steps]
+    assert told == pytest.approx(gradients, rel=1e-5)
+    assert min(told) > 0
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_measuring_descent_changes_no_bit(
+    few: tuple[Split, Split], fabric: Fabric, dropout: float
+) -> None:
+    def trained(points: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        model = nn.Sequential(small_network(), nn.Dropout(dropout), nn.Linear(10, 10))
+        options = replace(OPTIONS, epochs=2)
+        torch.manual_seed(1)
+        curve = train(model, *few, options, fabric=fabric, seed=0, descent_points=points)
+        return model.state_dict(), curve.to_dict()
+
+    (plain, off), (probed, on) = trained(0), trained(3)
+    assert off.pop("descent") == []
+    rows = on.pop("descent")
+    assert [row["step"] for row in rows] == [0, 4, 8]
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert on == off
+    assert all(torch.equal(plain[name], probed[name]) for name in plain)
+    first = rows[0]
+    assert (
+        first["subset_loss"] == first["printed_false"] == first["descent"] == first["descent_sgd"]
+    )
+    for before, row in pairwise(rows):
+        assert row["subset_gradient_squared_norm"] > 0 and row["smoothness"] > 0
+        assert row["printed_false"] < before["printed_false"]
+        assert row["descent"] < before["descent"] and row["descent"] < row["descent_sgd"]
 
 
 def test_frozen_parameters_and_3d_kernels(few: tuple[Split, Split], fabric: Fabric) -> None:

@@ -13,28 +13,38 @@ from pipeline.workload.reporting.numbers import Row
 from pipeline.workload.reporting.style import (
     DENSE,
     FINE_TUNED,
+    FIRST,
     INK,
     SECOND,
+    THIRD,
     headed,
     new_figure,
 )
 
+# The curves of the descent theorem: column of descent.csv → how it is drawn.
+_DESCENT: dict[str, dict[str, Any]] = {
+    "subset_loss": {"color": INK, "marker": "o", "ms": 4, "label": "measured"},
+    "printed_false": {"color": SECOND, "ls": ":", "label": "formula as printed, false"},
+    "descent": {"color": FIRST, "ls": "--", "label": "full-gradient bound"},
+    "descent_sgd": {"color": THIRD, "ls": "-.", "label": "with gradient noise"},
+}
+
 
 def draw_fine_tuning(
-    rows: Sequence[Row], best_epoch: int, dense_curve: Mapping[str, Any]
+    rows: Sequence[Row], best_epoch: int, dense_curve: Mapping[str, Any], descent: Sequence[Row]
 ) -> Figure:
     """rows: `fine_tuning_rows`; dense_curve: the baseline's curve.json, for the dashed lines
-    (its validation at the epoch that was kept)."""
+    (its validation at the epoch that was kept); descent: of curve.json, may be empty."""
     checks = [row for row in rows if row["validation_loss"] is not None]
     if len(checks) < 2:
         figure = new_figure(9.5, 2.0)
         figure.text(0.5, 0.45, "The compressed network was not fine-tuned.", ha="center")
         headed(figure, "Fine-tuning")
         return figure
-    figure = new_figure(9.5, 3.7)
+    figure = new_figure(13.0 if descent else 9.5, 3.7)
     dense = _kept(dense_curve["epochs"], dense_curve["best_epoch"])
     best = _kept(checks, best_epoch)
-    loss, accuracy = figure.subplots(1, 2)
+    loss, accuracy, *last = figure.subplots(1, 3 if descent else 2)
     steps = [row for row in rows if row["train_loss"] is not None]
     train = [row["train_loss"] for row in steps]
     loss.plot([row["epoch"] for row in steps], train, color=SECOND, lw=1, alpha=0.6, label="train")
@@ -46,8 +56,31 @@ def draw_fine_tuning(
     _widen(accuracy)
     handles, labels = loss.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
-    headed(figure, "Fine-tuning")
+    if descent:
+        _descent(last[0], descent)
+    headed(figure, "Fine-tuning", _note(descent) if descent else "")
     return figure
+
+
+def _descent(axes: Axes, rows: Sequence[Row]) -> None:
+    for key, style in _DESCENT.items():
+        axes.plot([row["epoch"] for row in rows], [row[key] for row in rows], **style)
+    axes.set_title("Diagnostic: the descent theorem, training loss")
+    # The formulas fall without end, and the noise term rises: the measured curve rules.
+    top = max(row["subset_loss"] for row in rows)
+    axes.set_ylim(-0.5 * top, 2.0 * top)
+    axes.axhline(0.0, color=INK, lw=0.8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("epoch")
+    axes.legend(loc="best", fontsize=7.5)
+
+
+def _note(rows: Sequence[Row]) -> str:
+    smoothness = max(row["smoothness"] for row in rows)
+    return (
+        "right: no bounds here, which need full gradients, no momentum and a learning rate ≤ 1/L; "
+        f"the estimate of L rises to {smoothness:.3g}"
+    )
 
 
 def _validation(axes: Axes, checks: Sequence[Row], best: Row, dense: Row, key: str) -> None:

@@ -1,0 +1,23 @@
+"""What the stages that train share: devices, live curves, curve.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+from pipeline.orchestration.live import curve_logger
+from pipeline.workload.curve import Curve
+from pipeline.workload.devices import FabricOptions, make_fabric
+from stages._io import section, write_json
+
+
+def run_training(stage: str, folder: Path, make: Callable[..., Curve]) -> None:
+    """Calls make(fabric=…, seed=…, on_step=…), which writes a network to `folder`, and puts its
+    curve beside it. With several devices the first process alone logs and writes."""
+    seed = section("seed")
+    fabric = make_fabric(FabricOptions(**section("fabric")), seed)
+    with curve_logger(stage) if fabric.is_global_zero else nullcontext() as log:
+        curve = make(fabric=fabric, seed=seed, on_step=log)
+    if fabric.is_global_zero:
+        write_json(folder / "curve.json", curve.to_dict())
