@@ -96,7 +96,7 @@ def attach_(model: nn.Module, options: AdapterOptions, seed: int) -> list[str]:
                 f"{', '.join(layers) or 'none'}); correct the adapter targets, or train all "
                 "parameters"
             )
-    factors = {id(factor.weight) for layer in layers.values() for factor in layer}
+    factors = {id(f.weight) for layer in layers.values() for f in _weighted(layer).values()}
     for parameter in model.parameters():
         kind = "vectors" if parameter.dim() <= 1 else "dense"
         parameter.requires_grad_(id(parameter) not in factors and kind in options.others)
@@ -104,7 +104,7 @@ def attach_(model: nn.Module, options: AdapterOptions, seed: int) -> list[str]:
     adapted = []
     for name, layer in layers.items():
         if any(fnmatchcase(name, pattern) for pattern in options.targets):
-            for place, factor in layer.named_children():
+            for place, factor in _weighted(layer).items():
                 if _adapt(factor, options, generator):
                     adapted.append(f"{name}.{place}" if name else place)
     return adapted
@@ -121,6 +121,12 @@ def merge_(model: nn.Module) -> None:
             if "bias" in module._parameters:
                 module.register_parameter("bias", module._parameters.pop("bias"))
     model.requires_grad_(True)
+
+
+def _weighted(layer: Factorized) -> dict[str, nn.Module]:
+    """The modules inside a factorized layer that have a weight (reshaping and pivots have none)."""
+    named = layer.named_modules()
+    return {n: m for n, m in named if isinstance(getattr(m, "weight", None), nn.Parameter)}
 
 
 def _adapt(factor: nn.Module, options: AdapterOptions, generator: torch.Generator) -> bool:

@@ -21,9 +21,9 @@ _REQUIREMENTS = ("torch", "numpy")
 
 
 def log_artifacts(client: MlflowClient, run_id: str, root: Path) -> None:
-    """plan.json, params.yaml, dvc.lock, the per-layer tables, plots' data and figures."""
-    reports = ("reports/metrics.json", "reports/spectra.csv")
-    for name in ("out/plan.json", "params.yaml", "dvc.lock", *reports):
+    """plan.json, bounds.json, params.yaml, dvc.lock, the per-layer tables, plots and figures."""
+    own = ("out/plan.json", "out/compressed/bounds.json", "params.yaml", "dvc.lock")
+    for name in (*own, "reports/metrics.json", "reports/spectra.csv"):
         if (root / name).is_file():
             client.log_artifact(run_id, str(root / name))
     with (root / "reports/layers.csv").open(newline="") as file:

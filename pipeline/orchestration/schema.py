@@ -102,6 +102,12 @@ class Decompose:
 
 
 @dataclass
+class Certify:
+    examples: int = MISSING
+    batch_size: int = MISSING
+
+
+@dataclass
 class FineTune(Training):
     parameters: str = MISSING
     objective: str = MISSING
@@ -144,6 +150,7 @@ class Config:
     analyze: Analyze = field(default_factory=Analyze)
     rank_select: RankSelect = field(default_factory=RankSelect)
     decompose: Decompose = field(default_factory=Decompose)
+    certify: Certify = field(default_factory=Certify)
     fine_tune: FineTune = field(default_factory=FineTune)
     evaluate: Evaluate = field(default_factory=Evaluate)
     track: Track = field(default_factory=Track)

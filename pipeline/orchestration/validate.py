@@ -69,6 +69,8 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "decompose.cp_slack": _NOT_NEGATIVE,
     "decompose.cp_restarts": _NOT_NEGATIVE,
     "decompose.cp_rank_grid": _COUNT,
+    "certify.examples": _COUNT,
+    "certify.batch_size": _COUNT,
     "evaluate.batch_size": _COUNT,
     "evaluate.latency_batch_size": _COUNT,
     "evaluate.latency_repetitions": _COUNT,

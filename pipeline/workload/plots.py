@@ -11,13 +11,16 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from pipeline.workload.reporting.curves import (
+    bound_rows,
     energy_rows,
     error_rows,
     fine_tuning_rows,
+    network_bound_rows,
     rank_rows,
     spectra_rows,
 )
 from pipeline.workload.reporting.facts import Facts
+from pipeline.workload.reporting.figure_bounds import draw_bounds
 from pipeline.workload.reporting.figure_energy import draw_energy
 from pipeline.workload.reporting.figure_errors import draw_errors
 from pipeline.workload.reporting.figure_fine_tuning import draw_fine_tuning
@@ -45,6 +48,8 @@ COLUMNS = {
         "macs_fraction",
     ),
     "errors": ("layer", "method", "predicted", "measured", "lower", "upper", "bound"),
+    "bounds": ("layer", "theorem", "measured", "bound", "tightness"),
+    "network_bounds": ("figure", "value", "certifies"),
     "fine_tuning": ("step", "epoch", "train_loss", "validation_loss", "validation_accuracy"),
     "weights": ("layer", "state", "index", "singular_value", "edge", "spike_edge"),
     "training": ("layer", "step", "effective_rank", "relative_rank"),
@@ -68,6 +73,8 @@ def plot_rows(facts: Facts) -> dict[str, list[Row]]:
         "energy": energy_rows(facts),
         "ranks": rank_rows(facts),
         "errors": error_rows(facts),
+        "bounds": bound_rows(facts),
+        "network_bounds": network_bound_rows(facts),
         "fine_tuning": fine_tuning_rows(facts.curve),
         "weights": weight_rows(facts),
         "training": training_rows(facts),
@@ -89,7 +96,7 @@ def write_figures(
     metrics: Mapping[str, Any],
     subject: str,
 ) -> None:
-    """Writes folder/{spectra,energy,ranks,errors,fine_tuning,overview,weights}.png, and
+    """Writes folder/{spectra,energy,ranks,errors,bounds,fine_tuning,overview,weights}.png, and
     training.png where the initial weights are known.
 
     `subject` says what was compressed ("ResNet on digits"). The same input gives the same bytes
@@ -106,6 +113,9 @@ def write_figures(
         "errors": partial(draw_errors, rows["errors"]),
         "fine_tuning": partial(
             draw_fine_tuning, rows["fine_tuning"], best, facts.baseline_curve, rows["descent"]
+        ),
+        "bounds": partial(
+            draw_bounds, rows["bounds"], rows["network_bounds"], facts.bounds["network"]["reason"]
         ),
         "overview": partial(draw_overview, metrics, title),
         "weights": partial(draw_weights, rows["weights"], table),

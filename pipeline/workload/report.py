@@ -12,7 +12,7 @@ from torch import nn
 from pipeline.lowrank.cost import count_params, network_macs
 from pipeline.workload.plots import plot_rows, write_csv, write_figures, write_plots
 from pipeline.workload.reporting.facts import Facts
-from pipeline.workload.reporting.numbers import headline, layer_rows
+from pipeline.workload.reporting.numbers import headline, layer_rows, output_errors
 from pipeline.workload.reporting.spectral import SPECTRA_COLUMNS, spectral_headline, spectral_rows
 
 LAYER_COLUMNS = (
@@ -29,6 +29,9 @@ LAYER_COLUMNS = (
     "measured_relative_error",
     "lower_bound",
     "upper_bound",
+    "output_error_measured",
+    "output_error_bound",
+    "output_error_theorem",
     "why",
 )
 
@@ -57,6 +60,7 @@ def write_reports(
     file_bytes}}; subject: "ResNet on digits", for titles.
     """
     metrics = headline(networks, facts.layers) | {"spectra": spectral_headline(facts)}
+    metrics["output_error"] = output_errors(facts.bounds)
     rows = plot_rows(facts)
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "layers.csv", layer_rows(facts), LAYER_COLUMNS)

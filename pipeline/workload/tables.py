@@ -50,7 +50,10 @@ def print_summary(root: Path, console: Console | None = None) -> None:
     if len(layers) > MOST_LAYERS:
         _say(console, f"… and {len(layers) - MOST_LAYERS} more in reports/layers.csv")
     console.print()
-    for sentence in spectra_sentences(metrics["spectra"]):
+    for sentence in (
+        *spectra_sentences(metrics["spectra"]),
+        *output_error_lines(metrics["output_error"]),
+    ):
         _say(console, sentence)
     console.print()
 
@@ -137,6 +140,18 @@ def print_adapter(extraction: Extraction, folder: str, console: Console) -> None
         keys = [key for key, why in extraction.left_out.items() if why == reason]
         more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
         _say(console, f"changed, but left out as {reason}: {', '.join(keys[:3])}{more}")
+
+
+def output_error_lines(error: Mapping[str, Any]) -> list[str]:
+    """What is certified of the compressed network's output, in at most two lines."""
+    measured = f"Error at the output before fine-tuning: at most {error['measured']:.3g} measured"
+    if not error["certified"]:
+        return [f"{measured}; not certified (why: out/compressed/bounds.json)"]
+    return [
+        f"{measured},",
+        f"{error['certificate']:.3g} certified on these examples, "
+        f"{error['worst_case']:.3g} in the worst case",
+    ]
 
 
 def _layer_cells(row: Row) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,7 @@ def _write_case(out: Path, layers: Layers) -> dict[str, Tensor]:
     )
     _dump(out / "plan.json", {"layers": planned, "policy": {"name": "energy", "energy": 0.9}})
     _dump(out / "compressed/layers.json", {"layers": measured, "network": {"params": 1, "macs": 1}})
+    _dump(out / "compressed/bounds.json", bounds(measured))
     _dump(out / "baseline/curve.json", curve([0.4, 0.93, 0.972], best=2))
     _dump(out / "finetuned/curve.json", curve([0.9, 0.95, 0.978, 0.975], best=2))
     return weights
@@ -130,6 +131,26 @@ def weight_history(weights: Mapping[str, Tensor]) -> WeightSpectra:
         values[name] = torch.stack([singular_values(state) for state in states])
     shapes = {name: (w.shape[0], w[0].numel()) for name, w in weights.items()}
     return WeightSpectra((0, 10, 20), None, shapes, values)
+
+
+def bounds(names: Iterable[str], reason: str | None = None) -> dict[str, Any]:
+    """A bounds.json; `reason` makes it one without a certificate."""
+    layers = {
+        name: {"bound": 0.5 + place, "theorem": "fft", "measured": 0.2, "slack": 1e-12}
+        | {"tightness": 0.2 / (0.5 + place)}
+        for place, name in enumerate(names)
+    }
+    network: dict[str, Any] = {"certified": reason is None, "reason": reason, "examples": 180}
+    network["measured"] = {"median": 1.25, "p90": 2.5, "max": 3.5}
+    certified = {
+        "longest_input": 9.0,
+        "certificate": {"median": 125.0, "p90": 250.0, "max": 420.0},
+        "tightness": {"median": 0.01, "p90": 0.012, "max": 0.015},
+        "worst_case": 123456.0,
+        "source_formula": 77.0,
+    }
+    network |= certified if reason is None else dict.fromkeys(certified)
+    return {"layers": layers, "network": network}
 
 
 def curve(accuracies: Sequence[float], best: int, steps: int = 20) -> dict[str, Any]:

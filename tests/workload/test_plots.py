@@ -19,10 +19,19 @@ from pipeline.workload.reporting.figure_energy import rank_of
 from pipeline.workload.reporting.figure_fine_tuning import draw_fine_tuning
 from pipeline.workload.reporting.numbers import headline
 from pipeline.workload.reporting.style import DPI, largest, save_png, short
-from tests.workload.report_case import NETWORKS, SMALL, Layers, curve, many_layers, write_case
+from tests.workload.report_case import (
+    NETWORKS,
+    SMALL,
+    Layers,
+    bounds,
+    curve,
+    many_layers,
+    write_case,
+)
 
 FIGURES = (
-    "spectra", "energy", "ranks", "errors", "fine_tuning", "overview", "weights", "training",
+    "spectra", "energy", "ranks", "errors", "bounds", "fine_tuning", "overview", "weights",
+    "training",
 )  # fmt: skip
 
 
@@ -179,6 +188,29 @@ def test_nothing_factorized_and_nothing_trained_still_draw(tmp_path: Path) -> No
     facts = read_facts(tmp_path / "out")
     _draw(tmp_path / "figures", facts)
     assert sorted(p.stem for p in (tmp_path / "figures").iterdir()) == sorted(FIGURES)
+
+
+def test_bounds_are_those_of_the_file_in_the_networks_order(tmp_path: Path) -> None:
+    facts = _facts(tmp_path, SMALL)
+    rows = plot_rows(facts)
+    factorized = [name for name, (_, method, _) in SMALL.items() if method != "dense"]
+    assert [row["layer"] for row in rows["bounds"]] == factorized
+    assert all(0 < row["measured"] < row["bound"] for row in rows["bounds"])
+    network = {row["figure"]: row["value"] for row in rows["network_bounds"]}
+    assert network == {
+        "measured": 3.5, "certificate": 420.0, "worst_case": 123456.0, "source_formula": 77.0
+    }  # fmt: skip
+    assert rows["network_bounds"][3]["certifies"] == "nothing: it is not a bound"
+
+
+def test_a_network_without_certificate_still_draws(tmp_path: Path) -> None:
+    write_case(tmp_path / "out")
+    value = bounds(["hidden"], reason="dot-product attention is not globally Lipschitz " * 3)
+    (tmp_path / "out/compressed/bounds.json").write_text(json.dumps(value))
+    facts = read_facts(tmp_path / "out")
+    assert [row["figure"] for row in plot_rows(facts)["network_bounds"]] == ["measured"]
+    _draw(tmp_path / "figures", facts)
+    assert (tmp_path / "figures/bounds.png").stat().st_size > 10_000
 
 
 def test_style_ignores_the_callers_settings(small: Facts, tmp_path: Path) -> None:

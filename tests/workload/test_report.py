@@ -88,10 +88,21 @@ def test_written_files_hold_the_same_numbers(tmp_path: Path) -> None:
         assert written[name] == pytest.approx(layer["measured_relative_error"], rel=1e-8)
         assert written[name] > 0.1
     produced = {p.relative_to(tmp_path / "reports").as_posix() for p in tmp_path.rglob("*.[cp]*")}
-    names = ("spectra", "energy", "ranks", "errors", "fine_tuning", "weights", "training")
+    assert written_bounds(rows) == {
+        name: (layer["measured"], layer["bound"]) for name, layer in facts.bounds["layers"].items()
+    }
+    error = metrics["output_error"]
+    assert (error["certified"], error["measured"], error["certificate"]) == (True, 3.5, 420.0)
+    assert error["worst_case"] == 123456.0
+    names = ("spectra", "energy", "ranks", "errors", "bounds", "fine_tuning", "weights", "training")
     assert {f"plots/{name}.csv" for name in names} <= produced
     assert "spectra.csv" in produced
     assert {f"figures/{name}.png" for name in (*names, "overview")} <= produced
+
+
+def written_bounds(rows: list[dict[str, str]]) -> dict[str, tuple[float, float]]:
+    keys = ("output_error_measured", "output_error_bound")
+    return {row["name"]: (float(row[keys[0]]), float(row[keys[1]])) for row in rows if row[keys[0]]}
 
 
 def test_network_size_counts_what_loads(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.lowrank.analysis import analyze, save_analysis
+from pipeline.lowrank.bounds import certify
 from pipeline.lowrank.checkpoint import build_model, save_network
 from pipeline.lowrank.compress import apply_
 from pipeline.lowrank.methods import make_methods
@@ -62,6 +63,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_network(out / name, model, SPEC, layers)
     value = {"layers": {n: asdict(r) for n, r in reports.items()}, "network": {}}
     (out / "compressed/layers.json").write_text(json.dumps(value))
+    inputs = torch.randn(6, 1, 8, 8)
+    certified = certify(build_model(SPEC), model, inputs, list(reports)).to_json()
+    (out / "compressed/bounds.json").write_text(json.dumps(certified))
     for name in ("baseline", "finetuned"):
         (out / name / "curve.json").write_text(json.dumps(curve([0.5, 0.8], best=1)))
     _write_data(out / "data")
@@ -103,8 +107,11 @@ def test_reports_are_right_and_repeat_to_the_byte(workspace: Path, tmp_path: Pat
     assert 0.1 < metrics["max_relative_error"] < 1
     assert 0.7 < metrics["mean_bound_tightness"] <= 1 + 1e-6  # HOSVD: at worst 1/√2
     before = {p: p.read_bytes() for p in sorted(reports.rglob("*.*"))}
-    assert len(before) == 3 + 7 + 7  # no picture of a training that is not known
+    assert len(before) == 3 + 9 + 8  # no picture of a training that is not known
     assert "leading_grew" not in metrics["spectra"]
+    error = metrics["output_error"]
+    assert error["certified"]
+    assert 0 < error["measured"] <= error["certificate"] <= error["worst_case"]
     assert not any(b"latency" in content for content in before.values())
     assert len(list((tmp_path / "scratch/timings").glob("*.json"))) == 1
     evaluate.run()

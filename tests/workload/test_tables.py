@@ -15,10 +15,17 @@ from pipeline.workload import tables
 from pipeline.workload.plots import write_csv
 from pipeline.workload.report import LAYER_COLUMNS
 from pipeline.workload.reporting.facts import read_facts
-from pipeline.workload.reporting.numbers import headline, layer_rows
+from pipeline.workload.reporting.numbers import headline, layer_rows, output_errors
 from pipeline.workload.reporting.spectral import spectral_headline
 from pipeline.workload.reporting.words import human_bytes, human_count
-from tests.workload.report_case import NETWORKS, SMALL, Layers, many_layers, write_case
+from tests.workload.report_case import (
+    NETWORKS,
+    SMALL,
+    Layers,
+    bounds,
+    many_layers,
+    write_case,
+)
 
 TIMINGS = {
     "batch_size": 32,
@@ -32,7 +39,8 @@ def _reports(root: Path, layers: Layers = SMALL) -> Path:
     write_case(root / "out", layers)
     facts = read_facts(root / "out")
     (root / "reports").mkdir()
-    metrics = headline(NETWORKS, facts.layers) | {"spectra": spectral_headline(facts)}
+    metrics = headline(NETWORKS, facts.layers)
+    metrics |= {"spectra": spectral_headline(facts), "output_error": output_errors(facts.bounds)}
     (root / "reports/metrics.json").write_text(json.dumps(metrics))
     write_csv(root / "reports/layers.csv", layer_rows(facts), LAYER_COLUMNS)
     return root
@@ -107,6 +115,17 @@ def test_latency_with_and_without_timings(tmp_path: Path, monkeypatch: pytest.Mo
     expected = ["latency, batch of 32", "12.35 ms", "6.50 ms", "6.17 ms", "2.00× faster"]
     assert _cells(found, "latency") == expected
     assert "not measured" not in found
+
+
+def test_what_is_certified_of_the_output(tmp_path: Path) -> None:
+    root = _reports(tmp_path)
+    text = _summary(root, 80)
+    assert "Error at the output before fine-tuning: at most 3.5 measured,\n" in text
+    assert "420 certified on these examples, 1.23e+05 in the worst case" in text
+    metrics = json.loads((root / "reports/metrics.json").read_text())
+    metrics["output_error"] = output_errors(bounds(["a"], reason="attention"))
+    (root / "reports/metrics.json").write_text(json.dumps(metrics))
+    assert "at most 3.5 measured; not certified (why: out/" in _summary(root, 120)
 
 
 def test_a_slower_network_is_called_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,6 +124,39 @@ def error_rows(facts: Facts) -> list[Row]:
     return rows
 
 
+def bound_rows(facts: Facts) -> list[Row]:
+    """(layer, theorem, measured, bound, tightness): ‖(W − Ŵ)h‖/‖h‖, the largest seen, and the
+    certified ‖W − Ŵ‖₂ of the layers as operators."""
+    layers = facts.bounds["layers"]
+    keys = ("theorem", "measured", "bound", "tightness")
+    return [
+        {"layer": name, **{key: layers[name][key] for key in keys}}
+        for name in facts.names
+        if name in layers
+    ]
+
+
+def network_bound_rows(facts: Facts) -> list[Row]:
+    """(figure, value, certifies): ‖f(x) − f̂(x)‖ measured and bounded; what is not there is
+    left out."""
+    network = facts.bounds["network"]
+    certifies = {
+        "measured": "nothing: the largest over the examples",
+        "certificate": f"the {network['examples']} examples that it was computed on",
+        "worst_case": "every input no longer than the longest example",
+        "source_formula": "nothing: it is not a bound",
+    }
+    values = {
+        key: network[key]["max"] if isinstance(network[key], dict) else network[key]
+        for key in certifies
+    }
+    return [
+        {"figure": key, "value": value, "certifies": certifies[key]}
+        for key, value in values.items()
+        if value is not None
+    ]
+
+
 def fine_tuning_rows(curve: Mapping[str, Any]) -> list[Row]:
     """(step, epoch, train_loss, validation_loss, validation_accuracy), by step.
 

@@ -17,15 +17,17 @@ Json = dict[str, Any]
 @dataclass(frozen=True)
 class Facts:
     """`analysis`, `plan`: the files of those names. `layers`: measured errors and bounds of the
-    factorized layers. `spectra` (in the metric) and `weights` (of the weights themselves, in
-    training) hold all targets in the network's order, which every list of layers in the reports
-    follows (the JSON files are sorted by name)."""
+    factorized layers; `bounds`: of their outputs, and of the network's. `spectra` (in the metric)
+    and `weights` (of the weights themselves, in training) hold all targets in the network's
+    order, which every list of layers in the reports follows (the JSON files are sorted by
+    name)."""
 
     analysis: Json
     spectra: dict[str, Spectra]
     weights: WeightSpectra
     plan: Json
     layers: Json
+    bounds: Json
     baseline_curve: Json
     curve: Json
 
@@ -46,6 +48,7 @@ def read_facts(out: Path) -> Facts:
         weights=load_weight_spectra(out / "analysis"),
         plan=read_json(out / "plan.json"),
         layers=read_json(out / "compressed" / "layers.json")["layers"],
+        bounds=read_json(out / "compressed" / "bounds.json"),
         baseline_curve=read_json(out / "baseline" / "curve.json"),
         curve=read_json(out / "finetuned" / "curve.json"),
     )

@@ -40,6 +40,22 @@ def headline(networks: Mapping[str, Mapping[str, float]], layers: Mapping[str, A
     return result
 
 
+def output_errors(bounds: Mapping[str, Any]) -> Row:
+    """metrics.json's `output_error`: the largest over the certified examples, and tightness
+    (measured / bound: of the network the median, of the layers the mean). What has no
+    certificate has only what was measured."""
+    network, layers = bounds["network"], list(bounds["layers"].values())
+    result: Row = {"certified": network["certified"], "measured": network["measured"]["max"]}
+    if layers:
+        result["layer_tightness"] = sum(layer["tightness"] for layer in layers) / len(layers)
+    if network["certified"]:
+        result["certificate"] = network["certificate"]["max"]
+        result["tightness"] = network["tightness"]["median"]
+        result["worst_case"] = network["worst_case"]
+        result["source_formula"] = network["source_formula"]
+    return result
+
+
 def tightness(layer: Mapping[str, Any]) -> float | None:
     """measured error / upper bound; None where there is no bound or it is 0."""
     upper = layer["upper_bound"]
@@ -85,6 +101,7 @@ def _layer_row(facts: Facts, name: str) -> Row:
     # Sizes of a factorized layer are those of the layer that was built, not of its plan.
     built = planned if measured is None else measured
     lower, upper = (0.0, 0.0) if measured is None else bounds(measured)
+    output = facts.bounds["layers"].get(name, {})
     return {
         "name": name,
         "kind": target["kind"],
@@ -99,6 +116,9 @@ def _layer_row(facts: Facts, name: str) -> Row:
         "measured_relative_error": 0.0 if measured is None else measured["measured_relative_error"],
         "lower_bound": lower,
         "upper_bound": upper,
+        "output_error_measured": output.get("measured"),
+        "output_error_bound": output.get("bound"),
+        "output_error_theorem": output.get("theorem"),
         "why": planned["why"],
     }
 

@@ -1,0 +1,13 @@
+"""Error bounds that certify, of one layer and of the whole network (docs/bounds.md).
+
+>>> from pipeline.lowrank.bounds import certify
+>>> found = certify(dense, compressed, inputs, names=reports)
+>>> found.network.certificate["max"], found.network.measured["max"]
+"""
+
+from __future__ import annotations
+
+from pipeline.lowrank.bounds.layers import LayerBound
+from pipeline.lowrank.bounds.network import Bounds, NetworkBound, certify, source_formula
+
+__all__ = ["Bounds", "LayerBound", "NetworkBound", "certify", "source_formula"]

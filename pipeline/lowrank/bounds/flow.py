@@ -1,0 +1,151 @@
+"""A value on its way through the network with the bounds on its error, and how they combine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.lowrank.bounds.linear import NotCertifiedError, example_norms
+from pipeline.lowrank.bounds.norms import EPS
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A value of the dense network and what is known of it.
+
+    value: (N, …) float64. error: (N,) ≥ ‖h(x) − ĥ(x)‖ for these x. norm ≥ ‖h(x)‖ and
+    worst ≥ ‖h(x) − ĥ(x)‖ for every x no longer than the longest input.
+    """
+
+    value: Tensor
+    error: Tensor
+    norm: float
+    worst: float
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Constants of one step: Lipschitz constants of the dense and of the approximate map, the
+    norm of their difference, ‖f(0)‖, ‖f(0) − f̂(0)‖, and rounding for ‖input‖ = 1. `local` and
+    `cap` as in `Lipschitz`; `activation` is the constant of an elementwise φ, else 1."""
+
+    dense: float
+    approximate: float
+    difference: float
+    offset: float
+    offset_difference: float
+    rounding: float
+    local: Callable[[Tensor, Tensor], Tensor] | None = None
+    cap: float = math.inf
+    activation: float = 1.0
+
+
+def advance(flow: Flow, gain: Gain, value: Tensor, source: Tensor | None) -> Flow:
+    """‖f(h) − f̂(ĥ)‖ ≤ ‖f(h) − f̂(h)‖ + ‖f̂(h) − f̂(ĥ)‖: `source`, and f̂'s constant.
+
+    Rounding is part of the bound: of the four products that are compared, and of the output.
+    """
+    _check_batch(value, flow)
+    before, after = example_norms(flow.value), example_norms(value)
+    growth = gain.local(flow.value, flow.error) if gain.local else gain.approximate
+    rounded = gain.rounding * (4 * before + flow.error) + 16 * EPS * (after + gain.offset)
+    error = growth * flow.error + rounded
+    if source is not None:
+        error = error + source
+    norm = min(gain.dense * flow.norm + gain.offset + gain.rounding * flow.norm, gain.cap)
+    norm *= 1 + 16 * EPS
+    worst = (
+        gain.approximate * flow.worst
+        + gain.difference * flow.norm
+        + gain.offset_difference
+        + gain.rounding * (4 * flow.norm + flow.worst)
+        + 16 * EPS * (norm + gain.offset)
+    )
+    return Flow(value, error, norm, worst)
+
+
+def rearranged(
+    args: tuple[Any, ...], kwargs: dict[str, Any], flows: list[Flow], call: Callable[..., Any]
+) -> Any:
+    if not isinstance(args[0], Flow):
+        return call(*args, **kwargs)  # an entry of a tuple of values
+    flow, rest = args[0], values(args[1:])
+    result = call(flow.value, *rest, **values(kwargs))
+    # Every number of example n must stay with example n: tried on the numbers n themselves.
+    count = len(flow.value)
+    index = torch.arange(count, dtype=torch.float64).reshape(-1, *[1] * (flow.value.ndim - 1))
+    moved = call(index.expand_as(flow.value).contiguous(), *rest, **values(kwargs))
+    for value in moved if isinstance(moved, tuple | list) else [moved]:
+        kept = value.ndim and len(value) == count
+        if not kept or not torch.equal(value, _like_first(value)):
+            raise NotCertifiedError("it moves values from one example of the batch to another")
+    if isinstance(result, tuple | list):
+        return tuple(replace(flow, value=part) for part in result)
+    return replace(flow, value=result)
+
+
+def _like_first(value: Tensor) -> Tensor:
+    index = torch.arange(len(value), dtype=torch.float64)
+    return index.reshape(-1, *[1] * (value.ndim - 1)).expand_as(value)
+
+
+def added(args: tuple[Any, ...], flows: list[Flow], call: Callable[..., Any]) -> Flow:
+    """Errors add up (‖I + F‖ ≤ 1 + ‖F‖); broadcasting repeats a value √(copies) times."""
+    value = call(*values(args))
+    grown = [math.sqrt(value.numel() / flow.value.numel()) for flow in flows]
+    error = sum((g * f.error for g, f in zip(grown, flows, strict=True)), value.new_zeros(1))
+    zeros = [torch.zeros_like(a.value[:1]) if isinstance(a, Flow) else a for a in args]
+    norm = sum(g * f.norm for g, f in zip(grown, flows, strict=True))
+    norm += torch.linalg.vector_norm(torch.as_tensor(call(*zeros))).item()
+    worst = sum(g * f.worst for g, f in zip(grown, flows, strict=True))
+    for flow in flows:
+        if len(flow.value) != len(value):
+            raise NotCertifiedError("it broadcasts over the examples of the batch")
+    _check_batch(value, flows[0])
+    error = error + 4 * EPS * example_norms(value)
+    return Flow(value, error, norm * (1 + 8 * EPS), worst + 4 * EPS * norm)
+
+
+def concatenated(
+    args: tuple[Any, ...], kwargs: dict[str, Any], flows: list[Flow], call: Callable[..., Any]
+) -> Flow:
+    value = call(*values(args), **values(kwargs))
+    dim = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else 0))
+    if dim % value.ndim == 0 or len(flows) != len(leaves(args[0] if args else kwargs["tensors"])):
+        raise NotCertifiedError("it joins examples of the batch, or values that are constants")
+    _check_batch(value, flows[0])
+    error = torch.stack([flow.error for flow in flows]).square().sum(0).sqrt()
+    norm, worst = (math.hypot(*(getattr(f, k) for f in flows)) for k in ("norm", "worst"))
+    return Flow(value, error, norm, worst)
+
+
+def _check_batch(value: Any, flow: Flow) -> None:
+    if not isinstance(value, Tensor) or not value.ndim or len(value) != len(flow.value):
+        raise NotCertifiedError("it mixes the examples of the batch, or gives no tensor")
+    if value.dtype != torch.float64:
+        raise NotCertifiedError(f"it casts to {value.dtype}")
+
+
+def leaves(value: Any) -> list[Any]:
+    if isinstance(value, tuple | list):
+        return [leaf for item in value for leaf in leaves(item)]
+    if isinstance(value, Mapping):
+        return leaves(list(value.values()))
+    return [value]
+
+
+def values(value: Any) -> Any:
+    """Flows replaced by their values, in nested arguments."""
+    if isinstance(value, Flow):
+        return value.value
+    if isinstance(value, dict):
+        return {key: values(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        items: Iterable[Any] = [values(item) for item in value]
+        return type(value)(items)
+    return value
