@@ -107,7 +107,7 @@ def test_reports_are_right_and_repeat_to_the_byte(workspace: Path, tmp_path: Pat
     assert 0.1 < metrics["max_relative_error"] < 1
     assert 0.7 < metrics["mean_bound_tightness"] <= 1 + 1e-6  # HOSVD: at worst 1/√2
     before = {p: p.read_bytes() for p in sorted(reports.rglob("*.*"))}
-    assert len(before) == 3 + 9 + 8  # no picture of a training that is not known
+    assert len(before) == 3 + 10 + 8  # no picture of a training that is not known
     assert "leading_grew" not in metrics["spectra"]
     error = metrics["output_error"]
     assert error["certified"]
