@@ -68,8 +68,12 @@ def _left_of_right(matrix: Tensor, right: Tensor) -> Tensor:
     largest = norms.amax(-1, keepdim=True)
     basis = torch.where(norms > _NULL * largest, scaled / norms.clamp_min(1e-300), 0.0)
     weak = (norms > _NULL * largest) & (norms < _WEAK * largest)
-    for index in weak.any(-1).flatten().nonzero().flatten().tolist():
-        columns, chosen = basis.flatten(0, -3)[index], weak.flatten(0, -3)[index, 0]
+    each = zip(
+        basis.reshape(-1, *matrix.shape[-2:]), weak.reshape(-1, matrix.shape[-1]), strict=True
+    )
+    for columns, chosen in each:
+        if not chosen.any():
+            continue
         strong, tilted = columns[:, ~chosen], columns[:, chosen]
         for _ in range(2):  # one projection leaves eps / _WEAK, two leave eps
             tilted = tilted - strong @ (strong.T @ tilted)

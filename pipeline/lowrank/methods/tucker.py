@@ -89,7 +89,9 @@ class Tucker(Method):
         channel_ranks = torch.cartesian_prod(out_rank.flatten(), in_rank.flatten())
         return CandidateGrid(
             method=self.name,
-            ranks=torch.cat([channel_ranks, torch.tensor([axis_ranks] * chosen.numel())], 1),
+            ranks=torch.cat(
+                [channel_ranks, torch.tensor([axis_ranks]).expand(chosen.numel(), -1)], 1
+            ),
             params=params.flatten(),
             macs=macs.flatten(),
             squared_error=chosen.flatten(),
