@@ -10,7 +10,7 @@ from torch import Tensor
 set_backend("pytorch")
 
 
-_WEAK = 1e-4  # below this part of σ₁ the columns of W·V are no longer orthogonal enough
+_WEAK = 1e-3  # below this part of σ₁ the columns of W·V are no longer orthogonal enough
 _NULL = 1e-12  # below this part of σ₁ a column of W·V is rounding
 
 
