@@ -84,7 +84,7 @@ def tucker_contests() -> Iterator[Contest]:
                 left_eigenbasis(unfold(grouped, mode))[1][..., : ranks[mode]]
                 for mode in range(modes)
             ]
-            core, _ = hooi(grouped, bases, iterations=10, tolerance=1e-6)
+            core, _ = hooi(grouped, bases, iterations=10, tolerance=1e-5)
             return (1.0 - core.square().sum() / kernel.square().sum()).sqrt().item()
 
         def two(kernel: Tensor = kernel, ranks: list[int] = ranks) -> float:
@@ -102,13 +102,13 @@ def tucker_contests() -> Iterator[Contest]:
 
 def cp_contests() -> Iterator[Contest]:
     """One rank from a cold start, corrected. TensorLy with its defaults (100 sweeps, 1e-8); a
-    tolerance of 1e-5 of ours already reaches less error."""
+    tolerance of 1e-4 of ours already reaches less error."""
     for channels, rank in [(64, 32), (128, 64), (256, 64)]:
         kernel = planted(channels, channels, 3, 3)
         spectra = analyze_weight(kernel)
 
         def ours(kernel: Tensor = kernel, rank: int = rank, spectra=spectra) -> float:  # type: ignore[no-untyped-def]
-            (fit,) = CP(cp_tolerance=1e-5)._fits(kernel, spectra, [rank])
+            (fit,) = CP(cp_tolerance=1e-4)._fits(kernel, spectra, [rank])
             return math.sqrt(fit.squared_error / spectra.squared_norm)
 
         def theirs(kernel: Tensor = kernel, rank: int = rank) -> float:

@@ -40,10 +40,10 @@ def left_eigenbasis(matrix: Tensor) -> tuple[Tensor, Tensor]:
     tall = exact.shape[-2] > exact.shape[-1]
     eigenvalues, vectors = torch.linalg.eigh(exact.mT @ exact if tall else exact @ exact.mT)
     eigenvalues, vectors = eigenvalues.flip(-1).clamp_min(0.0), vectors.flip(-1)
-    basis = _left_of_right(exact, vectors) if tall else vectors
-    # A fixed sign (largest entry of each column positive) makes factors reproducible.
-    pivot = basis.gather(-2, basis.abs().argmax(dim=-2, keepdim=True))
-    return eigenvalues, basis * torch.where(pivot < 0, -1.0, 1.0).to(torch.float64)
+    # A fixed sign (largest entry of each vector positive) makes factors reproducible.
+    pivot = vectors.gather(-2, vectors.abs().argmax(dim=-2, keepdim=True))
+    vectors = vectors * torch.where(pivot < 0, -1.0, 1.0).to(torch.float64)
+    return eigenvalues, _left_of_right(exact, vectors) if tall else vectors
 
 
 def leading(matrix: Tensor, rank: int) -> tuple[float, Tensor]:
@@ -66,8 +66,9 @@ def _left_of_right(matrix: Tensor, right: Tensor) -> Tensor:
     scaled = matrix @ right
     norms = torch.linalg.vector_norm(scaled, dim=-2, keepdim=True)
     largest = norms.amax(-1, keepdim=True)
-    basis = torch.where(norms > _NULL * largest, scaled / norms.clamp_min(1e-300), 0.0)
-    weak = (norms > _NULL * largest) & (norms < _WEAK * largest)
+    alive = norms > _NULL * largest
+    basis = scaled.mul_(torch.where(alive, 1.0 / norms, 0.0))
+    weak = alive & (norms < _WEAK * largest)
     each = zip(
         basis.reshape(-1, *matrix.shape[-2:]), weak.reshape(-1, matrix.shape[-1]), strict=True
     )

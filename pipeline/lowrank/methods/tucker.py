@@ -41,7 +41,7 @@ class Tucker(Method):
     a Conv3d would need a convolution over four axes, those of groups one layer a group."""
 
     hooi_iterations: int = 10
-    hooi_tolerance: float = 1e-6
+    hooi_tolerance: float = 1e-5
 
     name: ClassVar[str] = "tucker"
     views: ClassVar[tuple[str, ...]] = ("mode0", "mode1", "mode2", "mode3")
