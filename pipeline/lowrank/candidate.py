@@ -115,9 +115,14 @@ def _pareto(cost: Tensor, error: Tensor) -> Tensor:
     """Indices of the Pareto front of (cost, error), cheapest first."""
     if len(cost) == 0:
         return cost
-    # Sorting by error first makes the stable sort by cost put the best of equal cost first.
-    order = error.argsort(stable=True)
-    order = order[cost[order].argsort(stable=True)]
+    front = _falling(cost.argsort(stable=True), error)
+    # Of equal cost the best is last: sorted by error first, a second pass keeps only that one.
+    front = front[error[front].argsort(stable=True)]
+    return _falling(front[cost[front].argsort(stable=True)], error)
+
+
+def _falling(order: Tensor, error: Tensor) -> Tensor:
+    """The entries of `order` whose error is below that of all before them."""
     best = error[order].cummin(0).values
     first = torch.ones(1, dtype=torch.bool)
     return order[torch.cat([first, best[1:] < best[:-1]])]

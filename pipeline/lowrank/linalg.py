@@ -10,7 +10,7 @@ from torch import Tensor
 set_backend("pytorch")
 
 
-_WEAK = 1e-4  # below this part of σ₁ the columns of W·V are no longer orthogonal enough
+_WEAK = 1e-3  # below this part of σ₁ the columns of W·V are no longer orthogonal enough
 _NULL = 1e-12  # below this part of σ₁ a column of W·V is rounding
 
 
@@ -40,10 +40,10 @@ def left_eigenbasis(matrix: Tensor) -> tuple[Tensor, Tensor]:
     tall = exact.shape[-2] > exact.shape[-1]
     eigenvalues, vectors = torch.linalg.eigh(exact.mT @ exact if tall else exact @ exact.mT)
     eigenvalues, vectors = eigenvalues.flip(-1).clamp_min(0.0), vectors.flip(-1)
-    basis = _left_of_right(exact, vectors) if tall else vectors
-    # A fixed sign (largest entry of each column positive) makes factors reproducible.
-    pivot = basis.gather(-2, basis.abs().argmax(dim=-2, keepdim=True))
-    return eigenvalues, basis * torch.where(pivot < 0, -1.0, 1.0).to(torch.float64)
+    # A fixed sign (largest entry of each vector positive) makes factors reproducible.
+    pivot = vectors.gather(-2, vectors.abs().argmax(dim=-2, keepdim=True))
+    vectors = vectors * torch.where(pivot < 0, -1.0, 1.0).to(torch.float64)
+    return eigenvalues, _left_of_right(exact, vectors) if tall else vectors
 
 
 def leading(matrix: Tensor, rank: int) -> tuple[float, Tensor]:
@@ -66,10 +66,15 @@ def _left_of_right(matrix: Tensor, right: Tensor) -> Tensor:
     scaled = matrix @ right
     norms = torch.linalg.vector_norm(scaled, dim=-2, keepdim=True)
     largest = norms.amax(-1, keepdim=True)
-    basis = torch.where(norms > _NULL * largest, scaled / norms.clamp_min(1e-300), 0.0)
-    weak = (norms > _NULL * largest) & (norms < _WEAK * largest)
-    for index in weak.any(-1).flatten().nonzero().flatten().tolist():
-        columns, chosen = basis.flatten(0, -3)[index], weak.flatten(0, -3)[index, 0]
+    alive = norms > _NULL * largest
+    basis = scaled.mul_(torch.where(alive, 1.0 / norms, 0.0))
+    weak = alive & (norms < _WEAK * largest)
+    each = zip(
+        basis.reshape(-1, *matrix.shape[-2:]), weak.reshape(-1, matrix.shape[-1]), strict=True
+    )
+    for columns, chosen in each:
+        if not chosen.any():
+            continue
         strong, tilted = columns[:, ~chosen], columns[:, chosen]
         for _ in range(2):  # one projection leaves eps / _WEAK, two leave eps
             tilted = tilted - strong @ (strong.T @ tilted)

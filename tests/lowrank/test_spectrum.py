@@ -95,6 +95,49 @@ def test_core_energy_holds_the_hosvd_error_of_every_rank_pair() -> None:
         assert known == pytest.approx(error, rel=1e-10, abs=1e-10)
 
 
+@pytest.mark.parametrize("groups", [1, 3])
+def test_views_of_a_kernel_are_its_unfoldings_and_groups_add_up(groups: int) -> None:
+    """Each view's tails against LAPACK's singular values of the unfolding of each group."""
+    generator = torch.Generator().manual_seed(4)
+    kernel = torch.randn(groups * 8, 3, 2, 3, generator=generator, dtype=torch.float64)
+    spectra = analyze_weight(kernel, groups)
+    assert spectra.groups == groups
+    apart = kernel.reshape(groups, 8, 3, 2, 3)  # group, out, in, height, width
+    unfoldings = {
+        "mode0": apart.flatten(2),
+        "mode1": apart.movedim(2, 1).flatten(2),
+        "mode2": apart.movedim(3, 1).flatten(2),
+        "mode3": apart.movedim(4, 1).flatten(2),
+        "spatial": apart.permute(0, 2, 3, 1, 4).reshape(groups, 3 * 2, 8 * 3),
+    }
+    assert set(spectra.views) == set(unfoldings)
+    for name, matrix in unfoldings.items():
+        view = spectra.views[name]
+        squared = torch.linalg.svdvals(matrix).square().sum(0)
+        assert torch.allclose(view.eigenvalues, squared, atol=1e-11)
+        # The basis holds the left vectors: projecting onto it gives the tail as the error.
+        kept = view.basis[..., :2]
+        error = (matrix - kept @ (kept.mT @ matrix)).square().sum().item()
+        assert error == pytest.approx(view.tails[2].item(), abs=1e-11)
+
+
+@pytest.mark.parametrize("smallest", [1e-3, 1e-6, 1e-10, 0.0])
+def test_the_left_basis_of_a_tall_matrix_is_orthonormal_down_to_tiny_values(
+    smallest: float,
+) -> None:
+    """It comes from the small Gram matrix, which sees nothing below 1e-8·σ₁; null directions
+    are zero columns."""
+    values = torch.tensor([5.0, 3.0, 1.0, smallest, smallest / 2], dtype=torch.float64)
+    matrix = planted(40, 5, values)
+    _, basis = left_eigenbasis(matrix)
+    assert basis.shape == (40, 5)
+    alive = 3 if smallest == 0.0 else 5
+    gram = basis.T @ basis
+    expected = torch.diag(torch.tensor([1.0] * alive + [0.0] * (5 - alive), dtype=torch.float64))
+    assert torch.allclose(gram, expected, atol=1e-9)
+    assert torch.allclose(basis @ (basis.T @ matrix), matrix, atol=1e-12)
+
+
 def test_unfoldings_put_one_mode_first() -> None:
     kernel = torch.arange(24, dtype=torch.float64).reshape(1, 2, 3, 4)
     assert unfold(kernel, 1).shape == (1, 3, 8)

@@ -20,30 +20,31 @@ def hooi(
     rises by no more than `tolerance`·‖K‖², or after `iterations` of them (0: the HOSVD).
     """
     found = list(bases)
-    # A sweep projects the two channel modes first, in this layout: each is one matrix product.
+    # The first two projections touch the whole kernel: one matrix product each in this layout.
+    # What the new basis of mode 0 leaves serves all other modes of the sweep.
     unfoldings = [unfold(kernel, mode).contiguous() for mode in (0, 1)]
     enough = tolerance * kernel.square().sum().item()
     kept = 0.0
     for _ in range(iterations):
         before = kept
-        for mode, basis in enumerate(found):
-            others = _core(kernel, unfoldings, found, mode)
-            kept, found[mode] = leading(unfold(others, mode), basis.shape[-1])
+        others = _fold(found[1].mT @ unfoldings[1], kernel, 1)
+        others = _project_all(others, found, without=(0, 1))
+        _, found[0] = leading(unfold(others, 0), found[0].shape[-1])
+        narrowed = _fold(found[0].mT @ unfoldings[0], kernel, 0)
+        for mode in range(1, len(found)):
+            others = _project_all(narrowed, found, without=(0, mode))
+            kept, found[mode] = leading(unfold(others, mode), found[mode].shape[-1])
         if kept - before <= enough:
             break
-    return _core(kernel, unfoldings, found, None), found
+    narrowed = _fold(found[0].mT @ unfoldings[0], kernel, 0)
+    return _project_all(narrowed, found, without=(0,)), found
 
 
-def _core(
-    kernel: Tensor, unfoldings: Sequence[Tensor], bases: Sequence[Tensor], without: int | None
-) -> Tensor:
-    """The kernel in the coordinates of all bases but one."""
-    first = 1 if without == 0 else 0
-    core = _fold(bases[first].mT @ unfoldings[first], kernel, first)
+def _project_all(kernel: Tensor, bases: Sequence[Tensor], *, without: Sequence[int]) -> Tensor:
     for mode, basis in enumerate(bases):
-        if mode not in (first, without):
-            core = project(core, basis, mode)
-    return core
+        if mode not in without:
+            kernel = project(kernel, basis, mode)
+    return kernel
 
 
 def project(kernel: Tensor, basis: Tensor, mode: int) -> Tensor:

@@ -41,7 +41,7 @@ class Tucker(Method):
     a Conv3d would need a convolution over four axes, those of groups one layer a group."""
 
     hooi_iterations: int = 10
-    hooi_tolerance: float = 1e-6
+    hooi_tolerance: float = 1e-5
 
     name: ClassVar[str] = "tucker"
     views: ClassVar[tuple[str, ...]] = ("mode0", "mode1", "mode2", "mode3")
@@ -89,7 +89,9 @@ class Tucker(Method):
         channel_ranks = torch.cartesian_prod(out_rank.flatten(), in_rank.flatten())
         return CandidateGrid(
             method=self.name,
-            ranks=torch.cat([channel_ranks, torch.tensor([axis_ranks] * chosen.numel())], 1),
+            ranks=torch.cat(
+                [channel_ranks, torch.tensor([axis_ranks]).expand(chosen.numel(), -1)], 1
+            ),
             params=params.flatten(),
             macs=macs.flatten(),
             squared_error=chosen.flatten(),

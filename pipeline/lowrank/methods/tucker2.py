@@ -32,7 +32,7 @@ class Tucker2(Method):
     `hooi_iterations` of them; 0 leaves the HOSVD as it is."""
 
     hooi_iterations: int = 10
-    hooi_tolerance: float = 1e-6
+    hooi_tolerance: float = 1e-5
 
     name: ClassVar[str] = "tucker2"
     views: ClassVar[tuple[str, ...]] = ("mode0", "mode1")
