@@ -108,6 +108,7 @@ def test_the_known_names_are_those_of_the_code() -> None:
         ("fine_tune.learning_rate=0", r"fine_tune\.learning_rate=0\.0: choose a number above 0"),
         ("fine_tune.method=fulll", r"fine_tune\.method=fulll: unknown; did you mean 'full'\?"),
         ("data.name=digit", r"data\.name=digit: unknown; did you mean 'digits'\?"),
+        ("baseline.snapshots=-1", r"baseline\.snapshots=-1: choose a number of at least 0"),
         ("data.calibration=0", r"data\.calibration=0: choose at least 1"),
         ("analyze.metric=fisher", r"analyze\.metric=fisher: unknown; choose one of weight"),
         ("analyze.include=[]", r"analyze\.include=\[\]: nothing would be factorized"),
