@@ -122,6 +122,7 @@ def test_the_known_names_are_those_of_the_code() -> None:
         ("fine_tune.adapter_others=[norms]", r"adapter_others=\['norms'\]: choose among vectors"),
         ("fine_tune.descent_points=1", r"fine_tune\.descent_points=1: choose 0 \(off\) or at"),
         ("data.name=digit", r"data\.name=digit: unknown; did you mean 'digits'\?"),
+        ("baseline.snapshots=-1", r"baseline\.snapshots=-1: choose a number of at least 0"),
         ("data.calibration=0", r"data\.calibration=0: choose at least 1"),
         ("analyze.metric=fischer", r"analyze\.metric=fischer: unknown; did you mean 'fisher'\?"),
         ("analyze.damping=0", r"analyze\.damping=0\.0: choose a number above 0"),
