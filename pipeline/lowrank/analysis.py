@@ -13,8 +13,15 @@ from torch import Tensor, nn
 
 from pipeline.lowrank import diagnostics
 from pipeline.lowrank.cost import Totals, describe_target, network_totals, trace_positions
-from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.metric import DAMPING, Metric, load_metrics, make_metric, save_metrics
+from pipeline.lowrank.errors import LowRankError, suggest
+from pipeline.lowrank.metric import (
+    DAMPING,
+    METRICS,
+    Metric,
+    load_metrics,
+    make_metric,
+    save_metrics,
+)
 from pipeline.lowrank.moments import Moments
 from pipeline.lowrank.spectrum import Spectra, View, analyze_weight, load_spectra, save_spectra
 from pipeline.lowrank.target import Target, dense_weight, find_targets, groups_of
@@ -66,6 +73,8 @@ def analyze(
     (`reached_targets` names them, `collect_moments` collects). damping: of `fisher`.
     A layer that the forward pass never reaches is skipped, with that reason.
     """
+    if metric not in METRICS:
+        raise LowRankError(f"metric is {metric!r}: {suggest(metric, METRICS)}")
     modules, skipped, positions = reached_targets(model, example, include, exclude)
     targets = {n: describe_target(n, m, positions[n]) for n, m in modules.items()}
     metrics: dict[str, Metric] = {}
