@@ -97,6 +97,7 @@ def layers_table(layers: Sequence[Row], console: Console) -> Table:
     table.add_column("method", no_wrap=True)
     for heading in ("ranks", "parameters", "kept", "error", "bound"):
         table.add_column(heading, justify="right", no_wrap=True)
+    table.collapse_padding = console.width < 96  # names of layers and methods are long
     ordered = sorted(range(len(layers)), key=lambda place: -int(layers[place]["dense_params"]))
     for place in sorted(ordered[:MOST_LAYERS]):
         table.add_row(*_texts(console, *_layer_cells(layers[place])))
