@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.lowrank.checkpoint import load_network, read_network
-from pipeline.workload.data import load_meta, load_split
+from pipeline.workload.comparison import compare_networks
+from pipeline.workload.data import example_input, load_meta, load_split
 from pipeline.workload.devices import FabricOptions, make_fabric
-from pipeline.workload.evaluation import evaluate_quality
 from pipeline.workload.latency import measured_once
 from pipeline.workload.report import network_size, write_reports
 from pipeline.workload.reporting.facts import read_facts
@@ -24,22 +24,22 @@ def run() -> None:
     # One process, whatever training used: the test split is small, and one process writes.
     single = replace(FabricOptions(**section("fabric")), devices=1, num_nodes=1, strategy="auto")
     fabric = make_fabric(single, seed=0)
-    meta, test = load_meta(DATA), load_split(DATA, "test")
+    meta = load_meta(DATA)
+    splits = {name: load_split(DATA, name) for name in ("test", "ood") if name in meta["sizes"]}
     folders = {name: Path(folder) for name, folder in FOLDERS.items()}
     networks = {name: load_network(folder) for name, folder in folders.items()}
     facts = read_facts(OUT)
     check_bounds(facts.layers)
     sizes = {
-        name: network_size(network, folders[name], tuple(meta["input_shape"]))
+        name: network_size(network, folders[name], example_input(meta))
         for name, network in networks.items()
     }
-    results = {
-        name: evaluate_quality(fabric.setup_module(network), test, options["batch_size"])
-        | sizes[name]
-        for name, network in networks.items()
-    }
-    model = read_network(folders["dense"]).spec["_target_"].rpartition(".")[2]
-    metrics = write_reports(REPORTS, facts, results, f"{model} on {meta['name']}")
+    ready = {name: fabric.setup_module(network) for name, network in networks.items()}
+    scores = compare_networks(ready, splits, meta["task"], options["batch_size"])
+    results = {name: scores[name] | sizes[name] for name in networks}
+    spec = read_network(folders["dense"]).spec
+    subject = spec.get("name") or f"{spec['_target_'].rpartition('.')[2]} on {meta['name']}"
+    metrics = write_reports(REPORTS, facts, results, subject)
     write_json(REPORTS / "metrics.json", metrics)
     measured_once(folders, DATA, options | {"threads": single.threads})
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.lowrank.cost import call
+from pipeline.lowrank.cost import call, prediction_rows
 from pipeline.lowrank.errors import LowRankError
 
 
@@ -18,8 +18,7 @@ class Divergence:
     """Mean KL(dense ‖ other) in nats per unit (an example, or a token that is not padding) over
     batches that no statistic has seen; the dense network's predictions are computed once.
 
-    batches: what the model takes; the model returns logits (…, classes), or an object with them
-    in `.logits`. It needs no labels.
+    batches: what the model takes; it gives what `cost.prediction_rows` reads. No labels needed.
     """
 
     def __init__(self, dense: nn.Module, batches: Sequence[Any]) -> None:
@@ -51,9 +50,4 @@ def log_probabilities(model: nn.Module, batch: Any) -> Tensor:
             output = call(model, batch)
     finally:
         model.train(training)
-    logits: Tensor = getattr(output, "logits", output)
-    rows = logits.flatten(0, -2)
-    mask = batch.get("attention_mask") if isinstance(batch, dict) else None
-    if mask is not None and logits.dim() > 2:
-        rows = rows[mask.flatten().bool()]
-    return rows.float().log_softmax(-1)
+    return prediction_rows(output, batch).float().log_softmax(-1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.lowrank.cost import call
+from pipeline.lowrank.cost import call, padding_mask, prediction_rows
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.target import dense_weight, groups_of
 
@@ -101,18 +101,16 @@ class _Pass:
     def run(self, batches: Sequence[Any]) -> dict[str, Moments]:
         with _frozen(self.model), self._hooked(), torch.set_grad_enabled(self.gradients):
             for batch in batches:
-                self.mask = batch.get("attention_mask") if isinstance(batch, dict) else None
-                logits = call(self.model, batch)
+                self.mask = padding_mask(batch)
+                output = call(self.model, batch)
                 if self.gradients:
-                    torch.autograd.backward(self._sampled_loss(getattr(logits, "logits", logits)))
+                    rows = prediction_rows(output, batch)
+                    torch.autograd.backward(self._sampled_loss(rows))
                 self.latest = None
         return {name: self._moments(name) for name in self.targets}
 
-    def _sampled_loss(self, logits: Tensor) -> Tensor:
-        """Σ −log p(y) with y drawn from p, over the units that are not padding."""
-        rows = logits.flatten(0, -2)
-        if self.mask is not None and logits.dim() > 2:
-            rows = rows[self.mask.flatten().bool()]
+    def _sampled_loss(self, rows: Tensor) -> Tensor:
+        """Σ −log p(y) with y drawn from p, over the rows (units, classes)."""
         self.units += len(rows)
         with torch.no_grad():
             labels = torch.multinomial(
@@ -218,7 +216,7 @@ def _output_rows(module: nn.Module, value: Tensor, mask: Tensor | None) -> Tenso
 def _unpadded(value: Tensor, mask: Tensor | None) -> Tensor:
     """(…, channels) → (positions, channels), positions that the mask marks 0 left out."""
     padded = mask is not None and value.shape[:-1] == mask.shape
-    rows: Tensor = value[mask.bool()] if padded else value.flatten(0, -2)  # type: ignore[union-attr]
+    rows: Tensor = value[mask] if padded else value.flatten(0, -2)
     return rows
 
 

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import sys
 import sysconfig
+from collections.abc import Mapping
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 from pipeline.lowrank.errors import LowRankError
+from pipeline.orchestration.validate import value_at
+from pipeline.workload.checksums import content_sha256, file_sha256, files_at
+from pipeline.workload.packages import DATASETS, DEBIAN, PYPI
 
-# section → the key of a path in it; the section's sha256 pins that file.
-_FILES = {"data": "path", "baseline": "weights"}
-_PINS = (("data", "sha256"), ("baseline", "sha256"), ("baseline", "model_sha256"))
+# The key of a path → the key that pins what lies there.
+_FILES = {
+    "data.path": "data.sha256",
+    "data.text.ood_path": "data.text.ood_sha256",
+    "data.text.tokenizer": "data.text.tokenizer_sha256",
+    "model.name": "model.sha256",
+    "baseline.weights": "baseline.sha256",
+}
+_OR_A_NAME = ("data.text.tokenizer", "model.name")  # on a hub
+_MODEL_PIN = "baseline.model_sha256"
 
 
 def pin(params: dict[str, Any], directory: Path) -> dict[str, Any]:
@@ -22,20 +34,20 @@ def pin(params: dict[str, Any], directory: Path) -> dict[str, Any]:
     With its inputs named by content, a run's DVC keys are exact: another file under the same
     name is another run. Raises LowRankError for a file that is missing.
     """
-    pinned = {
-        key: dict(value) if isinstance(value, dict) else value for key, value in params.items()
-    }
-    for section, key in _FILES.items():
-        if not pinned[section][key]:
+    pinned = copy.deepcopy(params)
+    for key, sha256 in _files(params).items():
+        value = value_at(pinned, key)
+        if value is None:
             continue
-        path = Path(directory, pinned[section][key]).absolute()
-        if not path.exists():
-            raise LowRankError(f"{section}.{key}={path}: no such file; correct the path")
-        pinned[section][key] = str(path)
-        if path.is_file() and pinned[section]["sha256"] is None:
-            pinned[section]["sha256"] = file_sha256(path)
-    if pinned["baseline"]["model_sha256"] is None:
-        pinned["baseline"]["model_sha256"] = source_sha256(pinned["model"]["_target_"], directory)
+        path = Path(directory, value).absolute()
+        if files_at(path):
+            _set(pinned, key, str(path))
+            if value_at(pinned, sha256) is None:
+                _set(pinned, sha256, content_sha256(path))
+        elif not (key in _OR_A_NAME or value.startswith((PYPI, DEBIAN, DATASETS))):
+            raise LowRankError(f"{key}={path}: no such file; correct the path")
+    if value_at(pinned, _MODEL_PIN) is None:
+        _set(pinned, _MODEL_PIN, source_sha256(pinned["model"]["_target_"], directory))
     return pinned
 
 
@@ -47,9 +59,9 @@ def require_pins(params: dict[str, Any], directory: Path) -> None:
     """
     pinned = pin(params, directory)
     missing = [
-        f"{section}.{key}: {pinned[section][key]}"
-        for section, key in _PINS
-        if pinned[section][key] != params[section][key]
+        f"{key}: {value_at(pinned, key)}"
+        for key in (*_files(params).values(), _MODEL_PIN)
+        if value_at(pinned, key) != value_at(params, key)
     ]
     if missing:
         raise LowRankError(
@@ -57,11 +69,6 @@ def require_pins(params: dict[str, Any], directory: Path) -> None:
             + "\n  ".join(missing)
             + "\n(python -m pipeline fills them in by itself)"
         )
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def source_sha256(target: str, directory: Path) -> str | None:
@@ -83,6 +90,17 @@ def source_sha256(target: str, directory: Path) -> str | None:
     for path in sorted(origin.parent.rglob("*.py")):
         digest.update(f"{path.relative_to(origin.parent)}:{file_sha256(path)}\n".encode())
     return digest.hexdigest()
+
+
+def _files(params: Mapping[str, Any]) -> dict[str, str]:
+    """Those of _FILES that this configuration has: `model` is free but for transformers."""
+    transformer = params["model"]["_target_"] == "pipeline.workload.huggingface.load"
+    return {k: v for k, v in _FILES.items() if transformer or not k.startswith("model.")}
+
+
+def _set(params: dict[str, Any], key: str, value: Any) -> None:
+    section, _, name = key.rpartition(".")
+    value_at(params, section)[name] = value
 
 
 def _installed(path: Path) -> bool:

@@ -19,6 +19,19 @@ class Fabric:
 
 
 @dataclass
+class Text:
+    task: str = MISSING
+    tokenizer: str = MISSING
+    tokenizer_sha256: str | None = MISSING
+    sequence_length: int = MISSING
+    text_column: str = MISSING
+    label_column: str | None = MISSING
+    ood_path: str | None = MISSING
+    ood_sha256: str | None = MISSING
+    ood: int = MISSING
+
+
+@dataclass
 class Data:
     name: str = MISSING
     path: str | None = MISSING
@@ -27,6 +40,7 @@ class Data:
     calibration: int = MISSING
     validation: int = MISSING
     test: int = MISSING
+    text: Text | None = MISSING
 
 
 @dataclass

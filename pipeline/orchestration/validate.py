@@ -13,8 +13,8 @@ from pipeline.lowrank.overrides import make_overrides
 from pipeline.lowrank.policies import POLICIES, make_policy
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "data.name": ("digits", "fashion_mnist", "tensors"),
-    "baseline.source": ("train", "checkpoint"),
+    "data.name": ("digits", "fashion_mnist", "tensors", "text"),
+    "baseline.source": ("train", "checkpoint", "pretrained"),
     "baseline.augment": ("none", "flip", "crop", "crop_flip"),
     "analyze.metric": METRICS,
     "fine_tune.parameters": ("all", "adapters", "none"),
@@ -43,6 +43,8 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.calibration": _COUNT,
     "data.validation": _COUNT,
     "data.test": _COUNT,
+    "data.text.sequence_length": _COUNT,
+    "data.text.ood": _COUNT,
     **{f"baseline.{key}": rule for key, rule in _TRAINING.items()},
     "baseline.snapshots": _NOT_NEGATIVE,
     **{f"fine_tune.{key}": rule for key, rule in _TRAINING.items()},
@@ -81,11 +83,11 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 def validate(params: Mapping[str, Any]) -> None:
     """Raises LowRankError naming key, value and remedy; `params` has the schema's sections."""
     for key, known in CHOICES.items():
-        value = _at(params, key)
+        value = value_at(params, key)
         if value not in known:
             raise LowRankError(f"{key}={value}: unknown; {suggest(value, known)}")
     for key, (holds, remedy) in RANGES.items():
-        value = _at(params, key)
+        value = value_at(params, key)
         if value is not None and not holds(value):
             raise LowRankError(f"{key}={value}: {remedy}")
     rank_select = params["rank_select"]
@@ -105,6 +107,9 @@ def _in_section(section: str, check: Callable[[], object]) -> None:
         raise LowRankError(f"{section}: {error}") from error
 
 
-def _at(params: Mapping[str, Any], key: str) -> Any:
-    section, name = key.split(".")
-    return params[section][name]
+def value_at(params: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key; None where a section on the way is null."""
+    value: Any = params
+    for name in key.split("."):
+        value = None if value is None else value[name]
+    return value

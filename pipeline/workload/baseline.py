@@ -1,4 +1,5 @@
-"""The dense network that everything is compared with: trained here, or the user's own."""
+"""The dense network that everything is compared with: trained here, the user's own, or one
+that comes with its weights."""
 
 from __future__ import annotations
 
@@ -12,12 +13,15 @@ from torch import nn
 
 from pipeline.lowrank.checkpoint import build_model, load_weights, save_network
 from pipeline.lowrank.errors import LowRankError
+from pipeline.workload.checksums import check_sha256, file_sha256
 from pipeline.workload.curve import Curve, OnStep
 from pipeline.workload.data import load_meta, load_split
 from pipeline.workload.evaluation import check_fit
+from pipeline.workload.huggingface import self_contained
 from pipeline.workload.snapshots import INIT, Snapshots
-from pipeline.workload.sources.raw import check_sha256, file_sha256
 from pipeline.workload.training import TrainingOptions, train, unchanged_curve
+
+SOURCES = ("train", "checkpoint", "pretrained")
 
 
 def make_baseline(
@@ -32,22 +36,25 @@ def make_baseline(
 ) -> Curve:
     """Writes a network folder; with source=train also init.safetensors, the weights at the
     start, and snapshots/, the matrices at `snapshots` moments between start and end.
+    source=checkpoint loads `weights` into the model; source=pretrained keeps it as it was built.
 
     `spec` is the model section, `options` the baseline section. Call it right after the
     generators were seeded (`make_fabric` does): the initial weights come from torch's own.
     Raises LowRankError for options, weights and models that don't fit the data or each other.
     """
     source, weights, sha256 = (options[key] for key in ("source", "weights", "sha256"))
-    if source not in ("train", "checkpoint"):
-        raise LowRankError(f"baseline.source={source}: unknown; choose train or checkpoint")
+    if source not in SOURCES:
+        raise LowRankError(f"baseline.source={source}: unknown; choose {' or '.join(SOURCES)}")
     model = build_model(spec)
     check_fit(model, load_meta(data))
     if source == "checkpoint":
         import_weights(model, weights, sha256)
         check_fit(model, load_meta(data))
+    else:
+        _refuse_weights(source, weights, sha256)
+    if source != "train":
         curve = unchanged_curve(model, load_split(data, "validation"), on_step)
     else:
-        _refuse_weights(weights, sha256)
         if fabric.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
             save_model(model, str(folder / INIT))
@@ -63,7 +70,7 @@ def make_baseline(
             on_state=Snapshots(folder, options["snapshots"]),
         )
     if fabric.is_global_zero:
-        save_network(folder, model, spec)
+        save_network(folder, model, self_contained(spec, model))
     return curve
 
 
@@ -89,10 +96,10 @@ def training_options(section: Mapping[str, Any]) -> TrainingOptions:
     return TrainingOptions(**{k: section[k] for k in TrainingOptions.__dataclass_fields__})
 
 
-def _refuse_weights(weights: str | None, sha256: str | None) -> None:
+def _refuse_weights(source: str, weights: str | None, sha256: str | None) -> None:
     for key, value in (("weights", weights), ("sha256", sha256)):
         if value is not None:
             raise LowRankError(
-                f"baseline.{key}={value}: not used with source=train; set it to null, or choose "
+                f"baseline.{key}={value}: not used with source={source}; set it to null, or choose "
                 "baseline=checkpoint"
             )

@@ -113,7 +113,9 @@ class DescentProbe:
                 state = leaves | {n: b.clone() for n, b in network.named_buffers()}
                 loss = self._objective(
                     lambda inputs, state=state: functional_call(  # type: ignore[misc]
-                        network, state, (inputs.to(dtype),)
+                        network,
+                        state,
+                        (inputs.to(dtype) if inputs.is_floating_point() else inputs,),
                     ),
                     batch,
                 )

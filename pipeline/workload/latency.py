@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.checkpoint import load_network
 from pipeline.lowrank.errors import LowRankError
+from pipeline.workload.checksums import file_sha256
 from pipeline.workload.data import load_split
-from pipeline.workload.sources.raw import file_sha256
+from pipeline.workload.splits import TokenSplit
 
 _MILLISECONDS = 1e-6  # of a nanosecond
 
@@ -36,8 +37,8 @@ def measured_once(
     `latency_repetitions`, `latency_warmup` and optionally `threads` (as in the fabric section;
     by default as many as torch uses); other keys are ignored.
 
-    Returns {"machine": {…}, "weights": {NAME: sha256}, "batch_size": int,
-    NAME: {"latency_ms": median, "iqr_ms": …}, …,
+    Returns {"machine": {…}, "weights": {NAME: sha256}, "batch_size": int, "tokens" of an
+    example (None where it has none), NAME: {"latency_ms": median, "iqr_ms": …}, …,
     "speedup": latency of the first network / latency of the last one}.
     """
     used = _options(options)
@@ -61,6 +62,7 @@ def measured_once(
         "machine": machine,
         "weights": weights,
         "batch_size": used["latency_batch_size"],
+        "tokens": inputs.shape[1] if isinstance(split, TokenSplit) else None,
         **times,
         "speedup": times[first]["latency_ms"] / times[last]["latency_ms"],
     }

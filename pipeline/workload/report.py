@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.lowrank.cost import count_params, network_macs
 from pipeline.workload.plots import plot_rows, write_csv, write_figures, write_plots
@@ -36,13 +35,14 @@ LAYER_COLUMNS = (
 )
 
 
-def network_size(network: nn.Module, folder: Path, input_shape: tuple[int, ...]) -> dict[str, int]:
+def network_size(network: nn.Module, folder: Path, example: Tensor) -> dict[str, int]:
     """{"params", "macs" of one example, "file_bytes" of model.safetensors}.
 
     network: the one that loads from `folder`, so that nothing is taken from the plan;
-    input_shape: (C, H, W) of one example.
+    example: a batch of one.
     """
-    example = torch.zeros(1, *input_shape, dtype=next(network.parameters()).dtype)
+    if example.is_floating_point():
+        example = example.to(next(network.parameters()).dtype)
     return {
         "params": count_params(network),
         "macs": int(network_macs(network, example)["total"]),
@@ -56,7 +56,7 @@ def write_reports(
     """Writes layers.csv, spectra.csv, plots/*.csv and figures/*.png in `folder`; returns the
     value of metrics.json.
 
-    networks: {"dense" | "compressed" | "fine_tuned": {accuracy, loss, params, macs,
+    networks: {"dense" | "compressed" | "fine_tuned": {measures of the task, params, macs,
     file_bytes}}; subject: "ResNet on digits", for titles.
     """
     metrics = headline(networks, facts.layers) | {"spectra": spectral_headline(facts)}

@@ -1,4 +1,4 @@
-"""Pure parts of the data: a split in memory, and who goes into which split."""
+"""Pure parts of the data: a split in memory, and what goes into which split."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from pipeline.lowrank.errors import LowRankError
+
+PADDING = -1  # in place of a token id: not part of the text, and masked in every model
 
 
 class Split:
@@ -48,6 +50,21 @@ class Split:
         """Values as stored → values as the network reads them; the layout in memory is kept."""
         scale = 1.0 / (self._unit * self._std)
         return torch.mul(stored, scale).sub_(self._mean / self._std)
+
+
+class TokenSplit(Split):
+    """Sequences of token ids, (N, T) int64 with PADDING after the last token of a shorter one,
+    and labels: (N,) classes, (N, T) the next tokens, or (N, 0) where there are none."""
+
+    def normalise(self, stored: Tensor) -> Tensor:
+        """Token ids as they are."""
+        return stored
+
+    def batch(self, chosen: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """(inputs, labels) of the chosen examples, as long as the longest of them."""
+        inputs = self.stored[chosen]
+        length = int((inputs != PADDING).any(0).sum())
+        return inputs[:, :length], self.labels[chosen]
 
 
 def stratified_indices(
@@ -91,3 +108,31 @@ def _proportional(size: int, available: Sequence[int]) -> list[int]:
     for index in order[: size - sum(counts)]:
         counts[index] += 1
     return counts
+
+
+def consecutive_ranges(
+    counts: Sequence[int], sizes: Mapping[str, int], *, rest: str, unit: str
+) -> dict[str, range]:
+    """Ranges of whole documents, in the documents' order: `rest` first, then the splits of
+    `sizes`, each just long enough for its size.
+
+    counts: what each document holds, in the unit of `sizes`, which `unit` names. What a split's
+    documents hold beyond its size is left unused: no document is in two splits.
+
+    Raises LowRankError where the documents are too few or too short.
+    """
+    ranges, end = {}, len(counts)
+    for split, size in reversed(list(sizes.items())):
+        start, held = end, 0
+        while held < size and start > 0:
+            start -= 1
+            held += counts[start]
+        if held < size or start == 0:
+            raise LowRankError(
+                f"{len(counts)} documents of {sum(counts)} {unit} are too few for "
+                + " + ".join(f"data.{name} ({needed} {unit})" for name, needed in sizes.items())
+                + f" and a {rest} split, which share none; ask for smaller splits, give more "
+                "text, or mark the chapters of a long one (a form feed starts a document)"
+            )
+        ranges[split], end = range(start, end), start
+    return {rest: range(end), **dict(reversed(list(ranges.items())))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.workload.reporting.facts import read_json
+from pipeline.workload.reporting.measures import measures
 from pipeline.workload.reporting.numbers import NETWORKS
 from pipeline.workload.reporting.timings import find_timings
 from pipeline.workload.reporting.words import human_bytes, human_count, percent
@@ -26,7 +27,7 @@ ABSENT = "—"
 # Numbers from here on are written short, so that the tables fit 80 characters.
 _MOST_DIGITS, _MOST_DIGITS_A_LAYER = 10_000_000, 1_000_000
 # For terminals and pipes that cannot show them (LANG=C, some Windows consoles).
-_ASCII = str.maketrans({"—": "-", "×": "x", "→": ">", "−": "-", "…": "...", "·": "-"})
+_ASCII = str.maketrans({"—": "-", "–": "-", "×": "x", "→": ">", "−": "-", "…": "...", "·": "-"})
 
 Row = Mapping[str, str]
 
@@ -74,11 +75,9 @@ def networks_table(
     table = _table(console)
     for heading in ("", "dense", "compressed", "fine-tuned", "change"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    dense, last = (metrics[name] for name in (NETWORKS[0], NETWORKS[-1]))
-    drop, loss = metrics["accuracy_drop_fine_tuned"], last["loss"] - dense["loss"]
-    lines = [
-        ("accuracy", "accuracy", _percent, _signed(-drop, 2) + " points"),
-        ("loss", "loss", _loss, _signed(loss, 4)),
+    lines: list[tuple[str, str, Callable[[Any], str], str]]
+    lines = [(m.label, m.key, m.show, m.change(m.key, metrics)) for m in measures(metrics)]
+    lines += [
         ("parameters", "params", _count, f"{metrics['compression_ratio']:.2f}× fewer"),
         ("MACs", "macs", _count, f"{metrics['macs_ratio']:.2f}× fewer"),
         ("file size", "file_bytes", human_bytes, f"{metrics['file_ratio']:.2f}× smaller"),
@@ -176,10 +175,15 @@ def _layer_cells(row: Row) -> list[str]:
 def _latency_cells(timings: Mapping[str, Any] | None) -> list[str]:
     if timings is None:
         return ["latency", ABSENT, ABSENT, ABSENT, ABSENT]
-    cells = [f"{timings[name]['latency_ms']:.2f} ms" for name in NETWORKS]
+    cells = [_duration(timings[name]["latency_ms"]) for name in NETWORKS]
     speedup = timings["dense"]["latency_ms"] / timings["fine_tuned"]["latency_ms"]
     change = f"{speedup:.2f}× faster" if speedup >= 1 else f"{1 / speedup:.2f}× slower"
-    return [f"latency, batch of {timings['batch_size']}", *cells, change]
+    tokens = f" × {timings['tokens']}" if timings.get("tokens") else ""
+    return [f"latency, batch of {timings['batch_size']}{tokens}", *cells, change]
+
+
+def _duration(milliseconds: float) -> str:
+    return f"{milliseconds:.2f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.2f} s"
 
 
 def _table(console: Console) -> Table:
@@ -198,18 +202,5 @@ def _say(console: Console, sentence: str) -> None:
     console.print(*_texts(console, sentence))
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f} %"
-
-
-def _loss(value: float) -> str:
-    return f"{value:.4f}"
-
-
 def _count(value: int) -> str:
     return f"{value:,}" if value < _MOST_DIGITS else human_count(value)
-
-
-def _signed(value: float, digits: int) -> str:
-    # Rounding first: a change of −0.0001 is written as +0.00, not as −0.00.
-    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")

@@ -92,7 +92,9 @@ def train(
 
 
 def unchanged_curve(model: nn.Module, validation: Split, on_step: OnStep | None = None) -> Curve:
-    """The curve of a network that isn't trained: epoch 0 only."""
+    """The curve of a network that isn't trained: epoch 0 only, and nothing without labels."""
+    if not validation.labels.numel():
+        return Curve()
     quality = evaluate_quality(model, validation, _VALIDATION_BATCH)
     check_finite(quality["loss"], 0, 0.0)
     recorder = Recorder(0, 1, on_step)

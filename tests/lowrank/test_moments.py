@@ -86,7 +86,8 @@ class Tokens(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         x = self.table(input_ids)
-        return self.head(torch.tanh(self.query(x) * self.key(x)))
+        logits: torch.Tensor = self.head(torch.tanh(self.query(x) * self.key(x)))
+        return logits.transpose(1, 2)  # classes in dimension 1, as cross-entropy reads them
 
 
 def token_batch() -> dict[str, torch.Tensor]:

@@ -16,10 +16,13 @@ from pipeline.lowrank.adapter import INITS, OTHERS
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.policies import POLICIES
 from pipeline.orchestration.compose import SECTIONS, check_overrides, compose_params, write_params
-from pipeline.orchestration.pins import file_sha256, pin, require_pins
+from pipeline.orchestration.pins import pin, require_pins
 from pipeline.orchestration.validate import CHOICES, RANGES
 from pipeline.workload.augmentation import AUGMENTATIONS
+from pipeline.workload.baseline import SOURCES as BASELINE_SOURCES
+from pipeline.workload.checksums import content_sha256, file_sha256
 from pipeline.workload.fine_tuning import OBJECTIVES, PARAMETERS
+from pipeline.workload.preparation import TEXT
 from pipeline.workload.sources import SOURCES
 from tests.imports import ROOT
 
@@ -32,6 +35,8 @@ REQUIRED = {
     "tensors": ["data.path=my.npz"],
     "custom": ["model._target_=torch.nn.Linear"],
     "checkpoint": ["baseline.weights=w.safetensors"],
+    "huggingface": ["model.name=my_model"],
+    "text": ["data.path=my.txt", "model=huggingface", "model.name=my_model"],
 }
 
 
@@ -45,7 +50,8 @@ def test_every_option_composes_and_is_valid(group: str, option: str) -> None:
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_experiment_composes_and_is_valid(path: Path) -> None:
-    required = list(chain(*REQUIRED.values())) if path.stem == "checkpoint" else []
+    own = chain(*(REQUIRED[key] for key in ("tensors", "custom", "checkpoint")))
+    required = list(own) if path.stem == "checkpoint" else []
     params = compose_params(CONF, [f"experiment={path.stem}", *required])
     assert params != compose_params(CONF)
     assert f"# python -m pipeline experiment={path.stem}" in path.read_text()
@@ -66,7 +72,8 @@ def option_keys(path: Path) -> set[str]:
 
 
 def test_the_known_names_are_those_of_the_code() -> None:
-    assert set(CHOICES["data.name"]) == set(SOURCES)
+    assert set(CHOICES["data.name"]) == {*SOURCES, TEXT}
+    assert set(CHOICES["baseline.source"]) == set(BASELINE_SOURCES)
     assert set(CHOICES["fine_tune.augment"]) == set(AUGMENTATIONS)
     assert set(CHOICES["baseline.augment"]) == set(AUGMENTATIONS)
     assert set(CHOICES["fine_tune.parameters"]) == set(PARAMETERS)
@@ -196,6 +203,27 @@ def test_external_inputs_are_pinned_by_content(tmp_path: Path) -> None:
     assert params["data"]["path"] == "data.npz", "the given configuration is left alone"
     (tmp_path / "my_net.py").write_text("class Net: changed = True\n")
     assert pin(params, tmp_path)["baseline"] != pinned["baseline"]
+
+
+def test_text_and_transformers_are_pinned_where_they_are_paths(tmp_path: Path) -> None:
+    for name, content in (("net/config.json", "{}"), ("net/w.bin", "w"), ("in.txt", "a")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    ood = "data.text.ood_path=debian:book/usr/share/book"
+    overrides = ["data=text", "data.path=*.txt", ood, "model=huggingface", "model.name=net"]
+    pinned = pin(compose_params(CONF, overrides), tmp_path)
+    text, net = pinned["data"]["text"], str(tmp_path / "net")
+    assert (pinned["model"]["name"], text["tokenizer"]) == (net, net)
+    assert pinned["model"]["sha256"] == text["tokenizer_sha256"] == content_sha256(tmp_path / "net")
+    assert pinned["data"]["sha256"] == content_sha256(tmp_path / "*.txt")
+    assert (text["ood_path"], text["ood_sha256"]) == ("debian:book/usr/share/book", None)
+    (tmp_path / "net/w.bin").write_text("other")
+    assert pin(compose_params(CONF, overrides), tmp_path)["model"] != pinned["model"]
+    # On a hub, perhaps: nothing to pin. But a text must be there.
+    elsewhere = pin(compose_params(CONF, [*overrides, "model.name=org/net"]), tmp_path)
+    assert (elsewhere["model"]["name"], elsewhere["model"]["sha256"]) == ("org/net", None)
+    with pytest.raises(LowRankError, match=r"data\.path=.*none\.txt: no such file"):
+        pin(compose_params(CONF, [*overrides, "data.path=none.txt"]), tmp_path)
 
 
 def test_plain_dvc_repro_demands_the_pins_and_prints_them(tmp_path: Path) -> None:

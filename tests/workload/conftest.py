@@ -10,8 +10,8 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from pipeline.workload.data import prepare_data
 from pipeline.workload.devices import FabricOptions, make_fabric
+from pipeline.workload.preparation import prepare_data
 
 SIZES: dict[str, Any] = {"train": None, "calibration": 180, "validation": 180, "test": 360}
 

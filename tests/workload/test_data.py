@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.lowrank import LowRankError
-from pipeline.workload.data import SPLITS, load_meta, load_split, prepare_data
+from pipeline.workload.data import load_meta, load_split
+from pipeline.workload.preparation import prepare_data
 from pipeline.workload.splits import Split, stratified_indices
 from tests.workload.conftest import SIZES
 
@@ -110,7 +111,7 @@ def test_a_constant_channel_is_centred_only(tmp_path: Path) -> None:
 def test_data_json_says_what_the_contract_asks(digits: Path) -> None:
     meta = load_meta(digits)
     assert (meta["name"], meta["classes"], meta["input_shape"]) == ("digits", 10, [1, 8, 8])
-    assert list(meta["sizes"]) == sorted(SPLITS)
+    assert list(meta["sizes"]) == sorted(SIZES)
     assert meta["sizes"]["test"] == SIZES["test"]
     assert meta["class_names"] == list("0123456789")
     assert all(re.fullmatch("[0-9a-f]{64}", value) for value in meta["sha256"].values())

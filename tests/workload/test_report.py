@@ -108,7 +108,7 @@ def written_bounds(rows: list[dict[str, str]]) -> dict[str, tuple[float, float]]
 def test_network_size_counts_what_loads(tmp_path: Path) -> None:
     spec = {"_target_": "torch.nn.Linear", "in_features": 12, "out_features": 5}
     save_network(tmp_path, nn.Linear(12, 5), spec)
-    size = network_size(load_network(tmp_path), tmp_path, (12,))
+    size = network_size(load_network(tmp_path), tmp_path, torch.zeros(1, 12))
     assert size["params"] == 12 * 5 + 5
     assert size["macs"] == 12 * 5
     assert size["file_bytes"] == (tmp_path / "model.safetensors").stat().st_size

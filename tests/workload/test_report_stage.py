@@ -78,7 +78,8 @@ def _write_data(folder: Path) -> None:
     pixels = torch.arange(40 * 64).reshape(40, 1, 8, 8).remainder(251).to(torch.uint8)
     split = {"inputs": pixels, "labels": torch.arange(40) % 4}
     save_file(split, folder / "test.safetensors")
-    meta = {"name": "planted", "classes": 4, "input_shape": [1, 8, 8], "mean": [0.5], "std": [0.3]}
+    shown = {"name": "planted", "task": "classification", "classes": 4, "sizes": {"test": 40}}
+    meta = shown | {"input_shape": [1, 8, 8], "mean": [0.5], "std": [0.3]}
     (folder / "data.json").write_text(json.dumps(meta))
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from pipeline.workload import reporting
+from pipeline.workload.checksums import file_sha256
 from pipeline.workload.latency import machine_facts
 from pipeline.workload.plots import COLUMNS
 from pipeline.workload.reporting.timings import FOLDERS, find_timings
-from pipeline.workload.sources.raw import file_sha256
 
 TEMPLATES = sorted((Path(reporting.__file__).parent / "templates").glob("*.json"))
 

@@ -17,10 +17,10 @@ Row = dict[str, Any]
 def headline(networks: Mapping[str, Mapping[str, float]], layers: Mapping[str, Any]) -> Row:
     """metrics.json: the three networks side by side, ratios (> 1 is smaller) and errors.
 
-    networks: {"dense" | "compressed" | "fine_tuned": {accuracy in [0, 1], loss, params, macs,
-    file_bytes}}; layers: the factorized layers of layers.json. Drops are percentage points,
-    negative when the accuracy rose. `mean_bound_tightness` (measured error / upper bound, 1 is
-    tight) is left out where no layer has an upper bound.
+    networks: {"dense" | "compressed" | "fine_tuned": {measures of the task, params, macs,
+    file_bytes}}; layers: the factorized layers of layers.json. Drops of the accuracy in [0, 1],
+    where there is one, are percentage points, negative when it rose. `mean_bound_tightness`
+    (measured error / upper bound, 1 is tight) is left out where no layer has an upper bound.
     """
     dense, last = networks["dense"], networks["fine_tuned"]
     errors = [layer["measured_relative_error"] for layer in layers.values()]
@@ -30,11 +30,12 @@ def headline(networks: Mapping[str, Mapping[str, float]], layers: Mapping[str, A
         "compression_ratio": dense["params"] / last["params"],
         "macs_ratio": dense["macs"] / last["macs"],
         "file_ratio": dense["file_bytes"] / last["file_bytes"],
-        "accuracy_drop_compressed": _points(dense, networks["compressed"]),
-        "accuracy_drop_fine_tuned": _points(dense, last),
         "layers_factorized": len(errors),
         "max_relative_error": max(errors, default=0.0),
     }
+    if "accuracy" in dense:
+        for name in NETWORKS[1:]:
+            result[f"accuracy_drop_{name}"] = _points(dense, networks[name])
     if tight:
         result["mean_bound_tightness"] = sum(tight) / len(tight)
     return result

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pipeline.workload.checksums import file_sha256
 from pipeline.workload.latency import machine_facts
-from pipeline.workload.sources.raw import file_sha256
 
 # The folders of the three networks, by the names they have in metrics.json and in timings.
 FOLDERS = {"dense": "out/baseline", "compressed": "out/compressed", "fine_tuned": "out/finetuned"}

@@ -6,7 +6,8 @@ import hashlib
 
 import torch
 
-from pipeline.workload.sources.raw import RawData, check_sha256, refuse_unused
+from pipeline.workload.checksums import check_sha256
+from pipeline.workload.sources.raw import RawData, refuse_unused
 
 # Of the pixels (0…16, as uint8) and then the labels (uint8), in C order.
 _SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"

@@ -10,8 +10,9 @@ from pathlib import Path
 from torch import Tensor
 
 from pipeline.lowrank.errors import LowRankError
+from pipeline.workload.checksums import check_sha256
 from pipeline.workload.sources.idx import parse_idx
-from pipeline.workload.sources.raw import RawData, check_sha256, refuse_unused
+from pipeline.workload.sources.raw import RawData, refuse_unused
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 _HOST = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"

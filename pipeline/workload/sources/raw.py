@@ -1,10 +1,8 @@
-"""What every source gives, and the checksum that every source verifies."""
+"""What every source of images gives."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
@@ -31,20 +29,6 @@ class RawData:
     @property
     def classes(self) -> int:
         return len(self.class_names)
-
-
-def file_sha256(path: Path) -> str:
-    """Checksum of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_sha256(label: str, actual: str, expected: str, remedy: str) -> None:
-    """Raises LowRankError unless the checksums agree."""
-    if actual != expected.lower():
-        raise LowRankError(
-            f"{label}: the checksum is sha256 {actual}, expected {expected.lower()}; {remedy}"
-        )
 
 
 def refuse_unused(name: str, options: dict[str, str | None]) -> None:

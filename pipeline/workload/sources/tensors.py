@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.workload.sources.raw import RawData, check_sha256, file_sha256
+from pipeline.workload.checksums import check_sha256, file_sha256
+from pipeline.workload.sources.raw import RawData
 
 _INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 _OPTIONAL = ("test_inputs", "test_labels")

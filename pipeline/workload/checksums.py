@@ -1,0 +1,41 @@
+"""Checksums: what comes from outside is named by its content."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from pathlib import Path
+
+from pipeline.lowrank.errors import LowRankError
+
+
+def file_sha256(path: Path) -> str:
+    """Checksum of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_at(place: Path) -> list[Path]:
+    """The file, the files of a folder and of those in it, or those that a pattern matches;
+    sorted, and none where there is nothing."""
+    if place.is_file():
+        return [place]
+    found = place.rglob("*") if place.is_dir() else map(Path, glob.glob(str(place), recursive=True))
+    return sorted(file for file in found if file.is_file())
+
+
+def content_sha256(place: Path) -> str:
+    """Checksum of a file; of a folder or pattern that of its files' names and checksums."""
+    files = files_at(place)
+    if files == [place]:
+        return file_sha256(place)
+    lines = "".join(f"{file.name}:{file_sha256(file)}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def check_sha256(label: str, actual: str, expected: str, remedy: str) -> None:
+    """Raises LowRankError unless the checksums agree."""
+    if actual != expected.lower():
+        raise LowRankError(
+            f"{label}: the checksum is sha256 {actual}, expected {expected.lower()}; {remedy}"
+        )
