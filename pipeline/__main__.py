@@ -1,4 +1,5 @@
 """python -m pipeline [-m] [GROUP=OPTION | KEY=VALUE …]: the chain with overrides.
+python -m pipeline --resume SWEEP: what is missing of a sweep.
 
 Each run gets its own DVC workspace (Hydra's output directory) on the shared run-cache, so
 what any run computed before is not computed again, and ends as one MLflow run.
@@ -6,10 +7,10 @@ what any run computed before is not computed again, and ends as one MLflow run.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 import hydra
@@ -18,59 +19,76 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.orchestration.compose import check_overrides, to_params
-from pipeline.orchestration.pins import pin
-from pipeline.orchestration.workspace import make_workspace, reproduce
+from pipeline.orchestration.command import (
+    Command,
+    describe_sweep,
+    hydra_arguments,
+    parse_command,
+)
+from pipeline.orchestration.compose import check_overrides
+from pipeline.orchestration.job import Job, run_job
+from pipeline.orchestration.status import DONE
+from pipeline.orchestration.sweep import opened
+from pipeline.orchestration.sweep_view import print_outcome, sweep_view
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @hydra.main(config_path="../conf", config_name="config", version_base="1.3")
-def run(config: DictConfig) -> float:
-    """One job; returns the accuracy of the fine-tuned network (of an encoder its cosine to the
-    dense one), which sweepers maximise."""
+def run(config: DictConfig) -> float | tuple[float, ...] | None:
+    """One job; returns its objectives to the sweeper, None when it failed."""
     try:
-        return _run_job(config)
+        values = tuple(run_job(config, Job.current(ROOT)).values())
     except LowRankError as error:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
-            raise  # the other jobs go on; Hydra reports this one
+            return None  # the other jobs go on; the job's status.json says why
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    return values[0] if len(values) == 1 else values
 
 
-def _run_job(config: DictConfig) -> float:
-    params = pin(to_params(config), Path.cwd())
-    workspace = Path(HydraConfig.get().runtime.output_dir)
-    make_workspace(ROOT, workspace, params)
-    reproduce(ROOT, workspace)
-
-    from pipeline.orchestration.tracking import track_run  # MLflow: seconds of import
-    from pipeline.workload.tables import print_summary
-
-    before = Path.cwd()
-    os.environ["LOWRANK_ROOT"], os.environ["LOWRANK_SCRATCH"] = str(ROOT), str(ROOT / ".scratch")
-    os.chdir(workspace)
-    try:
-        tracked = track_run(Path(), params)
-        print_summary(Path())
-    finally:
-        os.chdir(before)
-    print(f"\nworkspace  {workspace}\nMLflow run {tracked['run_id']} ({tracked['experiment']})")
-    metrics = json.loads((workspace / "reports/metrics.json").read_text())
-    quality = metrics["fine_tuned"]
-    return float(quality["accuracy"] if "accuracy" in quality else quality["cosine"])
+def sweep(command: Command) -> int:
+    """A whole sweep; its exit status is 0 when all jobs are done."""
+    described = describe_sweep(ROOT / "conf", command)
+    folder = described["folder"]
+    sys.argv[1:] = hydra_arguments(command, folder)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of ending the process
+    interrupted = False
+    with opened(folder, described, ROOT) as record:
+        print(f"sweep {folder}", flush=True)
+        with sweep_view(folder, described["total"]):
+            try:
+                run()
+            except (KeyboardInterrupt, SystemExit):
+                record["interrupted"] = interrupted = True
+            except Exception as error:  # of a launcher or a sweeper, whatever it is made of
+                (folder / "launcher.log").write_text(traceback.format_exc())
+                first = str(error).partition("\n")[0]
+                print(
+                    f"error: the sweep ended early: {type(error).__name__}: {first}\n"
+                    f"       (all of it in {folder / 'launcher.log'})",
+                    file=sys.stderr,
+                )
+    print_outcome(folder, record)
+    if interrupted:
+        return 130
+    return 0 if record["state"] == DONE else 1
 
 
 def main() -> None:
     # A job's processes are ended on the way out, also when someone else ends this one.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
     try:
-        check_overrides(ROOT / "conf", overrides)
+        command = parse_command(sys.argv[1:])
+        check_overrides(ROOT / "conf", command.overrides)
+        if command.multirun:
+            sys.exit(sweep(command))
         run()
     except LowRankError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

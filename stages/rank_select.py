@@ -30,16 +30,18 @@ def run() -> None:
     plan_of = partial(
         make_plan, analysis, weights, names=names, methods=methods, overrides=overrides
     )
-    if chosen["policy"] == "budget" and chosen["contest_seconds"] > 0:
+    if chosen["policy"] == "budget" and chosen["contest_examples"] > 0:
         scales = [make_policy(chosen | {"error_scale": s}) for s in ("absolute", "relative")]
         batches = held_out_batches(
-            Path("out/data"), calibration["batch_size"], calibration["holdout"]
+            Path("out/data"),
+            calibration["batch_size"],
+            calibration["holdout"],
+            most=chosen["contest_examples"],
         )
         plan = hold_contest(
             model,
             [plan_of(policy) for policy in scales],
             Divergence(model, batches),
-            seconds=chosen["contest_seconds"],
             options=options,
         )
     else:

@@ -5,7 +5,6 @@ predicts is local; what is measured is not)."""
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -21,13 +20,13 @@ from pipeline.lowrank.planning import Plan
 class Entry:
     """One plan of a contest: how it spends the budget, what it then costs, the loss increase that
     the metric predicts (nats, `fisher` only) and the measured KL to the dense network (nats per
-    unit; None where time was up)."""
+    unit)."""
 
     allocation: str
     params: int
     macs: int
     predicted_loss_increase: float | None
-    measured_kl: float | None
+    measured_kl: float
 
 
 def hold_contest(
@@ -35,28 +34,22 @@ def hold_contest(
     plans: Sequence[Plan],
     divergence: Divergence,
     *,
-    seconds: float,
     options: Mapping[str, Any],
 ) -> Plan:
     """The plan with the least measured divergence, with the whole contest in `plan.contest`.
 
     plans: of one budget, under a policy `budget`. The uniform plan beside the first one takes
-    part and is measured second, so that the winner never loses to it. After `seconds` no further
-    plan is measured (the first two always are). The model is not changed. options: of the
-    methods.
+    part, so that the winner never loses to it; the first of equal ones wins. The model is not
+    changed. options: of the methods.
     """
-    started = time.monotonic()
-    first, *others = [(plan, str(plan.policy["error_scale"])) for plan in plans]
+    contestants = [(plan, str(plan.policy["error_scale"])) for plan in plans]
+    contestants.append((plans[0].as_uniform(), "uniform"))
     entries: list[Entry] = []
-    best: tuple[float, Plan] | None = None
-    for plan, allocation in (first, (first[0].as_uniform(), "uniform"), *others):
-        measured = None
-        if len(entries) < 2 or time.monotonic() - started < seconds:
-            built, _ = apply_(copy.deepcopy(model), plan, **options)
-            measured = divergence.of(built)
-            if best is None or measured < best[0]:
-                best = measured, plan
+    for plan, allocation in contestants:
+        built, _ = apply_(copy.deepcopy(model), plan, **options)
         totals, predicted = plan.planned, plan.predicted_loss_increase
+        measured = divergence.of(built)
         entries.append(Entry(allocation, totals.params, totals.macs, predicted, measured))
-    assert best is not None
-    return replace(best[1], contest=tuple(asdict(entry) for entry in entries))
+    best = min(range(len(entries)), key=lambda index: entries[index].measured_kl)
+    contest = tuple(asdict(entry) for entry in entries)
+    return replace(contestants[best][0], contest=contest)

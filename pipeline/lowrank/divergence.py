@@ -25,7 +25,7 @@ class Divergence:
         if not len(batches):
             raise LowRankError(
                 "no calibration data is held out for measuring plans: raise analyze.holdout or "
-                "data.calibration, or set rank_select.contest_seconds=0"
+                "data.calibration, or set rank_select.contest_examples=0"
             )
         self.batches = batches
         self._dense = [log_probabilities(dense, batch) for batch in batches]

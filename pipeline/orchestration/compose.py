@@ -9,7 +9,9 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -19,6 +21,8 @@ from pipeline.orchestration.schema import Config
 from pipeline.orchestration.validate import validate
 
 SECTIONS = tuple(f.name for f in fields(Config))
+# What stands in conf/config.yaml for Hydra and its sweepers, and changes no result.
+NOT_OF_THE_CHAIN = ("hydra", "objectives")
 
 
 def compose_params(conf: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -37,7 +41,8 @@ def compose_params(conf: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 def to_params(config: DictConfig) -> dict[str, Any]:
     """Plain, validated sections of a composed configuration."""
     try:
-        present = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        kept = [str(key) for key in config if key not in NOT_OF_THE_CHAIN]
+        present = OmegaConf.masked_copy(config, kept)
         typed = OmegaConf.merge(OmegaConf.structured(Config), present)
         params = OmegaConf.to_container(typed, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -53,16 +58,23 @@ def write_params(path: Path, params: dict[str, Any]) -> None:
     path.write_text(f"# Written by configure from conf/: edit that, not this file.\n{text}")
 
 
+def parse_overrides(conf: Path, overrides: Sequence[str]) -> list[Override]:
+    """The overrides as Hydra understands them; glob(*) means the options in `conf`."""
+    try:
+        with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
+            loader = GlobalHydra.instance().config_loader()
+            return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    except HydraException as error:
+        raise LowRankError(explain(error)) from error
+
+
 def check_overrides(conf: Path, overrides: Sequence[str]) -> None:
     """Composes and validates what the command line asks for before any job starts.
 
     Of a sweep each value is tried on its own (not the product); continuous intervals and
     everything of Hydra's own are left to Hydra.
     """
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise LowRankError(explain(error)) from error
+    parsed = parse_overrides(conf, overrides)
     plain: list[str] = []
     sweeps: list[list[str]] = []
     for override in parsed:
@@ -87,7 +99,10 @@ def explain(error: Exception, schema: type = Config) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = error.missing_cfg_file.rpartition("/")
         known = [name for name in error.options if not name.startswith("_")]  # no shared bases
-        return f"{group}={option}: unknown option; {suggest(option, known)}"
+        message = f"{group}={option}: unknown option; {suggest(option, known)}"
+        # Hydra's launchers and sweepers are packages of their own.
+        extra = " (more come with pip install -e '.[sweeps]' or '.[ray]')"
+        return message + extra if group.startswith("hydra/") else message
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = getattr(cause, "full_key", None)
     first = str(cause).splitlines()[0]

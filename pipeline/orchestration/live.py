@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pipeline.orchestration.store import TAG_CONFIG, config_hash, open_client
+from pipeline.orchestration.store import TAG_CONFIG, config_hash, open_client, parent_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -50,30 +50,39 @@ def curve_logger(stage: str) -> Iterator[Log]:
     NOTE.write_text(json.dumps({**note, "stages": [*note["stages"], prefix]}) + "\n")
 
 
-def take_live_run(client: MlflowClient, config: str) -> tuple[str, list[str]] | None:
-    """(run id, stages whose curves it has) of this configuration's live run, if there is one.
-    The note is removed: the run is the caller's now."""
-    note = _read_note(client, config)
-    NOTE.unlink(missing_ok=True)
+def take_live_run(client: MlflowClient, root: Path, config: str) -> tuple[str, list[str]] | None:
+    """(run id, stages whose curves it has) of the live run of the configuration in `root`, if
+    there is one. The note is removed: the run is the caller's now."""
+    note = _read_note(client, root / NOTE, config)
+    (root / NOTE).unlink(missing_ok=True)
     return (note["run_id"], note["stages"]) if note else None
 
 
+def end_live_run(root: Path, track: Mapping[str, Any]) -> None:
+    """Marks as failed the live run that the failed job in `root` left behind, if any."""
+    note = root / NOTE
+    if note.is_file():
+        client, _ = open_client(track)
+        client.set_terminated(json.loads(note.read_text())["run_id"], "FAILED")
+        note.unlink()
+
+
 def _run_for(client: MlflowClient, experiment: str, config: str) -> str:
-    note = _read_note(client, config)
+    note = _read_note(client, NOTE, config)
     if note is None:
-        run = client.create_run(experiment, tags={TAG_CONFIG: config})
+        run = client.create_run(experiment, tags={TAG_CONFIG: config, **parent_tags()})
         note = {"run_id": run.info.run_id, "stages": []}
         NOTE.write_text(json.dumps(note) + "\n")
     return str(note["run_id"])
 
 
-def _read_note(client: MlflowClient, config: str) -> Mapping[str, Any] | None:
+def _read_note(client: MlflowClient, path: Path, config: str) -> Mapping[str, Any] | None:
     """The note, if its run still runs and is of this configuration."""
     from mlflow.exceptions import MlflowException
 
-    if not NOTE.is_file():
+    if not path.is_file():
         return None
-    note: dict[str, Any] = json.loads(NOTE.read_text())
+    note: dict[str, Any] = json.loads(path.read_text())
     try:
         run = client.get_run(note["run_id"])
     except MlflowException:  # the store was deleted or changed meanwhile

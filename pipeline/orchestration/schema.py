@@ -96,7 +96,7 @@ class RankSelect:
     cost: str = MISSING
     scope: str = MISSING
     error_scale: str = MISSING
-    contest_seconds: float = MISSING
+    contest_examples: int = MISSING
     allocation: str = MISSING
     max_relative_error: float | None = MISSING
     overrides: dict[str, Override] | None = MISSING

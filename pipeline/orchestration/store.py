@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 TAG_CONFIG, TAG_LOCK = "lowrank.config", "lowrank.lock"
+# Followed by the id of a sweep's run; the value is the number of the job.
+TAG_SWEEP = "lowrank.sweep."
+# In the environment of a sweep's jobs: the id of the sweep's run. (MLflow's own MLFLOW_RUN_ID
+# would make all jobs one run.)
+PARENT = "LOWRANK_PARENT_RUN"
 
 
 def main_root() -> Path:
@@ -26,6 +31,12 @@ def main_root() -> Path:
 def tracking_uri(track: Mapping[str, Any]) -> str:
     """The configured URI, or an absolute one of the SQLite file in the repository."""
     return track["tracking_uri"] or f"sqlite:///{main_root() / 'mlflow.db'}"
+
+
+def parent_tags() -> dict[str, str]:
+    """The tag that puts a new run under the run of its sweep; none outside of sweeps."""
+    parent = os.environ.get(PARENT)
+    return {"mlflow.parentRunId": parent} if parent else {}
 
 
 def open_client(track: Mapping[str, Any]) -> tuple[MlflowClient, str]:

@@ -13,10 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from filelock import FileLock
 
 from pipeline.orchestration.artifacts import log_artifacts, log_dataset, log_model
 from pipeline.orchestration.live import take_live_run
-from pipeline.orchestration.store import TAG_CONFIG, TAG_LOCK, config_hash, open_client
+from pipeline.orchestration.store import (
+    TAG_CONFIG,
+    TAG_LOCK,
+    config_hash,
+    main_root,
+    open_client,
+    parent_tags,
+)
 from pipeline.workload.latency import measured_once
 from pipeline.workload.reporting.timings import FOLDERS
 
@@ -36,13 +44,24 @@ def track_run(root: Path, params: Mapping[str, Any]) -> dict[str, str]:
     """
     client, experiment = open_client(params["track"])
     config, lock = config_hash(params), lock_hash(root)
-    run_id = _finished(client, experiment, config, lock)
-    if run_id is None:
-        run_id = _log_run(client, experiment, root, params, {TAG_CONFIG: config, TAG_LOCK: lock})
-    else:
-        print(f"track: this run is in MLflow already ({run_id})")
+    locks = main_root() / ".scratch" / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / f"track-{config}-{lock}.lock"):  # two equal jobs of a sweep, one run
+        run_id = _finished(client, experiment, config, lock)
+        if run_id is None:
+            tags = {TAG_CONFIG: config, TAG_LOCK: lock, **parent_tags()}
+            run_id = _log_run(client, experiment, root, params, tags)
+        else:
+            print(f"track: this run is in MLflow already ({run_id})")
     name = params["track"]["experiment"]
     return {"run_id": run_id, "experiment": name, "config": config, "lock": lock}
+
+
+def measured(root: Path, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Latencies of the networks in `root`, measured or remembered."""
+    folders = {name: root / folder for name, folder in FOLDERS.items()}
+    options = {**params["evaluate"], "threads": params["fabric"]["threads"]}
+    return measured_once(folders, root / "out/data", options)
 
 
 def lock_hash(root: Path) -> str:
@@ -81,7 +100,7 @@ def _log_run(
     params: Mapping[str, Any],
     tags: Mapping[str, str],
 ) -> str:
-    live = take_live_run(client, tags[TAG_CONFIG])
+    live = take_live_run(client, root, tags[TAG_CONFIG])
     if live:
         run_id, stages = live
     else:
@@ -123,9 +142,7 @@ def _run_name(params: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
 
 def _metrics(root: Path, params: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, float]:
     metrics = json.loads((root / "reports/metrics.json").read_text())
-    folders = {name: root / folder for name, folder in FOLDERS.items()}
-    options = {**params["evaluate"], "threads": params["fabric"]["threads"]}
-    timings = measured_once(folders, root / "out/data", options)
+    timings = measured(root, params)
     del timings["machine"], timings["weights"]
     if plan["optimality_gap"] is not None:
         metrics["optimality_gap"] = plan["optimality_gap"]
@@ -144,6 +161,7 @@ def _provenance(root: Path) -> dict[str, str]:
         capture_output=True,
         text=True,
         check=False,
+        cwd=main_root(),
     )
     if git.returncode == 0:
         tags["mlflow.source.git.commit"] = git.stdout.strip()

@@ -52,7 +52,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "analyze.holdout": _FRACTION,
     "analyze.batch_size": _COUNT,
     "analyze.memory_gib": _POSITIVE,
-    "rank_select.contest_seconds": _NOT_NEGATIVE,
+    "rank_select.contest_examples": _NOT_NEGATIVE,
     "fine_tune.temperature": _POSITIVE,
     "fine_tune.distill_weight": (lambda v: 0 <= v <= 1, "choose a number in [0, 1]"),
     "fine_tune.adapter_rank": _COUNT,

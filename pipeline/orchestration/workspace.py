@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,26 @@ def make_workspace(root: Path, workspace: Path, params: Mapping[str, Any]) -> No
     for name in (".dvcignore",):
         shutil.copyfile(root / name, workspace / name)
     for name in _CODE:
+        # Anew: a module that is gone in the repository must not stay in a workspace used again.
+        shutil.rmtree(workspace / name, ignore_errors=True)
         ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
-        shutil.copytree(root / name, workspace / name, ignore=ignore, dirs_exist_ok=True)
+        shutil.copytree(root / name, workspace / name, ignore=ignore)
     write_params(workspace / "params.yaml", dict(params))
 
 
-def reproduce(root: Path, workspace: Path) -> None:
-    """Runs the workspace's chain in a process group of its own, its output on our terminal.
+class StoppedError(LowRankError):
+    """The sweep was asked to end."""
 
-    Raises LowRankError when a stage fails. On Ctrl-C the whole group is ended before
-    KeyboardInterrupt goes on: a stage whose DVC is gone would live on as an orphan.
+
+def reproduce(
+    root: Path, workspace: Path, *, log: Path | None = None, stop: Path | None = None
+) -> None:
+    """Runs the workspace's chain in a process group of its own, its output on our terminal or
+    in the file `log`.
+
+    Raises LowRankError when a stage fails, StoppedError when the file `stop` appears. However this
+    ends, on Ctrl-C too, the whole group is gone: a stage whose DVC is gone would live on as an
+    orphan.
     """
     environment = os.environ | {
         "LOWRANK_ROOT": str(root.absolute()),
@@ -64,17 +75,45 @@ def reproduce(root: Path, workspace: Path) -> None:
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }
     command = [sys.executable, "-m", "pipeline.orchestration.runner"]
-    job = subprocess.Popen(command, cwd=workspace, env=environment, start_new_session=True)
-    try:
-        status = job.wait()
-    except BaseException:
-        _end(job)
-        raise
+    with nullcontext(None) if log is None else log.open("w") as output:
+        job = subprocess.Popen(
+            command,
+            cwd=workspace,
+            env=environment,
+            stdin=subprocess.PIPE,  # never written: that it closes tells the job that we are gone
+            stdout=output,
+            stderr=None if output is None else subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = _wait(job, stop)
+        except BaseException:
+            _end(job)
+            raise
     if status != 0:
-        raise LowRankError(
+        _end(job)  # what a killed process left behind
+        raise LowRankError(_why(log, status, workspace))
+
+
+def _wait(job: subprocess.Popen[bytes], stop: Path | None) -> int:
+    while True:
+        try:
+            return job.wait(0.5)
+        except subprocess.TimeoutExpired:
+            if stop is not None and stop.exists():
+                raise StoppedError("stopped with its sweep") from None
+
+
+def _why(log: Path | None, status: int, workspace: Path) -> str:
+    if log is None:
+        return (
             f"the run failed (see above); its workspace is {workspace}; run the same command again "
             "when it is mended: what was computed is not computed again"
         )
+    if status < 0:
+        return f"the job's process was ended by signal {-status} ({signal.strsignal(-status)})"
+    told = [line for line in log.read_text(errors="replace").splitlines() if "error: " in line]
+    return told[0].partition("error: ")[2] if told else f"the run failed; see {log}"
 
 
 def _end(job: subprocess.Popen[bytes]) -> None:
@@ -86,7 +125,5 @@ def _end(job: subprocess.Popen[bytes]) -> None:
             job.wait(patience)
         except subprocess.TimeoutExpired:
             continue
-    try:  # stages whose parent went first
+    with suppress(ProcessLookupError):  # stages whose parent went first
         os.killpg(job.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return

@@ -13,9 +13,10 @@ def statistics_batches(data: Path, batch_size: int, holdout: float) -> list[Any]
     return _batches(data, batch_size, slice(0, _kept(data, holdout)))
 
 
-def held_out_batches(data: Path, batch_size: int, holdout: float) -> list[Any]:
-    """The last `holdout` fraction of the calibration split (its order is random)."""
-    return _batches(data, batch_size, slice(_kept(data, holdout), None))
+def held_out_batches(data: Path, batch_size: int, holdout: float, *, most: int) -> list[Any]:
+    """Up to `most` examples of the last `holdout` fraction of the calibration split."""
+    kept = _kept(data, holdout)
+    return _batches(data, batch_size, slice(kept, kept + most))
 
 
 def _kept(data: Path, holdout: float) -> int:

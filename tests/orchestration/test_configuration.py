@@ -27,7 +27,8 @@ from pipeline.workload.sources import SOURCES
 from tests.imports import ROOT
 
 CONF = ROOT / "conf"
-GROUPS = sorted(p.name for p in CONF.iterdir() if p.is_dir() and p.name != "experiment")
+NO_SECTIONS = ("experiment", "hydra")
+GROUPS = sorted(p.name for p in CONF.iterdir() if p.is_dir() and p.name not in NO_SECTIONS)
 # A file whose name begins with "_" holds what the options of its group share.
 OPTIONS = [(group, p.stem) for group in GROUPS for p in sorted((CONF / group).glob("[!_]*.yaml"))]
 # What the user must give to options that have no default.

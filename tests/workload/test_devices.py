@@ -1,4 +1,5 @@
-"""Several processes train one network: all agree, and only the first one writes."""
+"""Several processes train one network: all agree, as one process would, and only the first one
+writes."""
 
 from __future__ import annotations
 
@@ -7,11 +8,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import yaml
 from safetensors.torch import load_file
 
-from tests.workload.test_baseline import SPEC, TRAIN
+from pipeline.lowrank.checkpoint import save_network
+from tests.workload.test_baseline import SPEC, TRAIN, TRAINING
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,3 +57,63 @@ def test_two_processes_train_one_network(tmp_path: Path, digits: Path) -> None:
     assert (first["told"] > 0, second["told"]) == (True, 0)
     trained, initial = (load_file(folder / f"{name}.safetensors") for name in ("model", "init"))
     assert (trained["head.0.weight"] - initial["head.0.weight"]).norm() > 0.1
+
+
+MLP = """
+from torch import nn
+
+class Mlp(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10))
+"""
+
+
+def fine_tuned(folder: Path, data: Path, devices: int) -> tuple[dict[str, torch.Tensor], Any]:
+    """Weights and curve after the fine-tune stage itself ran in `folder`."""
+    (folder / "out").mkdir(parents=True)
+    (folder / "out/data").symlink_to(data)
+    (folder / "my_mlp.py").write_text(MLP)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(64, 24), torch.nn.ReLU(), torch.nn.Linear(24, 10)
+    )
+    save_network(folder / "out/compressed", model, {"_target_": "my_mlp.Mlp"})
+    strategy = "ddp" if devices > 1 else "auto"
+    fabric = {"accelerator": "cpu", "devices": devices, "num_nodes": 1, "strategy": strategy}
+    params = {
+        "seed": 0,
+        "fabric": {**fabric, "precision": "32-true", "threads": 1},
+        "fine_tune": {
+            "method": "full",
+            **TRAINING,
+            "epochs": 2,
+            "batch_size": 128,
+            "augment": "crop",
+        },
+        "track": {"live": False},
+    }
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    subprocess.run(
+        [sys.executable, "-m", "stages.fine_tune"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{folder}"},
+    )
+    curve = json.loads((folder / "out/finetuned/curve.json").read_text())
+    return load_file(folder / "out/finetuned/model.safetensors"), curve
+
+
+@pytest.mark.timeout(180)
+def test_two_processes_give_what_one_gives(tmp_path: Path, digits: Path) -> None:
+    """Without batch statistics (each process has its own) a step on two shares of a batch is the
+    step on the batch: only the order of float32 sums differs, 1e-7 a step."""
+    one, one_curve = fine_tuned(tmp_path / "one", digits, 1)
+    two, two_curve = fine_tuned(tmp_path / "two", digits, 2)
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.allclose(one[name], two[name], atol=2e-4), name
+    losses = [[e["validation_loss"] for e in c["epochs"]] for c in (one_curve, two_curve)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0][-1] < 0.9 * losses[0][0]
+    assert one_curve["best_epoch"] == two_curve["best_epoch"]

@@ -1,0 +1,120 @@
+"""Soak: small parallel sweeps while their jobs are killed, against the same sweep in series.
+
+python -m benchmarks.sweep_soak [SWEEPS [MINUTES]]
+
+A job's process group, its DVC process alone, or one of its stages alone gets SIGKILL at a random
+time; then the sweep is resumed until it is done. At the end every result must be that of the
+serial sweep, byte for byte, every lock free and no process left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import FileLock
+
+from tests.chain import Tree
+from tests.orchestration.small_tree import make_small_tree
+
+JOBS = ("rank_select=energy,error", "decompose=svd,tucker2")
+PARALLEL = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+RESULTS = ("out/plan.json", "reports/metrics.json", "reports/layers.csv", "dvc.lock")
+_MOST_RESUMES = 10
+
+
+def groups(folder: Path) -> dict[int, list[int]]:
+    """The processes that work below `folder`, by process group."""
+    found: dict[int, list[int]] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if Path(os.readlink(process / "cwd")).is_relative_to(folder):
+                pid = int(process.name)
+                found.setdefault(os.getpgid(pid), []).append(pid)
+    return found
+
+
+def strike(sweep: Path, chance: random.Random) -> str | None:
+    """Kills something of a running job: the whole group, its leader (DVC), or one stage."""
+    running = groups(sweep)
+    if not running:
+        return None
+    group = chance.choice(sorted(running))
+    what = chance.choice(("group", "dvc", "stage"))
+    others = [pid for pid in running[group] if pid != group]
+    with suppress(ProcessLookupError):
+        if what == "group":
+            os.killpg(group, signal.SIGKILL)
+        elif what == "dvc" or not others:
+            os.kill(group, signal.SIGKILL)
+        else:
+            os.kill(chance.choice(others), signal.SIGKILL)
+    return what
+
+
+def run_struck(tree: Tree, seed: int, chance: random.Random) -> list[str]:
+    """One cold parallel sweep on `seed`, struck until it ends; returns what was killed."""
+    name, struck = f"struck{seed}", []
+    first = [*PARALLEL, *JOBS, f"seed={seed}", f"hydra.sweep.dir={name}"]
+    command = [sys.executable, "-m", "pipeline", "-m", *first]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for attempt in range(_MOST_RESUMES):
+        process = subprocess.Popen(
+            command, cwd=tree.path, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        while attempt < 3 and process.poll() is None:
+            time.sleep(chance.uniform(2, 12))
+            what = strike(tree.path / name, chance)
+            if what:
+                struck.append(what)
+        output, _ = process.communicate()
+        assert "Traceback" not in output, output
+        if process.returncode == 0:
+            return struck
+        command = [sys.executable, "-m", "pipeline", "--resume", name]
+    raise AssertionError(f"not done after {_MOST_RESUMES} attempts:\n{output}")
+
+
+def compare(tree: Tree, serial: Tree, seed: int) -> None:
+    """Runs the sweep in series in another tree (its own cache) and compares the results."""
+    name = f"struck{seed}"
+    serial.pipeline("-m", *JOBS, f"seed={seed}", f"hydra.sweep.dir={name}")
+    jobs = json.loads((tree.path / name / "sweep.json").read_text())["jobs"]
+    assert [job["state"] for job in jobs] == ["done"] * 4
+    for job in jobs:
+        for file in RESULTS:
+            mine, other = (t.path / name / job["folder"] / file for t in (tree, serial))
+            assert mine.read_bytes() == other.read_bytes(), f"{mine} differs"
+
+
+def main() -> None:
+    sweeps = int(sys.argv[1]) if len(sys.argv) > 1 else 50
+    minutes = float(sys.argv[2]) if len(sys.argv) > 2 else 60
+    ends, chance = time.monotonic() + 60 * minutes, random.Random(0)
+    with tempfile.TemporaryDirectory() as folder:
+        tree = make_small_tree(Path(folder) / "parallel")
+        serial = make_small_tree(Path(folder) / "serial")
+        done, killed = 0, 0
+        while done < sweeps and time.monotonic() < ends:
+            struck = run_struck(tree, done, chance)
+            assert not groups(tree.path), f"processes left: {groups(tree.path)}"
+            for lock in (tree.path / ".scratch/locks").glob("*.lock"):
+                with FileLock(lock, timeout=0):
+                    pass
+            compare(tree, serial, done)
+            done, killed = done + 1, killed + len(struck)
+            print(f"sweep {done}: killed {struck}; equal to the serial one", flush=True)
+        print(f"{done} sweeps, {killed} kills: all equal, no lock held, no process left")
+
+
+if __name__ == "__main__":
+    main()

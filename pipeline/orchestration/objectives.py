@@ -1,0 +1,54 @@
+"""What a job returns to its sweeper: figures of the fine-tuned network, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.lowrank.errors import LowRankError, suggest
+
+# Each objective with the direction in which it is better.
+DIRECTIONS = {
+    "accuracy": "maximize",
+    "loss": "minimize",
+    "perplexity": "minimize",
+    "cosine": "maximize",
+    "recall_at_10": "maximize",
+    "params": "minimize",
+    "macs": "minimize",
+    "file_bytes": "minimize",
+    "latency_ms": "minimize",
+}
+
+
+def check_objectives(names: Sequence[str]) -> None:
+    """Raises LowRankError for an unknown objective, and for none."""
+    if not names:
+        raise LowRankError(f"objectives=[]: choose at least one of {', '.join(DIRECTIONS)}")
+    for name in names:
+        if name not in DIRECTIONS:
+            raise LowRankError(f"objectives: {name} is unknown; {suggest(name, tuple(DIRECTIONS))}")
+
+
+def check_directions(names: Sequence[str], directions: Sequence[str]) -> None:
+    """Raises LowRankError unless a sweeper's directions are those of the objectives."""
+    wanted = [DIRECTIONS[name] for name in names]
+    if list(directions) != wanted:
+        raise LowRankError(
+            f"hydra.sweeper.direction=[{','.join(directions)}] does not suit "
+            f"objectives=[{','.join(names)}], whose directions are [{','.join(wanted)}]; "
+            "give the one that suits the other"
+        )
+
+
+def read_objectives(
+    names: Sequence[str], metrics: Mapping[str, Any], timings: Mapping[str, Any] | None
+) -> dict[str, float]:
+    """The values of a job by name, from its metrics.json and its stored timings."""
+    found = {**metrics["fine_tuned"], **((timings or {}).get("fine_tuned") or {})}
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise LowRankError(
+            f"objectives: this run has no {missing[0]}; it has {', '.join(sorted(found))}"
+        )
+    return {name: float(found[name]) for name in names}

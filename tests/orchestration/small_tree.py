@@ -1,0 +1,48 @@
+"""A tree in which a sweep takes seconds: a small network, little data, no repair."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.chain import Tree, make_tree
+
+_EDITS = {
+    "conf/config.yaml": [("fine_tune: full", "fine_tune: none")],
+    "conf/fabric/cpu.yaml": [("threads: 2", "threads: 1")],
+    "conf/rank_select/_base.yaml": [
+        ("budget: 0.2", "budget: 0.5"),
+        ("contest_examples: 512", "contest_examples: 64"),
+    ],
+    "conf/data/digits.yaml": [("train: null", "train: 256")],
+    "conf/model/digits_resnet.yaml": [("widths: [24, 48]", "widths: [8, 16]")],
+    "conf/baseline/train.yaml": [("epochs: 2", "epochs: 1")],
+    "conf/evaluate/default.yaml": [("latency_repetitions: 50", "latency_repetitions: 3")],
+    "conf/track/mlflow.yaml": [
+        ("log_model: true", "log_model: false"),
+        ("live: true", "live: false"),
+    ],
+}  # fmt: skip
+
+
+def make_small_tree(path: Path) -> Tree:
+    tree = make_tree(path)
+    for file, edits in _EDITS.items():
+        for old, new in edits:
+            tree.edit(file, old, new)
+    tree.run(
+        "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qam", "small"
+    )
+    return tree
+
+
+def record(tree: Tree, sweep: str) -> dict[str, Any]:
+    """The sweep.json of a sweep in the tree."""
+    found: dict[str, Any] = json.loads((tree.path / sweep / "sweep.json").read_text())
+    return found
+
+
+def ran_in(jobs: list[dict[str, Any]]) -> list[str]:
+    """The stages whose commands ran, over all jobs."""
+    return [s for job in jobs for s, outcome in job["stages"].items() if outcome == "ran"]
