@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from pipeline.lowrank.analysis import analyze, reached_targets, save_analysis
 from pipeline.lowrank.checkpoint import load_network
 from pipeline.lowrank.moments import collect_moments
@@ -22,14 +24,15 @@ def run() -> None:
     moments = None
     if metric != "weight":
         targets, _, _ = reached_targets(model, example, **patterns)
-        moments = collect_moments(
-            model,
-            batches,
-            targets,
-            gradients=metric == "fisher",
-            seed=section("seed"),
-            memory_limit=round(options["memory_gib"] * 2**30),
-        )
+        with torch.autocast("cpu", torch.bfloat16, enabled=options["bf16"]):
+            moments = collect_moments(
+                model,
+                batches,
+                targets,
+                gradients=metric == "fisher",
+                seed=section("seed"),
+                memory_limit=round(options["memory_gib"] * 2**30),
+            )
     analysis = analyze(model, example, metric=metric, moments=moments, damping=damping, **patterns)
     weights = weights_in_training(Path("out/baseline"), model, list(analysis.targets))
     save_analysis(Path("out/analysis"), analysis, weights)

@@ -171,7 +171,7 @@ class _Pass:
         convolution = isinstance(module, nn.modules.conv._ConvNd)
         if convolution or self.latest is None or self.latest[0] is not value:
             rows = _input_rows(module, value, self.mask)
-            gram = (rows.mT @ rows).double()
+            gram = _gram(rows)
             self.latest = (value, gram, rows.double().sum(1), rows.shape[1])
         _, gram, total, count = self.latest
         _accumulate(self.inputs, name, gram)
@@ -180,7 +180,15 @@ class _Pass:
 
     def _add_outputs(self, name: str, module: nn.Module, grad: Tensor, mask: Tensor | None) -> None:
         rows = _output_rows(module, grad.detach(), mask)
-        _accumulate(self.outputs, name, (rows.mT @ rows).double())
+        _accumulate(self.outputs, name, _gram(rows))
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """(groups, positions, n) → (groups, n, n) float64, from products in float32 or better, also
+    where the network itself runs in a lower precision."""
+    with torch.autocast(rows.device.type, enabled=False):
+        wide = rows if rows.dtype == torch.float64 else rows.float()
+        return (wide.mT @ wide).double()
 
 
 def _accumulate(sums: dict[str, Tensor], name: str, value: Tensor) -> None:

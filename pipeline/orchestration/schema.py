@@ -72,6 +72,7 @@ class Analyze:
     holdout: float = MISSING
     batch_size: int = MISSING
     memory_gib: float = MISSING
+    bf16: bool = MISSING
     include: list[str] = MISSING
     exclude: list[str] = MISSING
 
