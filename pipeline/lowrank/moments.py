@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from pipeline.lowrank.cost import call, padding_mask, prediction_rows
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.rows import input_rows, output_rows
 from pipeline.lowrank.target import dense_weight, groups_of
 
 _BYTES = 8  # of a float64
@@ -170,7 +171,7 @@ class _Pass:
     def _add_inputs(self, name: str, module: nn.Module, value: Tensor) -> None:
         convolution = isinstance(module, nn.modules.conv._ConvNd)
         if convolution or self.latest is None or self.latest[0] is not value:
-            rows = _input_rows(module, value, self.mask)
+            rows = input_rows(module, value, self.mask)
             gram = _gram(rows)
             self.latest = (value, gram, rows.double().sum(1), rows.shape[1])
         _, gram, total, count = self.latest
@@ -179,7 +180,7 @@ class _Pass:
         self.positions[name] += count
 
     def _add_outputs(self, name: str, module: nn.Module, grad: Tensor, mask: Tensor | None) -> None:
-        rows = _output_rows(module, grad.detach(), mask)
+        rows = output_rows(module, grad.detach(), mask)
         _accumulate(self.outputs, name, _gram(rows))
 
 
@@ -203,50 +204,6 @@ def _sizes(module: nn.Module) -> tuple[int, int, int]:
     weight = dense_weight(module)
     groups = groups_of(module)
     return groups, weight.shape[0] // groups, weight[0].numel()
-
-
-def _input_rows(module: nn.Module, value: Tensor, mask: Tensor | None) -> Tensor:
-    """(groups, positions, in/groups · taps): what each output position is a product with."""
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return _patches(module, value)
-    return _unpadded(value, mask)[None]
-
-
-def _output_rows(module: nn.Module, value: Tensor, mask: Tensor | None) -> Tensor:
-    """(groups, positions, out/groups)."""
-    if isinstance(module, nn.modules.conv._ConvNd):
-        batch, channels = value.shape[:2]
-        grouped = value.reshape(batch, module.groups, channels // module.groups, -1)
-        return grouped.permute(1, 0, 3, 2).flatten(1, 2)
-    return _unpadded(value, mask)[None]
-
-
-def _unpadded(value: Tensor, mask: Tensor | None) -> Tensor:
-    """(…, channels) → (positions, channels), positions that the mask marks 0 left out."""
-    padded = mask is not None and value.shape[:-1] == mask.shape
-    rows: Tensor = value[mask] if padded else value.flatten(0, -2)
-    return rows
-
-
-def _patches(module: nn.modules.conv._ConvNd, value: Tensor) -> Tensor:
-    """im2col for any dimension, stride, padding, dilation and number of groups:
-    (N, in, *size) → (groups, N · output positions, in/groups · taps)."""
-    padding = module._reversed_padding_repeated_twice
-    if any(padding):
-        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-        value = functional.pad(value, padding, mode=mode)
-    dims = len(module.kernel_size)
-    for axis, (size, step, gap) in enumerate(
-        zip(module.kernel_size, module.stride, module.dilation, strict=True), start=2
-    ):
-        value = value.unfold(axis, (size - 1) * gap + 1, step)[..., ::gap]
-    # N, in, *positions, *taps → groups, N, *positions, in/groups, *taps
-    batch, channels, *rest = value.shape
-    value = value.reshape(batch, module.groups, channels // module.groups, *rest)
-    positions = range(3, 3 + dims)
-    taps = range(3 + dims, 3 + 2 * dims)
-    value = value.permute(1, 0, *positions, 2, *taps)
-    return value.flatten(2 + dims).flatten(1, -2)
 
 
 @contextmanager

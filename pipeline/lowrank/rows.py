@@ -1,0 +1,50 @@
+"""What a layer multiplies: its inputs and outputs as rows of vectors, one block a group."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def input_rows(module: nn.Module, value: Tensor, mask: Tensor | None) -> Tensor:
+    """(groups, positions, in/groups · taps): what each output position is a product with."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return _patches(module, value)
+    return _unpadded(value, mask)[None]
+
+
+def output_rows(module: nn.Module, value: Tensor, mask: Tensor | None) -> Tensor:
+    """(groups, positions, out/groups)."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        batch, channels = value.shape[:2]
+        grouped = value.reshape(batch, module.groups, channels // module.groups, -1)
+        return grouped.permute(1, 0, 3, 2).flatten(1, 2)
+    return _unpadded(value, mask)[None]
+
+
+def _unpadded(value: Tensor, mask: Tensor | None) -> Tensor:
+    """(…, channels) → (positions, channels), positions that the mask marks 0 left out."""
+    padded = mask is not None and value.shape[:-1] == mask.shape
+    rows: Tensor = value[mask] if padded else value.flatten(0, -2)
+    return rows
+
+
+def _patches(module: nn.modules.conv._ConvNd, value: Tensor) -> Tensor:
+    """im2col for any dimension, stride, padding, dilation and number of groups:
+    (N, in, *size) → (groups, N · output positions, in/groups · taps)."""
+    padding = module._reversed_padding_repeated_twice
+    if any(padding):
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        value = functional.pad(value, padding, mode=mode)
+    dims = len(module.kernel_size)
+    for axis, (size, step, gap) in enumerate(
+        zip(module.kernel_size, module.stride, module.dilation, strict=True), start=2
+    ):
+        value = value.unfold(axis, (size - 1) * gap + 1, step)[..., ::gap]
+    # N, in, *positions, *taps → groups, N, *positions, in/groups, *taps
+    batch, channels, *rest = value.shape
+    value = value.reshape(batch, module.groups, channels // module.groups, *rest)
+    positions = range(3, 3 + dims)
+    taps = range(3 + dims, 3 + 2 * dims)
+    value = value.permute(1, 0, *positions, 2, *taps)
+    return value.flatten(2 + dims).flatten(1, -2)
