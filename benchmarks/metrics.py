@@ -1,0 +1,156 @@
+"""Metric × form × allocation × budget on one network, text or images and split, nothing
+fine-tuned: what each part of the default is worth beside the published algorithms.
+
+    python -m pipeline experiment=smollm2
+    python -m benchmarks.metrics WORKSPACE --cost params --scope targets --budgets 0.8 0.6
+    python -m pipeline experiment=fashion_mnist
+    python -m benchmarks.metrics WORKSPACE --cost macs --plain tucker2 --budgets 0.5 0.35 0.25
+
+WORKSPACE is the folder that the run prints; its analysis must be in the metric fisher. The
+published algorithms are expressed through this project's metrics and its uniform allocation:
+plain SVD; FWSVD (Hsu et al. 2022: rows weighed by their Fisher information); ASVD (Yuan et al.
+2023: inputs scaled by the square root of their size); the whitening of SVD-LLM (Wang et al.
+2024). They are these algorithms' norms, not their authors' code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.lowrank.analysis import Analysis, load_analysis
+from pipeline.lowrank.checkpoint import load_network
+from pipeline.lowrank.compress import apply_
+from pipeline.lowrank.methods import make_methods
+from pipeline.lowrank.metric import Metric
+from pipeline.lowrank.planning import Plan, make_plan
+from pipeline.lowrank.policies import Budget
+from pipeline.lowrank.spectrum import analyze_weight
+from pipeline.workload.comparison import compare_networks
+from pipeline.workload.data import load_meta, load_split
+from pipeline.workload.splits import Split
+
+
+class Row(NamedTuple):
+    label: str
+    metric: str
+    form: str
+    allocation: str
+
+
+def rows(plain: str, pivoted: str) -> list[Row]:
+    return [
+        Row("plain", "weight", plain, "uniform"),
+        Row("FWSVD", "rows", plain, "uniform"),
+        Row("ASVD", "columns", plain, "uniform"),
+        Row("whitening (SVD-LLM)", "input", plain, "uniform"),
+        Row("weight, relative", "weight", plain, "relative"),
+        Row("whitening, relative", "input", plain, "relative"),
+        Row("fisher, uniform", "fisher", plain, "uniform"),
+        Row("fisher, relative", "fisher", plain, "relative"),
+        Row("fisher, nats", "fisher", plain, "absolute"),
+        Row("pivoted, weight, relative", "weight", pivoted, "relative"),
+        Row("pivoted, fisher, uniform", "fisher", pivoted, "uniform"),
+        Row("pivoted, fisher, nats", "fisher", pivoted, "absolute"),
+    ]
+
+
+def in_metric(analysis: Analysis, model: nn.Module, name: str) -> Analysis:
+    """The analysis of the same network in another metric, from the moments in the fisher one."""
+    metrics = {n: _variant(m, name) for n, m in analysis.metrics.items()}
+    if name == "weight":
+        metrics = {}
+    other = replace(analysis, metric=name, metrics=metrics, damping=None)
+    spectra = {
+        n: analyze_weight(weight, analysis.targets[n].groups)
+        for n, weight in other.whitened(model).items()
+    }
+    return replace(other, spectra=spectra)
+
+
+def _variant(metric: Metric, name: str) -> Metric:
+    assert metric.left is not None
+    identity = torch.eye(metric.right.shape[-1], dtype=torch.float64).expand_as(metric.right)
+    if name == "rows":
+        return Metric(torch.diag_embed(_lengths(metric.left)), identity.contiguous())
+    if name == "columns":
+        return Metric(None, torch.diag_embed(_lengths(metric.right.mT).sqrt()))
+    if name == "input":
+        return replace(metric, left=None)
+    return metric
+
+
+def _lengths(factor: Tensor) -> Tensor:
+    """√ of the diagonal of factorᵀ·factor: (groups, n)."""
+    return torch.linalg.vector_norm(factor, dim=-2)
+
+
+def plan_of(row: Row, analysis: Analysis, model: nn.Module, budget: Budget) -> Plan:
+    scale = "relative" if row.allocation == "uniform" else row.allocation
+    policy = replace(budget, error_scale=scale)  # type: ignore[arg-type]
+    methods = make_methods([row.form])
+    plan = make_plan(analysis, analysis.whitened(model), policy, [row.form], methods)
+    return plan.as_uniform() if row.allocation == "uniform" else plan
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("workspace", type=Path)
+    parser.add_argument("--cost", choices=("params", "macs"), default="params")
+    parser.add_argument("--scope", choices=("network", "targets"), default="network")
+    parser.add_argument("--budgets", type=float, nargs="+", required=True)
+    parser.add_argument("--plain", default="svd")
+    parser.add_argument("--examples", type=int, default=None, help="of the test split; all")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--only", default="", help="rows whose label holds this text")
+    arguments = parser.parse_args()
+    out = arguments.workspace / "out"
+    model, meta = load_network(out / "baseline"), load_meta(out / "data")
+    splits = {n: _cut(load_split(out / "data", n), arguments.examples) for n in ("test",)}
+    fisher = load_analysis(out / "analysis")
+    analyses: dict[str, Analysis] = {"fisher": fisher}
+    for row in rows(arguments.plain, f"pivoted_{arguments.plain}"):
+        if arguments.only not in row.label:
+            continue
+        if row.metric not in analyses:
+            analyses = {"fisher": fisher, row.metric: in_metric(fisher, model, row.metric)}
+        for kept in arguments.budgets:
+            budget = Budget(**{arguments.cost: kept}, scope=arguments.scope)
+            plan = plan_of(row, analyses[row.metric], model, budget)
+            built, _ = apply_(copy.deepcopy(model), plan, analyses[row.metric])
+            networks = {"dense": model, "compressed": built}
+            scores = compare_networks(networks, splits, meta["task"], arguments.batch)
+            print(f"{row.label:28s} {kept:5.2f}  {_read(scores)}", flush=True)
+
+
+def _cut(split: Split, examples: int | None) -> Split:
+    if examples is None:
+        return split
+    cut = copy.copy(split)
+    cut.stored, cut.labels = split.stored[:examples], split.labels[:examples]
+    return cut
+
+
+def _read(scores: Mapping[str, Mapping[str, float]]) -> str:
+    dense, now = scores["dense"], scores["compressed"]
+    if "perplexity" in now:
+        ends = (now["perplexity_ratio_low"], now["perplexity_ratio_high"])
+        ratio = now["perplexity_ratio"]
+        return (
+            f"perplexity {now['perplexity']:.1f}  ratio {ratio:.3f} [{ends[0]:.3f}, {ends[1]:.3f}]"
+        )
+    key = "accuracy" if "accuracy" in now else "cosine"
+    return f"{key} {100 * now[key]:.2f} %  dense {100 * dense[key]:.2f} %"
+
+
+if __name__ == "__main__":
+    main()
