@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.lowrank.analysis import load_analysis
 from pipeline.lowrank.checkpoint import load_network
-from pipeline.lowrank.contest import hold_contest
+from pipeline.lowrank.contest import hold_contest, hold_limit
 from pipeline.lowrank.divergence import Divergence
 from pipeline.lowrank.methods import make_methods
 from pipeline.lowrank.overrides import make_overrides, named_methods
@@ -30,18 +30,20 @@ def run() -> None:
     plan_of = partial(
         make_plan, analysis, weights, names=names, methods=methods, overrides=overrides
     )
-    if chosen["policy"] == "budget" and chosen["contest_examples"] > 0:
+    most = chosen["contest_examples"]
+    batches = held_out_batches(
+        Path("out/data"), calibration["batch_size"], calibration["holdout"], most=most
+    )
+    if most and chosen["policy"] == "budget":
         scales = [make_policy(chosen | {"error_scale": s}) for s in ("absolute", "relative")]
-        batches = held_out_batches(
-            Path("out/data"),
-            calibration["batch_size"],
-            calibration["holdout"],
-            most=chosen["contest_examples"],
-        )
-        plan = hold_contest(
+        plans = [plan_of(policy) for policy in scales]
+        plan = hold_contest(model, plans, Divergence(model, batches), options=options)
+    elif most and chosen["policy"] == "loss":
+        plan = hold_limit(
             model,
-            [plan_of(policy) for policy in scales],
+            lambda nats: plan_of(make_policy(chosen | {"nats": nats})),
             Divergence(model, batches),
+            nats=chosen["nats"],
             options=options,
         )
     else:

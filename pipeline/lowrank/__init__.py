@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Energy,
         Error,
         Fixed,
+        Loss,
         OptimalThreshold,
     )
     from pipeline.lowrank.surgery import Factorized
@@ -41,7 +42,16 @@ _HOMES = {
     "methods": ("CP", "METHODS", "SVD", "SVDIn", "SpatialSVD", "Tucker", "Tucker2"),
     "overrides": ("Override",),
     "planning": ("Plan", "load_plan", "save_plan"),
-    "policies": ("EVBMF", "Budget", "Compute", "Energy", "Error", "Fixed", "OptimalThreshold"),
+    "policies": (
+        "EVBMF",
+        "Budget",
+        "Compute",
+        "Energy",
+        "Error",
+        "Fixed",
+        "Loss",
+        "OptimalThreshold",
+    ),
     "surgery": ("Factorized",),
 }
 _EXPORTS = {name: module for module, names in _HOMES.items() for name in names}
@@ -77,6 +87,7 @@ __all__ = [  # noqa: RUF022
     "Energy",
     "Error",
     "Fixed",
+    "Loss",
     "OptimalThreshold",
     "Factorized",
 ]

@@ -5,7 +5,8 @@ predicts is local; what is measured is not)."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from pipeline.lowrank.compress import apply_
 from pipeline.lowrank.divergence import Divergence
+from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.planning import Plan
 
 
@@ -53,3 +55,48 @@ def hold_contest(
     best = min(range(len(entries)), key=lambda index: entries[index].measured_kl)
     contest = tuple(asdict(entry) for entry in entries)
     return replace(contestants[best][0], contest=contest)
+
+
+def hold_limit(
+    model: nn.Module,
+    plan_of: Callable[[float], Plan],
+    divergence: Divergence,
+    *,
+    nats: float,
+    options: Mapping[str, Any],
+    rounds: int = 5,
+) -> Plan:
+    """The smallest plan whose *measured* divergence stays below `nats`, of `rounds` predictions.
+
+    plan_of(predicted): the plan under a limit on the predicted increase. The prediction is local:
+    each round corrects the limit by measured / predicted, from the side that was found wanting.
+    Raises LowRankError when no round keeps the limit.
+    """
+    entries: list[Entry] = []
+    kept: list[tuple[int, Plan]] = []
+    below, above, limit = 0.0, math.inf, nats
+    for _ in range(rounds):
+        plan = plan_of(limit)
+        built, _ = apply_(copy.deepcopy(model), plan, **options)
+        measured = divergence.of(built)
+        totals, predicted = plan.planned, plan.predicted_loss_increase
+        entries.append(
+            Entry(f"≤ {limit:.4g} nats", totals.params, totals.macs, predicted, measured)
+        )
+        if measured <= nats:
+            kept.append((totals.params, plan))
+            below = max(below, limit)
+        else:
+            above = min(above, limit)
+        wanted = limit * nats / measured if measured > 0 else 2.0 * limit
+        limit = wanted if below < wanted < above else math.sqrt(max(below, 0.1 * above) * above)
+        if not math.isfinite(limit):
+            limit = 2.0 * below
+    if not kept:
+        least = min(entry.measured_kl for entry in entries)
+        raise LowRankError(
+            f"no plan keeps a measured loss increase of {nats:g} nats (least found: {least:.4g}); "
+            "raise rank_select.nats or the number of calibration examples"
+        )
+    best = min(kept, key=lambda found: found[0])[1]
+    return replace(best, contest=tuple(asdict(entry) for entry in entries))

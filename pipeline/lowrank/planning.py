@@ -95,6 +95,11 @@ def make_plan(
 
     weights: {target: (out, in, *kernel)} in the analysis' metric; nothing is changed.
     """
+    if policy.name == "loss" and analysis.metric != "fisher":
+        raise LowRankError(
+            f"the policy loss counts nats, which only the metric fisher predicts; the analysis is "
+            f"in {analysis.metric!r}: choose analyze=fisher or another policy"
+        )
     options = make_options(analysis, weights, names, methods, policy.cost, overrides)
     selection = policy.select(options, analysis.totals)
     beside = uniform(options, policy.cost, selection)

@@ -92,6 +92,7 @@ class RankSelect:
     energy: float = MISSING
     relative_error: float = MISSING
     compression_ratio: float = MISSING
+    nats: float = MISSING
     ranks: Any = MISSING
     budget: float = MISSING
     cost: str = MISSING

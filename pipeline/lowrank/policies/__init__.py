@@ -10,6 +10,7 @@ from pipeline.lowrank.policies.base import Choice, Option, Policy, Selection, ch
 from pipeline.lowrank.policies.budget import Budget
 from pipeline.lowrank.policies.fixed import Fixed
 from pipeline.lowrank.policies.local import Compute, Energy, Error
+from pipeline.lowrank.policies.loss import Loss
 from pipeline.lowrank.policies.statistical import EVBMF, OptimalThreshold
 
 
@@ -27,6 +28,7 @@ POLICIES: dict[str, Callable[[Mapping[str, Any]], Policy]] = {
     "evbmf": lambda o: EVBMF(o["cost"]),
     "optimal_threshold": lambda o: OptimalThreshold(o["cost"]),
     "fixed": lambda o: Fixed(o["ranks"], o["cost"]),
+    "loss": lambda o: Loss(o["nats"], o["cost"]),
     "budget": _budget,
 }
 
@@ -39,6 +41,7 @@ __all__ = [
     "Energy",
     "Error",
     "Fixed",
+    "Loss",
     "OptimalThreshold",
     "Option",
     "Policy",
