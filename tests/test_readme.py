@@ -50,7 +50,7 @@ def test_the_command_works(tree: Tree, command: str) -> None:
     assert "Traceback" not in output
     if "python -m pipeline" in command:
         assert "MLflow run" in output
-        assert ("4 done" if "pipeline -m " in command else "fine-tuned") in output
+        assert ("2 done" if "pipeline -m " in command else "fine-tuned") in output
 
 
 def test_the_make_targets_of_the_readme_exist() -> None:
