@@ -16,7 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.lowrank.bounds.norms import EXACT_UP_TO, Norm, absolute_norm, largest_norm, norm_from_below
+from pipeline.lowrank.bounds.norms import (
+    EXACT_UP_TO,
+    Norm,
+    absolute_norm,
+    largest_norm,
+    norm_from_below,
+)
 
 _COARSE = 12  # grid points a tap, beyond which the grid's own bound is 1 % from the supremum
 _CHUNK = 2**19  # complex numbers of the frequency response in memory at once: 8 MB

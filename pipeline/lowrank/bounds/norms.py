@@ -115,7 +115,8 @@ def _power(gram: Tensor) -> Tensor:
     vector = gram.sum(-1, keepdim=True) + gram[..., :1]
     for _ in range(_POWER_STEPS):
         vector = gram @ functional.normalize(vector, dim=-2)
-    return torch.linalg.vector_norm(vector, dim=(-2, -1)).sqrt()
+    estimates: Tensor = torch.linalg.vector_norm(vector, dim=(-2, -1)).sqrt()
+    return estimates
 
 
 def _iterate(gram: Tensor, scale: Tensor) -> float:
