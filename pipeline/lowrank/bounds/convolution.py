@@ -26,7 +26,7 @@ from pipeline.lowrank.bounds.norms import (
 
 _COARSE = 12  # grid points a tap, beyond which the grid's own bound is 1 % from the supremum
 _CHUNK = 2**19  # complex numbers of the frequency response in memory at once: 8 MB
-_MOST_PRODUCTS = 2**33  # complex multiply-adds in the products K̂K̂ᴴ of all frequencies: some 2 s
+_MOST_PRODUCTS = 2**31  # complex multiply-adds in the products K̂K̂ᴴ of all frequencies: some 2 s
 
 
 @dataclass(frozen=True)
