@@ -16,11 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.lowrank.bounds.norms import EXACT_UP_TO, Norm, absolute_norm, largest_norm
+from pipeline.lowrank.bounds.norms import (
+    EXACT_UP_TO,
+    Norm,
+    absolute_norm,
+    largest_norm,
+    norm_from_below,
+)
 
 _COARSE = 12  # grid points a tap, beyond which the grid's own bound is 1 % from the supremum
-_CHUNK = 2**22  # complex numbers of the frequency response in memory at once: 64 MB
-_MOST_PRODUCTS = 2**29  # complex multiply-adds in the products K̂K̂ᴴ of all frequencies: some 2 s
+_CHUNK = 2**19  # complex numbers of the frequency response in memory at once: 8 MB
+_MOST_PRODUCTS = 2**31  # complex multiply-adds in the products K̂K̂ᴴ of all frequencies: some 2 s
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,8 @@ def convolution_norm(conv: Convolution) -> Norm:
     else:
         if (bound := _frequency_bound(conv)) is not None:
             bounds.append(bound)
-        bounds += _reshape_bounds(conv, every=len(bounds) == 1)
+        least = min(bound.value for bound in bounds)
+        bounds += _reshape_bounds(conv, least, every=len(bounds) == 1)
     return min(bounds, key=lambda bound: bound.value)
 
 
@@ -111,14 +118,15 @@ def absolute_sums(conv: Convolution) -> tuple[float, float]:
     return row, column * math.prod(conv.copies)
 
 
-def _reshape_bounds(conv: Convolution, *, every: bool) -> Iterator[Norm]:
+def _reshape_bounds(conv: Convolution, least: float, *, every: bool) -> Iterator[Norm]:
     """√(product of factors)·‖T‖ for T = the kernel with some tap axes beside the outputs and
     the others beside the inputs (four of them in two dimensions).
 
     Split: patches are read along the axes beside the inputs, where strides leave one input
     position in at most ⌈k/s⌉ patches (and in no more than there are); then T; then k shifted
     terms are added along each axis beside the outputs. Dilation leaves a stride s/gcd(s, d).
-    Large T are skipped unless `every` is true, i.e. when there is nothing better.
+    T that surely give no less than `least` are skipped, and large T unless `every` is true, i.e.
+    when there is nothing better.
     """
     weight, axes = conv.grouped(), range(len(conv.taps))
     padding = math.prod(conv.copies)
@@ -136,8 +144,10 @@ def _reshape_bounds(conv: Convolution, *, every: bool) -> Iterator[Norm]:
         matrix = weight.permute(order).flatten(1, 1 + len(beside)).flatten(2)
         if min(matrix.shape[1:]) > EXACT_UP_TO and not (every and not beside):
             continue
-        factor = math.prod(conv.taps[a] for a in beside) * math.prod(reads[a] for a in rest)
-        yield Norm(largest_norm([matrix]).scaled((factor * padding) ** 0.5).value, "reshape")
+        copies = math.prod(conv.taps[a] for a in beside) * math.prod(reads[a] for a in rest)
+        factor = (copies * padding) ** 0.5
+        if max(map(norm_from_below, matrix)) * factor < least:
+            yield Norm(largest_norm([matrix]).value * factor, "reshape")
 
 
 def _frequency_bound(conv: Convolution) -> Norm | None:

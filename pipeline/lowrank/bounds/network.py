@@ -105,7 +105,7 @@ class _Certifier:
             try:
                 flow = self.propagation.run(batch, self.longest)
                 if not self.measured:
-                    self._check_trace(flow.value, batch)
+                    self._check_trace(flow.value[:1], batch[:1])
             except NotCertifiedError as reason:
                 self.reason = str(reason)
             else:

@@ -77,7 +77,7 @@ def _network(axes: Axes, rows: Sequence[Row], reason: str | None) -> None:
         hatch = None if colour else "////"
         axes.barh(line, value, height=0.6, color=colour or "white", hatch=hatch, ec=colour or DENSE)
         axes.annotate(
-            f"{value:.3g}",
+            f"{float(f'{value:.3g}'):,g}",
             (value, line),
             xytext=(4, 0),
             textcoords="offset points",

@@ -86,6 +86,33 @@ def test_largest_of_a_stack() -> None:
     assert largest_norm([torch.zeros(3, 4, 5)]).value == 0.0
 
 
+def test_the_largest_of_a_stack_may_be_the_least_promising() -> None:
+    """Power steps start from the rows' sum, here orthogonal to the largest singular vector."""
+    small = torch.full((5, 4, 4), 0.1, dtype=torch.float64)
+    large = torch.outer(torch.tensor([0.0, 1, -1, 0]), torch.tensor([0.0, 1, -1, 0])).double()
+    stack = torch.cat([small, large[None], small])
+    assert norms.norm_from_below(large) == 0.0
+    assert largest_norm([stack]).value == pytest.approx(2.0, rel=1e-12)
+
+
+def test_equal_matrices_cost_one_decomposition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel of one tap has the same singular values at every frequency."""
+    calls, eigvalsh = [], torch.linalg.eigvalsh
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda gram: calls.append(1) or eigvalsh(gram))
+    phases = torch.polar(torch.ones(200, dtype=torch.float64), torch.arange(200.0).double())
+    one = gaussian(9, 12)
+    bound = largest_norm([phases[:, None, None] * one])
+    assert bound.value == pytest.approx(float(torch.linalg.matrix_norm(one, ord=2)), rel=1e-11)
+    assert len(calls) <= 3
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (5, 40), (40, 5), (1, 9)])
+def test_norm_from_below(shape: tuple[int, int]) -> None:
+    matrix = gaussian(*shape)
+    true = float(torch.linalg.matrix_norm(matrix, ord=2))
+    assert 0.8 * true <= norms.norm_from_below(matrix) <= true * (1 + 1e-12)
+
+
 def test_schur_test_bounds_the_absolute_operator() -> None:
     matrix = gaussian(12, 7)
     row, column = matrix.abs().sum(1).max().item(), matrix.abs().sum(0).max().item()
@@ -191,7 +218,7 @@ def test_every_single_bound_holds(
     if getattr(layer, "transposed", False):
         matrix = matrix.T
     true = torch.linalg.matrix_norm(matrix, ord=2).item() * (1 - 1e-12)
-    single = [*convolution._reshape_bounds(conv, every=True)]
+    single = [*convolution._reshape_bounds(conv, math.inf, every=True)]
     assert len(single) == 2 ** len(conv.taps)
     frequency = convolution._frequency_bound(conv)
     assert frequency is not None
