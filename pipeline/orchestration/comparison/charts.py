@@ -22,7 +22,7 @@ from pipeline.orchestration.comparison.series import (
     steps,
 )
 from pipeline.workload.reporting.style import DENSE, FAINT, FIRST, INK
-from pipeline.workload.reporting.words import human_count, percent
+from pipeline.workload.reporting.words import percent
 
 _DENSE_CELL = "#F0F0F0"
 # White where nothing is kept, so that text stays dark on most of it.
@@ -38,7 +38,7 @@ def front_chart(comparison: Comparison, cost: Cost) -> dict[str, Any] | None:
     measure = comparison.measure
     assert measure is not None
     corners = list(steps(front))
-    figure = go.Figure(_layout(margin={"l": 54, "r": 12, "t": 8, "b": 44}, height=300))
+    figure = go.Figure(layout=_layout(margin={"l": 62, "r": 12, "t": 8, "b": 44}, height=300))
     figure.add_scatter(
         x=[x for x, _ in corners],
         y=[y for _, y in corners],
@@ -61,8 +61,7 @@ def front_chart(comparison: Comparison, cost: Cost) -> dict[str, Any] | None:
         ],
         hoverinfo="text",
     )
-    small_counts = human_count if cost.key != "latency" else None
-    figure.update_xaxes(title_text=escape(cost.axis), **_axis(front.wide, small_counts is not None))
+    figure.update_xaxes(title_text=escape(cost.axis), **_axis(front.wide, cost.counts))
     figure.update_yaxes(**_quality_axis(comparison, [p.quality for p in front.points]))
     return _json(figure)
 
@@ -72,7 +71,7 @@ def ranks_chart(ranks: Ranks) -> dict[str, Any]:
     heads = [[escape(line) for line in column_lines(entry)] for entry in ranks.entries]
     top = 14 + _COLUMN_HEAD * max(map(len, heads))
     height = top + 12 + _ROW * len(ranks.layers)
-    figure = go.Figure(_layout(margin={"l": 10, "r": 10, "t": top, "b": 12}, height=height))
+    figure = go.Figure(layout=_layout(margin={"l": 10, "r": 10, "t": top, "b": 12}, height=height))
     figure.add_trace(_cells(ranks, dense=True))
     figure.add_trace(_cells(ranks, dense=False))
     figure.update_xaxes(
@@ -80,6 +79,8 @@ def ranks_chart(ranks: Ranks) -> dict[str, Any]:
         tickvals=list(range(len(heads))),
         ticktext=["<br>".join(lines) for lines in heads],
         showgrid=False,
+        zeroline=False,
+        ticks="",
         tickangle=0,
     )
     figure.update_yaxes(
@@ -87,6 +88,8 @@ def ranks_chart(ranks: Ranks) -> dict[str, Any]:
         ticktext=[escape(name) for name in layer_labels(ranks.layers)],
         autorange="reversed",
         showgrid=False,
+        zeroline=False,
+        ticks="",
         automargin=True,
     )
     return _json(figure)

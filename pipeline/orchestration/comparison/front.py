@@ -15,13 +15,15 @@ _WIDE = 5.0
 
 @dataclass(frozen=True)
 class Cost:
-    """`of` (network, dense network) is the cost, None where it is not known."""
+    """`of` (network, dense network) is the cost, None where it is not known; `counts` says that
+    it is a number of things, written with k and M."""
 
     key: str
     title: str
     axis: str
     of: Callable[[Network, Network], float | None]
     show: Callable[[float], str]
+    counts: bool = True
 
 
 def _relative_latency(network: Network, dense: Network) -> float | None:
@@ -39,7 +41,14 @@ def _count(value: float) -> str:
 COSTS = (
     Cost("params", "Parameters", "parameters", lambda n, _: n.params, _count),
     Cost("macs", "Multiply-adds", "MACs of one example", lambda n, _: n.macs, _count),
-    Cost("latency", "Latency", "latency ÷ the dense network's", _relative_latency, "{:.2f}".format),
+    Cost(
+        "latency",
+        "Latency",
+        "latency ÷ the dense network's",
+        _relative_latency,
+        "{:.2f}".format,
+        counts=False,
+    ),
 )
 
 
@@ -68,7 +77,8 @@ class Front:
 
 def find_front(comparison: Comparison, cost: Cost) -> Front:
     """The front of a sweep's quality and a cost."""
-    points, dense = [], {}
+    points: list[Point] = []
+    dense: dict[tuple[float, float], None] = {}  # in order, each once
     for entry in comparison.compared:
         assert entry.last is not None and entry.dense is not None  # what compared means
         value, before = cost.of(entry.last, entry.dense), cost.of(entry.dense, entry.dense)

@@ -104,7 +104,8 @@ def _ranks(comparison: Comparison, charts: dict[str, Any]) -> str:
     return (
         "<section><h2>Ranks along the front of parameters</h2>\n"
         '<p class="note">Jobs from the smallest network to the largest. Numbers are the ranks of a '
-        "layer, the darker the more of its parameters are kept; grey layers stay dense."
+        "layer; colour is the fraction of its parameters kept, 0 % white to 100 % blue; grey "
+        "layers stay dense."
         f"{note}</p>\n"
         f'<div class="scroll"><div id="ranks" role="img" aria-label="ranks of each layer" '
         f'style="min-width:{width}px"></div></div></section>\n'

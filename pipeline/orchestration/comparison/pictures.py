@@ -7,6 +7,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from pipeline.orchestration.comparison.entries import Comparison
 from pipeline.orchestration.comparison.front import COSTS, Front, find_front, is_wide
@@ -22,7 +23,7 @@ from pipeline.workload.reporting.style import DENSE, FIRST, INK, headed, new_fig
 
 _DENSE_CELL = "#F0F0F0"
 _SCALE = LinearSegmentedColormap.from_list("kept", ["#F4F8FB", FIRST])
-_DARK = 0.55  # kept fractions from here on have light text
+_DARK = 0.65  # kept fractions from here on have light text
 
 
 def draw_fronts(comparison: Comparison) -> Figure:
@@ -35,7 +36,7 @@ def draw_fronts(comparison: Comparison) -> Figure:
     for axes, front in zip(panels, fronts, strict=True):
         _front(axes, comparison, front)
     panels[0].set_ylabel(measure.label)
-    if not comparison.higher_is_better and is_wide([e.last.quality for e in comparison.compared]):
+    if not comparison.higher_is_better and is_wide([p.quality for p in fronts[0].points]):
         panels[0].set_yscale("log")
     if measure.show(0.5).endswith("%"):
         panels[0].yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
@@ -44,7 +45,9 @@ def draw_fronts(comparison: Comparison) -> Figure:
         for series in series_of(comparison, fronts[0])
     ]
     handles.append(Line2D([], [], marker="D", ls="", color=DENSE, label="dense network"))
-    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
+    # Where no point is: what is cheap and good lies in the opposite corner.
+    corner = "lower right" if comparison.higher_is_better else "upper right"
+    panels[0].legend(handles=handles, loc=corner)
     headed(
         figure,
         f"{measure.label.capitalize()} against cost",
@@ -67,12 +70,15 @@ def _front(axes: Axes, comparison: Comparison, front: Front) -> None:
                 color=series.colour,
                 ms=6.5 if on else 5.5,
                 alpha=1.0 if on else LIGHT,
+                zorder=3 if on else 2,
             )
     for x, y in front.dense:
         axes.plot(x, y, "D", color=DENSE, ms=6)
     if front.wide:
         axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: front.cost.show(value))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(EngFormatter() if front.cost.counts else "{x:g}")
     axes.set_xlabel(front.cost.axis)
     axes.set_title(front.cost.title)
 

@@ -23,7 +23,7 @@ from pipeline.workload.reporting.words import human_count, percent
 COLOURS = (FIRST, SECOND, THIRD, "#CC79A7", "#56B4E9")
 LIGHT = 0.35  # opacity of a dominated point
 MOST_COLUMNS = 40
-_LONGEST = 24
+_LONGEST, _LONGEST_OPTION = 24, 16  # characters of a layer, of an option
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,10 @@ def ranks_along_front(comparison: Comparison) -> Ranks:
 
 def column_lines(entry: Entry) -> list[str]:
     """How a job is called under its column."""
-    return [f"job {entry.number}", *(short(value, 14) for value in entry.options.values())][:4]
+    return [
+        f"job {entry.number}",
+        *(short(value, _LONGEST_OPTION) for value in entry.options.values()),
+    ][:4]
 
 
 def layer_labels(names: Sequence[str]) -> list[str]:

@@ -27,7 +27,7 @@ def table_of_jobs(comparison: Comparison) -> str:
     """HTML; each row's `data-sort` lists what its columns are sorted by."""
     figures = _figures(comparison)
     heads = [_head("job"), *map(_head, comparison.options), _head("state")]
-    heads += [_head(figure.heading, "number") for figure in figures]
+    heads += [_head(figure.heading, "number") for figure in figures] or [_head("error")]
     rows = "\n".join(_row(comparison, entry, figures) for entry in comparison.entries)
     head = f"<thead><tr>{''.join(heads)}<th></th></tr></thead>"
     return f'<div class="scroll"><table>{head}\n<tbody>\n{rows}\n</tbody></table></div>'
@@ -55,10 +55,10 @@ def _row(comparison: Comparison, entry: Entry, figures: list[_Figure]) -> str:
     if last is not None and dense is not None:
         keys += [figure.value(last) for figure in figures]
         cells += [f'<td class="number">{figure.show(last, dense)}</td>' for figure in figures]
-    elif figures:
-        keys += [None] * len(figures)
-        text = escape(entry.error or _ABSENT)
-        cells.append(f'<td class="error" colspan="{len(figures)}">{text}</td>')
+    else:
+        keys += [None] * max(len(figures), 1)
+        text = escape(entry.error or "")
+        cells.append(f'<td class="error" colspan="{max(len(figures), 1)}">{text}</td>')
     links = [("MLflow run", entry.run), ("log", entry.log), ("folder", entry.folder)]
     shown = " · ".join(f'<a href="{escape(to)}">{name}</a>' for name, to in links if to)
     sort = escape(json.dumps(keys))

@@ -39,6 +39,6 @@ def publish_comparison(folder: Path, track: Mapping[str, Any], parent: str) -> s
         files = write_comparison(folder)
         log_to_sweep(track, parent, files)
     except Exception as error:
-        first = str(error).partition("\n")[0]
+        first = str(error).strip().partition("\n")[0]
         return f"comparison not written: {type(error).__name__}: {first}"
     return f"comparison {files[0]}"
