@@ -72,6 +72,10 @@ def sweep(command: Command) -> int:
     print_outcome(folder, record)
     if interrupted:
         return 130
+    # Plotly and matplotlib: seconds of import, not needed before.
+    from pipeline.orchestration.comparison.write import publish_comparison
+
+    print(publish_comparison(folder, described["track"], record["parent_run_id"]), flush=True)
     return 0 if record["state"] == DONE else 1
 
 

@@ -88,6 +88,7 @@ def _finish(
     # MLflow and torch: seconds of import, not needed by a job that fails.
     from pipeline.orchestration.sweep_tracking import link_to_sweep
     from pipeline.orchestration.tracking import measured, track_run
+    from pipeline.workload.reporting.timings import find_timings
     from pipeline.workload.tables import print_summary
 
     tracked = track_run(job.workspace, params)
@@ -100,7 +101,13 @@ def _finish(
     names = list(config.objectives)
     timings = measured(job.workspace, params) if "latency_ms" in names else None
     values = read_objectives(names, metrics, timings)
-    update_status(job.workspace, run_id=tracked["run_id"], objectives=values)
+    update_status(
+        job.workspace,
+        run_id=tracked["run_id"],
+        objectives=values,
+        # Found on the job's machine only, which need not be the one that compares.
+        timings=find_timings(job.workspace),
+    )
     return values
 
 
@@ -121,6 +128,7 @@ def _noted(job: Job) -> Iterator[None]:
         pid=os.getpid(),
         run_id=None,
         objectives={},
+        timings=None,
         error=None,
         log=LOG if job.sweep else None,
     )

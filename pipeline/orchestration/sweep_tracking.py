@@ -16,13 +16,17 @@ if TYPE_CHECKING:
 def begin_sweep_run(
     track: Mapping[str, Any], folder: Path, overrides: Sequence[str], known: Mapping[str, Any]
 ) -> dict[str, str]:
-    """The MLflow run of a sweep: {"parent_run_id", "experiment", "tracking_uri"}.
+    """The MLflow run of a sweep: {"parent_run_id", "experiment", "experiment_id", "tracking_uri"}.
 
     Ended as soon as it is there: its children say how the sweep goes. A sweep that is resumed
     (`known` is its record) keeps its run if the store still has it.
     """
     client, experiment = open_client(track)
-    found = {"experiment": track["experiment"], "tracking_uri": tracking_uri(track)}
+    found = {
+        "experiment": track["experiment"],
+        "experiment_id": experiment,
+        "tracking_uri": tracking_uri(track),
+    }
     parent = known.get("parent_run_id")
     if parent is None or not _is_there(client, parent):
         tags = {"lowrank.sweep": str(folder), "lowrank.overrides": " ".join(overrides)}
@@ -34,8 +38,14 @@ def begin_sweep_run(
 
 def end_sweep_run(track: Mapping[str, Any], record: Path) -> None:
     """Puts the sweep's record on its run: the table of its jobs and their runs."""
+    log_to_sweep(track, json.loads(record.read_text())["parent_run_id"], [record])
+
+
+def log_to_sweep(track: Mapping[str, Any], parent: str, files: Sequence[Path]) -> None:
+    """Files as artifacts of the sweep's run."""
     client, _ = open_client(track)
-    client.log_artifact(json.loads(record.read_text())["parent_run_id"], str(record))
+    for file in files:
+        client.log_artifact(parent, str(file))
 
 
 def _is_there(client: MlflowClient, run_id: str) -> bool:
