@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
-from tensorly import set_backend
-from tensorly.base import partial_unfold
 from torch import Tensor
-
-set_backend("pytorch")
-
 
 _WEAK = 1e-3  # below this part of σ₁ the columns of W·V are no longer orthogonal enough
 _NULL = 1e-12  # below this part of σ₁ a column of W·V is rounding
@@ -22,9 +20,19 @@ def split_groups(weight: Tensor, groups: int) -> Tensor:
 def unfold(kernel: Tensor, mode: int) -> Tensor:
     """The mode-`mode` unfolding of each group: (groups, *sizes) → (groups, size of that mode,
     product of the others)."""
-    unfolded = partial_unfold(kernel, mode, skip_begin=1)
-    assert isinstance(unfolded, Tensor)
-    return unfolded
+    return _partial_unfold()(kernel, mode, skip_begin=1)
+
+
+@cache
+def _partial_unfold() -> Callable[..., Tensor]:
+    """TensorLy's, imported late: with SciPy it takes 0.7 s, which a process that factorizes
+    nothing saves."""
+    from tensorly import set_backend
+    from tensorly.base import partial_unfold
+
+    set_backend("pytorch")
+    found: Callable[..., Tensor] = partial_unfold
+    return found
 
 
 def left_eigenbasis(matrix: Tensor) -> tuple[Tensor, Tensor]:
