@@ -131,7 +131,7 @@ def test_a_job_shares_the_run_cache_both_ways(tree: Tree) -> None:
 
     # The same options in conf/: a plain dvc repro restores what the job computed.
     tree.edit("conf/config.yaml", "rank_select: budget", "rank_select: error")
-    tree.edit("conf/rank_select/error.yaml", "relative_error: 0.3", "relative_error: 0.5")
+    tree.edit("conf/rank_select/_base.yaml", "relative_error: 0.3", "relative_error: 0.5")
     tree.edit("conf/fine_tune/full.yaml", "epochs: 2", "epochs: 1")
     assert set(tree.repro()) <= {"configure", "track"}
     assert read(tree, "out/plan.json")["policy"]["name"] == "error"
