@@ -207,13 +207,13 @@ def test_ctrl_c_leaves_nothing_and_resume_computes_the_rest(
     started = lambda: any(  # noqa: E731
         log.is_file() and "Running stage 'baseline'" in log.read_text() for log in logs
     )
-    wait_for("baseline", started, 120)
+    wait_for("baseline", started, 300)
     interrupted.send_signal(signal.SIGINT)
-    output, _ = interrupted.communicate(timeout=60)
+    output, _ = interrupted.communicate(timeout=120)
     assert interrupted.returncode == 130, output
     assert "Traceback" not in output
     assert f"--resume {tree.path / 'interrupted'}" in output
-    wait_for("the end of all processes", lambda: not processes_in(tree.path), 20)
+    wait_for("the end of all processes", lambda: not processes_in(tree.path), 60)
     for lock in (tree.path / ".scratch/locks").glob("*.lock"):
         with FileLock(lock, timeout=0):
             pass

@@ -68,7 +68,7 @@ def serving(store: str, artifacts: Path) -> Iterator[str]:
 
 
 def _wait(server: subprocess.Popen[str], url: str) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         assert server.poll() is None, server.stdout and server.stdout.read()
         try:

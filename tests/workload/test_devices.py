@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file
 
 from pipeline.lowrank.checkpoint import save_network
-from tests.workload.test_baseline import SPEC, TRAIN, TRAINING
+from tests.workload.test_baseline import REPAIR, SPEC, TRAIN, TRAINING
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +37,7 @@ result = {"world": fabric.world_size, "told": len(told), **curve.to_dict()}
 """
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_two_processes_train_one_network(tmp_path: Path, digits: Path) -> None:
     folder, script = tmp_path / "baseline", tmp_path / "script.py"
     folder.mkdir()
@@ -84,11 +84,12 @@ def fine_tuned(folder: Path, data: Path, devices: int) -> tuple[dict[str, torch.
         "seed": 0,
         "fabric": {**fabric, "precision": "32-true", "threads": 1},
         "fine_tune": {
-            "method": "full",
+            **REPAIR,
             **TRAINING,
             "epochs": 2,
             "batch_size": 128,
             "augment": "crop",
+            "descent_points": 0,
         },
         "track": {"live": False},
     }
@@ -104,7 +105,7 @@ def fine_tuned(folder: Path, data: Path, devices: int) -> tuple[dict[str, torch.
     return load_file(folder / "out/finetuned/model.safetensors"), curve
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_two_processes_give_what_one_gives(tmp_path: Path, digits: Path) -> None:
     """Without batch statistics (each process has its own) a step on two shares of a batch is the
     step on the batch: only the order of float32 sums differs, 1e-7 a step."""
