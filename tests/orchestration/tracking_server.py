@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # Debian keeps the server's programs out of PATH.
@@ -39,7 +39,8 @@ def postgres() -> Iterator[str]:
     try:
         run(str(programs / "initdb"), "-U", "mlflow", "-A", "trust", data)
         run(*control, "-o", f"-c listen_addresses='' -k {folder}", "start")
-        yield f"postgresql://mlflow@/postgres?host={folder}"
+        # The driver by name: without it SQLAlchemy 2.1 takes psycopg (3), older ones psycopg2.
+        yield f"postgresql+psycopg2://mlflow@/postgres?host={folder}"
         run(*control, "-m", "immediate", "stop")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -63,7 +64,8 @@ def serving(store: str, artifacts: Path) -> Iterator[str]:
         _wait(server, f"{uri}/health")
         yield uri
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it ended by itself: the error above says why
+            os.killpg(server.pid, signal.SIGKILL)
         server.wait()
 
 
