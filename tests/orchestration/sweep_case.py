@@ -32,16 +32,20 @@ def add_job(
     last: Mapping[str, Any] | None,
     *,
     latency: float | None = None,
+    iqr: float = 0.1,
     dense: Mapping[str, Any] = DENSE,
     layers: tuple[str, ...] = LAYERS,
     **changes: Any,
 ) -> None:
     """A job whose networks are `dense` and `last`; of a job without `last` there is no report.
-    `latency` is in milliseconds, the dense network's is 2."""
+    `latency` and `iqr` are in milliseconds, the dense network's are 2 and 0.1."""
     folder = sweep / str(number)
     (folder / "reports").mkdir(parents=True)
     (folder / LOG).write_text("said\n")
-    timings = {"dense": {"latency_ms": 2.0}, "fine_tuned": {"latency_ms": latency}}
+    timings = {
+        "dense": {"latency_ms": 2.0, "iqr_ms": 0.1},
+        "fine_tuned": {"latency_ms": latency, "iqr_ms": iqr},
+    }
     update_status(
         folder, job=number, overrides=[f"rank_select.budget=0.{number}", "fine_tune=none"],
         state="done", stage=None, stages={}, started=100.0, ended=112.0, run_id=f"run{number}",

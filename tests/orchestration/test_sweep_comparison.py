@@ -241,3 +241,11 @@ def test_dense_networks_that_differ_are_all_shown(tmp_path: Path) -> None:
     add_job(tmp_path, 1, network(0.8, 10, 10))
     add_job(tmp_path, 2, network(0.9, 20, 10), dense=DENSE | {"accuracy": 0.99})
     assert find_front(read_comparison(tmp_path), MACS).dense == ((200_000, 0.98), (200_000, 0.99))
+
+
+def test_latencies_of_a_busy_machine_are_marked(tmp_path: Path) -> None:
+    make_sweep(tmp_path)
+    add_job(tmp_path, 1, network(0.8, 10, 10), latency=1.0, iqr=0.2)
+    assert "Not to be relied on" not in Page(write_comparison(tmp_path)[0]).text
+    add_job(tmp_path, 2, network(0.9, 20, 10), latency=1.0, iqr=0.3)
+    assert "Not to be relied on for 1 of 2 jobs (2)" in Page(write_comparison(tmp_path)[0]).text

@@ -21,12 +21,14 @@ from pipeline.workload.tables import read_layers
 
 @dataclass(frozen=True)
 class Network:
-    """`quality` is in the sweep's measure; `macs` are of one example, `latency_ms` of a batch."""
+    """`quality` is in the sweep's measure; `macs` are of one example, `latency_ms` (median) and
+    `iqr_ms` (interquartile range) of a batch."""
 
     quality: float
     params: int
     macs: int
     latency_ms: float | None
+    iqr_ms: float | None
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,14 @@ def _network(
     found = (metrics or {}).get(name, {})
     if measure is None or not math.isfinite(found.get(measure.key, math.nan)):
         return None
-    latency = timings.get(name, {}).get("latency_ms")
-    return Network(float(found[measure.key]), found["params"], found["macs"], latency)
+    timed = timings.get(name, {})
+    return Network(
+        quality=float(found[measure.key]),
+        params=found["params"],
+        macs=found["macs"],
+        latency_ms=timed.get("latency_ms"),
+        iqr_ms=timed.get("iqr_ms"),
+    )
 
 
 def _last_line(text: str | None) -> str | None:

@@ -11,6 +11,8 @@ from pipeline.workload.reporting.words import human_count
 
 # Values this far apart, as a ratio, are read better on a logarithmic axis.
 _WIDE = 5.0
+# An interquartile range above this fraction of the median tells of a busy machine.
+_NOISY = 0.25
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Front:
     @property
     def wide(self) -> bool:
         """Whether the costs want a logarithmic axis."""
+        if not self.cost.counts:
+            return False  # ratios near 1
         return is_wide([point.cost for point in self.points] + [cost for cost, _ in self.dense])
 
 
@@ -101,6 +105,17 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
             front.append(place)
             lowest = points[place][1]
     return front
+
+
+def is_noisy(entry: Entry) -> bool:
+    """Whether the latency of a job, or of the dense network beside it, is hardly known."""
+    return any(
+        network is not None
+        and network.latency_ms is not None
+        and network.iqr_ms is not None
+        and network.iqr_ms > _NOISY * network.latency_ms
+        for network in (entry.last, entry.dense)
+    )
 
 
 def is_wide(values: Sequence[float]) -> bool:

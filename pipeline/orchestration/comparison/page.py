@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from pipeline.orchestration.comparison.charts import front_chart, ranks_chart
 from pipeline.orchestration.comparison.entries import Comparison, states
-from pipeline.orchestration.comparison.front import COSTS, find_front
+from pipeline.orchestration.comparison.front import COSTS, find_front, is_noisy
 from pipeline.orchestration.comparison.series import (
     coloured_option,
     ranks_along_front,
@@ -72,6 +72,8 @@ def _fronts(comparison: Comparison, charts: dict[str, Any]) -> str:
             charts[f"front-{cost.key}"] = chart
             label = escape(f"{measure.label} against {cost.axis}")
             inside = f'<div id="front-{cost.key}" role="img" aria-label="{label}"></div>'
+        if not cost.counts:
+            inside += _noise(comparison)
         panels.append(f"<div><h3>{cost.title}</h3>{inside}</div>")
     better = "higher" if comparison.higher_is_better else "lower"
     return (
@@ -80,6 +82,17 @@ def _fronts(comparison: Comparison, charts: dict[str, Any]) -> str:
         "left is better. The line joins the best jobs for each cost; a lighter point is dominated: "
         "another job is at least as good on both. A click opens the job.</p>\n"
         f'{_key(comparison)}<div class="panels">{"".join(panels)}</div></section>\n'
+    )
+
+
+def _noise(comparison: Comparison) -> str:
+    noisy = [str(entry.number) for entry in comparison.compared if is_noisy(entry)]
+    if not noisy:
+        return ""
+    return (
+        f'<p class="note">Not to be relied on for {len(noisy)} of {len(comparison.compared)} jobs '
+        f"({', '.join(noisy)}): the machine was busy, and the middle half of the times spreads "
+        "over more than a quarter of the median.</p>"
     )
 
 
