@@ -146,7 +146,7 @@ def test_one_run_in_mlflow_with_everything(tree: Tree, client: MlflowClient) -> 
     assert run.data.params == {key: str(value) for key, value in flatten(params)}
     metrics = read(tree, "reports/metrics.json")
     for key, value in flatten(metrics):
-        assert run.data.metrics[key] == pytest.approx(value), key
+        assert run.data.metrics[key] == pytest.approx(float(value)), key
     assert run.data.metrics["fine_tuned.latency_ms"] > 0
     assert run.data.metrics["speedup"] > 0
     curve = read(tree, "out/finetuned/curve.json")
