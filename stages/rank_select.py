@@ -30,19 +30,20 @@ def run() -> None:
     plan_of = partial(
         make_plan, analysis, weights, names=names, methods=methods, overrides=overrides
     )
-    most = chosen["contest_examples"]
-    batches = held_out_batches(
-        Path("out/data"), calibration["batch_size"], calibration["holdout"], most=most
-    )
-    if most and chosen["policy"] == "budget":
+    most, policy = chosen["contest_examples"], chosen["policy"]
+
+    def divergence() -> Divergence:
+        parts = calibration["batch_size"], calibration["holdout"]
+        return Divergence(model, held_out_batches(Path("out/data"), *parts, most=most))
+
+    if most and policy == "budget":
         scales = [make_policy(chosen | {"error_scale": s}) for s in ("absolute", "relative")]
-        plans = [plan_of(policy) for policy in scales]
-        plan = hold_contest(model, plans, Divergence(model, batches), options=options)
-    elif most and chosen["policy"] == "loss":
+        plan = hold_contest(model, [plan_of(p) for p in scales], divergence(), options=options)
+    elif most and policy == "loss":
         plan = hold_limit(
             model,
             lambda nats: plan_of(make_policy(chosen | {"nats": nats})),
-            Divergence(model, batches),
+            divergence(),
             nats=chosen["nats"],
             options=options,
         )

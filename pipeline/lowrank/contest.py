@@ -46,12 +46,7 @@ def hold_contest(
     """
     contestants = [(plan, str(plan.policy["error_scale"])) for plan in plans]
     contestants.append((plans[0].as_uniform(), "uniform"))
-    entries: list[Entry] = []
-    for plan, allocation in contestants:
-        built, _ = apply_(copy.deepcopy(model), plan, **options)
-        totals, predicted = plan.planned, plan.predicted_loss_increase
-        measured = divergence.of(built)
-        entries.append(Entry(allocation, totals.params, totals.macs, predicted, measured))
+    entries = [_measure(model, *one, divergence, options) for one in contestants]
     best = min(range(len(entries)), key=lambda index: entries[index].measured_kl)
     contest = tuple(asdict(entry) for entry in entries)
     return replace(contestants[best][0], contest=contest)
@@ -77,14 +72,10 @@ def hold_limit(
     below, above, limit = 0.0, math.inf, nats
     for _ in range(rounds):
         plan = plan_of(limit)
-        built, _ = apply_(copy.deepcopy(model), plan, **options)
-        measured = divergence.of(built)
-        totals, predicted = plan.planned, plan.predicted_loss_increase
-        entries.append(
-            Entry(f"≤ {limit:.4g} nats", totals.params, totals.macs, predicted, measured)
-        )
+        entries.append(_measure(model, plan, f"≤ {limit:.4g} nats", divergence, options))
+        measured = entries[-1].measured_kl
         if measured <= nats:
-            kept.append((totals.params, plan))
+            kept.append((plan.planned.params, plan))
             below = max(below, limit)
         else:
             above = min(above, limit)
@@ -100,3 +91,16 @@ def hold_limit(
         )
     best = min(kept, key=lambda found: found[0])[1]
     return replace(best, contest=tuple(asdict(entry) for entry in entries))
+
+
+def _measure(
+    model: nn.Module,
+    plan: Plan,
+    allocation: str,
+    divergence: Divergence,
+    options: Mapping[str, Any],
+) -> Entry:
+    """Builds the plan on a copy of the model and measures it."""
+    built, _ = apply_(copy.deepcopy(model), plan, **options)
+    totals, predicted = plan.planned, plan.predicted_loss_increase
+    return Entry(allocation, totals.params, totals.macs, predicted, divergence.of(built))
