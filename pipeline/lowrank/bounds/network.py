@@ -139,9 +139,13 @@ class _Certifier:
             ),
         )
 
-    def _check_trace(self, traced: Tensor, batch: Tensor) -> None:
-        if not torch.allclose(traced, run(self.dense, batch), rtol=1e-9, atol=1e-12):
-            raise NotCertifiedError("the traced graph does not compute what the network does")
+    def _check_trace(self, traced: Tensor, example: Tensor) -> None:
+        """One example alone must give what its row of the batch gave."""
+        if not torch.allclose(traced, run(self.dense, example), rtol=1e-9, atol=1e-12):
+            raise NotCertifiedError(
+                "the network gives one example alone another output than its traced graph gives it "
+                "in a batch: it mixes the examples, or the trace is not the network"
+            )
 
 
 def source_formula(norms: Sequence[tuple[float, float]], lipschitz: float, length: float) -> float:
