@@ -88,7 +88,7 @@ def attach_(model: nn.Module, options: AdapterOptions, seed: int) -> list[str]:
     have as many parameters and could express less. Returns the names of the adapted factors.
     Raises LowRankError where no factorized layer matches.
     """
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, Factorized)}
+    layers = _factorized(model)
     for pattern in options.targets:
         if not any(fnmatchcase(name, pattern) for name in layers):
             raise LowRankError(
@@ -96,10 +96,8 @@ def attach_(model: nn.Module, options: AdapterOptions, seed: int) -> list[str]:
                 f"{', '.join(layers) or 'none'}); correct the adapter targets, or train all "
                 "parameters"
             )
-    factors = {id(f.weight) for layer in layers.values() for f in _weighted(layer).values()}
-    for parameter in model.parameters():
-        kind = "vectors" if parameter.dim() <= 1 else "dense"
-        parameter.requires_grad_(id(parameter) not in factors and kind in options.others)
+    for weight in freeze_(model, options.others):
+        weight.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     adapted = []
     for name, layer in layers.items():
@@ -108,6 +106,17 @@ def attach_(model: nn.Module, options: AdapterOptions, seed: int) -> list[str]:
                 if _adapt(factor, options, generator):
                     adapted.append(f"{name}.{place}" if name else place)
     return adapted
+
+
+def freeze_(model: nn.Module, others: Sequence[str]) -> list[nn.Parameter]:
+    """Leaves the factors and `others` (see AdapterOptions) to be trained; the factors' weights."""
+    layers = _factorized(model).values()
+    factors = [f.weight for layer in layers for f in _weighted(layer).values()]
+    known = {id(weight) for weight in factors}
+    for parameter in model.parameters():
+        kind = "vectors" if parameter.dim() <= 1 else "dense"
+        parameter.requires_grad_(id(parameter) in known or kind in others)
+    return [weight for weight in factors if isinstance(weight, nn.Parameter)]
 
 
 def merge_(model: nn.Module) -> None:
@@ -121,6 +130,10 @@ def merge_(model: nn.Module) -> None:
             if "bias" in module._parameters:
                 module.register_parameter("bias", module._parameters.pop("bias"))
     model.requires_grad_(True)
+
+
+def _factorized(model: nn.Module) -> dict[str, Factorized]:
+    return {n: m for n, m in model.named_modules() if isinstance(m, Factorized)}
 
 
 def _weighted(layer: Factorized) -> dict[str, nn.Module]:

@@ -54,6 +54,8 @@ class Training:
     weight_decay: float = MISSING
     label_smoothing: float = MISSING
     augment: str = MISSING
+    optimizer: str = MISSING
+    minutes: float | None = MISSING
 
 
 @dataclass

@@ -17,7 +17,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "baseline.source": ("train", "checkpoint", "pretrained"),
     "baseline.augment": ("none", "flip", "crop", "crop_flip"),
     "analyze.metric": METRICS,
-    "fine_tune.parameters": ("all", "adapters", "none"),
+    "fine_tune.parameters": ("all", "factors", "adapters", "none"),
+    "baseline.optimizer": ("sgd", "adamw"),
+    "fine_tune.optimizer": ("sgd", "adamw"),
     "fine_tune.objective": ("labels", "distill"),
     "fine_tune.adapter_init": ("zeros", "svd"),
     "fine_tune.augment": ("none", "flip", "crop", "crop_flip"),
@@ -34,6 +36,7 @@ _TRAINING = {
     "momentum": _FRACTION,
     "weight_decay": _NOT_NEGATIVE,
     "label_smoothing": _FRACTION,
+    "minutes": _POSITIVE,
 }
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "fabric.devices": _COUNT,

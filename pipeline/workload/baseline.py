@@ -18,8 +18,9 @@ from pipeline.workload.curve import Curve, OnStep
 from pipeline.workload.data import load_meta, load_split
 from pipeline.workload.evaluation import check_fit
 from pipeline.workload.huggingface import self_contained
+from pipeline.workload.loop import TrainingOptions
 from pipeline.workload.snapshots import INIT, Snapshots
-from pipeline.workload.training import TrainingOptions, train, unchanged_curve
+from pipeline.workload.training import train, unchanged_curve
 
 SOURCES = ("train", "checkpoint", "pretrained")
 

@@ -23,12 +23,14 @@ class Curve:
     most about 200 of them, loss and ‖gradient of the batch‖² means since the entry before.
     `epochs`: {"epoch", "step", "validation_loss", "validation_accuracy"} with epoch 0 before
     the first step. `descent`: what `descent.descent_rows` gives, empty where it is not asked
-    for. Losses in nats."""
+    for. Losses in nats. `measure` says what validation_accuracy is: the fraction of right labels,
+    or an encoder's mean "cosine" to the dense one's embeddings, whose loss is 1 − cosine."""
 
     steps: list[dict[str, Any]] = field(default_factory=list)
     epochs: list[dict[str, Any]] = field(default_factory=list)
     descent: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
+    measure: str = "accuracy"
     trained_params: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -43,8 +45,14 @@ class Recorder:
     step; a NaN is still reported with its own step.
     """
 
-    def __init__(self, total_steps: int, steps_per_epoch: int, on_step: OnStep | None) -> None:
-        self.curve = Curve()
+    def __init__(
+        self,
+        total_steps: int,
+        steps_per_epoch: int,
+        on_step: OnStep | None,
+        measure: str = "accuracy",
+    ) -> None:
+        self.curve = Curve(measure=measure)
         self._every = max(1, math.ceil(total_steps / _MOST_STEPS))
         self._total, self._steps_per_epoch = total_steps, steps_per_epoch
         self._on_step = on_step
@@ -53,12 +61,18 @@ class Recorder:
         self.squared_norms: list[float] = []  # of every step's gradient
 
     def step(
-        self, number: int, loss: Tensor, gradient_norm: Tensor, learning_rate: float
+        self,
+        number: int,
+        loss: Tensor,
+        gradient_norm: Tensor,
+        learning_rate: float,
+        last: bool = False,
     ) -> float | None:
-        """Takes the figures of step `number` (from 1). The mean loss where an entry was due."""
+        """Takes the figures of step `number` (from 1). The mean loss where an entry was due, as
+        it is after the last step."""
         self.learning_rates.append(learning_rate)
         self._pending.append(torch.stack([loss.detach(), gradient_norm.to(loss)]))
-        if number % self._every and number != self._total:
+        if number % self._every and number != self._total and not last:
             return None
         losses, norms = torch.stack(self._pending).double().T.tolist()
         self._pending.clear()
@@ -82,6 +96,24 @@ class Recorder:
         self.curve.epochs.append({"epoch": number, "step": step, **quality})
         self._tell(quality, step)
 
+    @property
+    def settled(self) -> bool:
+        """Whether no step waits for its entry, so that `state` is whole."""
+        return not self._pending
+
+    def state(self) -> dict[str, Any]:
+        """What `resume` takes, in plain types."""
+        return {
+            "steps": self.curve.steps,
+            "epochs": self.curve.epochs,
+            "learning_rates": self.learning_rates,
+            "squared_norms": self.squared_norms,
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        self.curve.steps, self.curve.epochs = state["steps"], state["epochs"]
+        self.learning_rates, self.squared_norms = state["learning_rates"], state["squared_norms"]
+
     def descent(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
             self._tell({k: v for k, v in row.items() if k not in ("step", "epoch")}, row["step"])
@@ -98,6 +130,13 @@ class BestState:
     def __init__(self, model: nn.Module, loss: float) -> None:
         self.epoch, self._loss = 0, loss
         self._state = _copy_state(model)
+
+    def state(self) -> dict[str, Any]:
+        """What `resume` takes."""
+        return {"epoch": self.epoch, "loss": self._loss, "state": self._state}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        self.epoch, self._loss, self._state = (state[k] for k in ("epoch", "loss", "state"))
 
     def offer(self, model: nn.Module, epoch: int, loss: float) -> None:
         if loss < self._loss:

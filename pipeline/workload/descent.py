@@ -70,6 +70,13 @@ class DescentProbe:
         if step in self._steps:
             self._measured.append({"step": step, **self.measure(network)})
 
+    def state(self) -> list[dict[str, Any]]:
+        """What `resume` takes."""
+        return self._measured
+
+    def resume(self, state: list[dict[str, Any]]) -> None:
+        self._measured = state
+
     def rows(
         self, rates: Sequence[float], batch_squared_norms: Sequence[float], steps_per_epoch: int
     ) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ def quality_sums(
     if not split.labels.numel():
         raise LowRankError(
             "this data has no labels, as an encoder's text: there is no loss to train on; choose "
-            "baseline=pretrained, and fine_tune=none"
+            "baseline=pretrained, and fine_tune.objective=distill"
         )
     correct, loss = 0.0, 0.0
     for logits, labels in _answers(model, split, chosen, batch_size):
@@ -46,6 +46,17 @@ def quality_sums(
         loss += float(functional.cross_entropy(logits.double(), labels, reduction="sum"))
         correct += float((logits.argmax(1) == labels).sum())
     return correct, loss
+
+
+def fidelity_sums(
+    reference: Tensor, model: nn.Module, split: Split, chosen: Tensor, batch_size: int
+) -> tuple[float, float]:
+    """Of an encoder on the chosen examples: (summed cosine of its embeddings and the rows of
+    `reference` (N, width), summed 1 − cosine)."""
+    answers = [answer.cpu().double() for answer, _ in _answers(model, split, chosen, batch_size)]
+    found = torch.cat(answers) if answers else reference[chosen]
+    cosine = float(functional.cosine_similarity(found, reference[chosen]).sum())
+    return cosine, len(chosen) - cosine
 
 
 def sequence_quality(model: nn.Module, split: Split, batch_size: int) -> tuple[Tensor, Tensor]:

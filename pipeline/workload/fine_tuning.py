@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
 
-from pipeline.lowrank.adapter import AdapterOptions, attach_, merge_
+from pipeline.lowrank.adapter import AdapterOptions, attach_, freeze_, merge_
 from pipeline.lowrank.checkpoint import load_network, read_network, save_network
 from pipeline.lowrank.errors import LowRankError
 from pipeline.workload.baseline import training_options
+from pipeline.workload.checksums import file_sha256
 from pipeline.workload.curve import Curve, OnStep
-from pipeline.workload.data import load_split
-from pipeline.workload.objectives import Objective, Teacher, cross_entropy, distillation
+from pipeline.workload.data import load_meta, load_split
+from pipeline.workload.evaluation import embeddings, fidelity_sums, quality_sums
+from pipeline.workload.loop import VALIDATION_BATCH, Quality
+from pipeline.workload.objectives import (
+    Objective,
+    Teacher,
+    cross_entropy,
+    distillation,
+    embedding_distillation,
+)
+from pipeline.workload.resumption import Resumption
 from pipeline.workload.splits import Split
 from pipeline.workload.training import train, unchanged_curve
 
-PARAMETERS = ("all", "adapters", "none")
+PARAMETERS = ("all", "factors", "adapters", "none")
 OBJECTIVES = ("labels", "distill")
 
 
@@ -35,10 +46,12 @@ def fine_tune(
 ) -> Curve:
     """Writes the compressed network after fine-tuning to `folder`, in the same architecture.
 
-    `options` is the fine_tune section: `parameters` says what is trained (all of them, adapters
-    on the factors, merged afterwards, or none: the network is copied), `objective` what is
-    minimised (the cross-entropy with the labels, or with them and the dense network in
-    `baseline`). The validation loss never gets greater than the compressed network's.
+    `options` is the fine_tune section: `parameters` says what is trained (all of them, the
+    factors, adapters on the factors, merged afterwards, or none: the network is copied),
+    `objective` what is minimised (the cross-entropy with the labels, or with them and the dense
+    network in `baseline`, or an encoder's distance to the dense embeddings). The validation
+    loss never gets greater than the compressed network's. A training that was stopped goes on
+    where it was, if nothing that it depends on has changed.
     """
     for key, known in (("parameters", PARAMETERS), ("objective", OBJECTIVES)):
         if options[key] not in known:
@@ -52,7 +65,10 @@ def fine_tune(
     else:
         if options["parameters"] == "adapters":
             attach_(model, adapter_options(options), seed)
+        elif options["parameters"] == "factors":
+            freeze_(model, options["adapter_others"])
         training = load_split(data, "train")
+        objective, quality = _aim(options, baseline, data, (training, validation), fabric)
         curve = train(
             model,
             training,
@@ -62,8 +78,11 @@ def fine_tune(
             seed=seed,
             label="fine-tune",
             on_step=on_step,
-            objective=_objective(options, baseline, training, fabric),
+            objective=objective,
             descent_points=options["descent_points"],
+            quality=quality,
+            measure="accuracy" if quality is quality_sums else "cosine",
+            resumption=Resumption(_key(compressed, baseline, data, options, fabric, seed)),
         )
         merge_(model)
     if fabric.is_global_zero:
@@ -78,15 +97,39 @@ def adapter_options(section: Mapping[str, Any]) -> AdapterOptions:
     )
 
 
-def _objective(
-    options: Mapping[str, Any], baseline: Path, training: Split, fabric: Fabric
-) -> Objective:
-    smoothing = options["label_smoothing"]
+def _aim(
+    options: Mapping[str, Any],
+    baseline: Path,
+    data: Path,
+    splits: tuple[Split, Split],
+    fabric: Fabric,
+) -> tuple[Objective, Quality]:
+    """What is minimised, and what is measured on the validation split."""
+    smoothing, (training, validation) = options["label_smoothing"], splits
     if options["objective"] == "labels":
-        return cross_entropy(smoothing)
-    return distillation(
-        Teacher(load_network(baseline), training, fabric, options["augment"]),
+        return cross_entropy(smoothing), quality_sums
+    dense = load_network(baseline)
+    if load_meta(data).get("task") == "encoder":
+        reference = embeddings(dense, validation, VALIDATION_BATCH)
+        teacher = Teacher(dense, training, fabric, options["augment"])
+        return embedding_distillation(teacher), partial(fidelity_sums, reference)
+    soft = distillation(
+        Teacher(dense, training, fabric, options["augment"]),
         temperature=options["temperature"],
         weight=options["distill_weight"],
         label_smoothing=smoothing,
     )
+    return soft, quality_sums
+
+
+def _key(
+    compressed: Path,
+    baseline: Path,
+    data: Path,
+    options: Mapping[str, Any],
+    fabric: Fabric,
+    seed: int,
+) -> list[Any]:
+    """All that the result depends on."""
+    weights = [file_sha256(folder / "model.safetensors") for folder in (compressed, baseline)]
+    return [weights, load_meta(data), dict(options), fabric.world_size, seed]

@@ -23,6 +23,7 @@ from pipeline.lowrank.checkpoint import load_network
 from pipeline.lowrank.errors import LowRankError
 from pipeline.workload.checksums import file_sha256
 from pipeline.workload.data import load_split
+from pipeline.workload.scratch import scratch, write_whole
 from pipeline.workload.splits import TokenSplit
 
 _MILLISECONDS = 1e-6  # of a nanosecond
@@ -44,7 +45,7 @@ def measured_once(
     used = _options(options)
     machine = machine_facts(used["threads"])
     weights = {name: file_sha256(path / "model.safetensors") for name, path in networks.items()}
-    stored = _scratch() / "timings" / f"{_key(weights, used, machine)}.json"
+    stored = scratch("timings") / f"{_key(weights, used, machine)}.json"
     if stored.is_file():
         remembered: dict[str, Any] = json.loads(stored.read_text())
         return remembered
@@ -66,7 +67,7 @@ def measured_once(
         **times,
         "speedup": times[first]["latency_ms"] / times[last]["latency_ms"],
     }
-    _write_whole(stored, json.dumps(result, indent=2) + "\n")
+    write_whole(stored, json.dumps(result, indent=2) + "\n")
     return result
 
 
@@ -143,18 +144,6 @@ def _key(*parts: Any) -> str:
     weights, *rest = parts
     text = json.dumps([list(weights.items()), *rest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _scratch() -> Path:
-    return Path(os.environ.get("LOWRANK_SCRATCH") or ".scratch")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Whole or not at all, also where two runs measure at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(text)
-    part.replace(path)
 
 
 def _cpu_model() -> str:

@@ -41,9 +41,10 @@ def cross_entropy(label_smoothing: float) -> Objective:
 
 
 class Teacher:
-    """A trained network's logits for batches of `training`; eval mode, no gradients.
+    """A trained network's answers to batches of `training`: logits, or embeddings; eval mode,
+    no gradients.
 
-    Where nothing is augmented an example's logits are always the same: they are computed once,
+    Where nothing is augmented an example's answer is always the same: they are computed once,
     if all of them together fit 256 MiB.
     """
 
@@ -51,28 +52,29 @@ class Teacher:
         self._network = network.eval().requires_grad_(False).to(fabric.device)
         lay_out(self._network, torch.channels_last)
         self._fabric = fabric
-        self._cache = self._answers(training) if augment == "none" else None
+        self._cache = self._all(training) if augment == "none" else None
 
     @torch.no_grad()
-    def logits(self, batch: Batch) -> Tensor:
-        """(n, classes)"""
+    def answers(self, batch: Batch) -> Tensor:
+        """(n, classes), (n, vocabulary, tokens) or (n, width), float32."""
         if self._cache is not None:
             return self._cache[batch.examples].to(self._fabric.device)
         return self._answer(batch.inputs)
 
     def _answer(self, inputs: Tensor) -> Tensor:
         with self._fabric.autocast():
-            logits: Tensor = self._network(inputs)
-        return logits.float()
+            answer: Tensor = self._network(inputs)
+        return answer.float()
 
     @torch.no_grad()
-    def _answers(self, training: Split) -> Tensor | None:
-        answers = []
-        for part in torch.split(torch.arange(len(training)), _TEACHER_BATCH):
-            answers.append(self._answer(training.batch(part)[0].to(self._fabric.device)).cpu())
-            if answers[0][0].nbytes * len(training) > _CACHE_BYTES:
-                return None
-        return torch.cat(answers)
+    def _all(self, training: Split) -> Tensor | None:
+        def answer(chosen: Tensor) -> Tensor:
+            return self._answer(training.batch(chosen)[0].to(self._fabric.device)).cpu()
+
+        everything = torch.arange(len(training))
+        if answer(everything[:1]).nbytes * len(training) > _CACHE_BYTES:
+            return None
+        return torch.cat([answer(part) for part in torch.split(everything, _TEACHER_BATCH)])
 
 
 def distillation(
@@ -81,6 +83,7 @@ def distillation(
     """(1 − w)·CE(labels) + w·T²·KL(teacher ‖ student), both softened by T (Hinton et al. 2015).
 
     T² keeps the gradient's size when T changes. `weight` in [0, 1], `temperature` above 0.
+    Both are means, over examples or over tokens.
     """
 
     def objective(network: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
@@ -88,10 +91,20 @@ def distillation(
         hard = functional.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
         soft = functional.kl_div(
             (logits / temperature).log_softmax(1),
-            (teacher.logits(batch) / temperature).log_softmax(1),
+            (teacher.answers(batch) / temperature).log_softmax(1),
             log_target=True,
-            reduction="batchmean",
-        )
+            reduction="sum",
+        ) / (logits.numel() // logits.shape[1])
         return (1 - weight) * hard + weight * temperature**2 * soft
+
+    return objective
+
+
+def embedding_distillation(teacher: Teacher) -> Objective:
+    """1 − cos(student's embedding, teacher's), the mean over the examples."""
+
+    def objective(network: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+        found = network(batch.inputs)
+        return 1 - functional.cosine_similarity(found, teacher.answers(batch)).mean()
 
     return objective

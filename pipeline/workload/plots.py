@@ -112,7 +112,12 @@ def write_figures(
         "ranks": partial(draw_ranks, rows["ranks"], params),
         "errors": partial(draw_errors, rows["errors"]),
         "fine_tuning": partial(
-            draw_fine_tuning, rows["fine_tuning"], best, facts.baseline_curve, rows["descent"]
+            draw_fine_tuning,
+            rows["fine_tuning"],
+            best,
+            facts.baseline_curve,
+            rows["descent"],
+            facts.curve["measure"],
         ),
         "bounds": partial(
             draw_bounds, rows["bounds"], rows["network_bounds"], facts.bounds["network"]["reason"]

@@ -32,8 +32,9 @@ class SilentDisplay:
 class LineDisplay:
     """One line an epoch, for logs and pipes."""
 
-    def __init__(self, label: str, epochs: int) -> None:
-        self._label, self._epochs, self._train_loss = label, epochs, float("nan")
+    def __init__(self, label: str, epochs: int, measure: str) -> None:
+        self._label, self._epochs, self._measure = label, epochs, measure
+        self._train_loss = float("nan")
 
     def step(self, done: int, train_loss: float) -> None:
         self._train_loss = train_loss
@@ -42,7 +43,7 @@ class LineDisplay:
         train = f"train loss {self._train_loss:.4f}, " if number else ""
         print(
             f"{self._label}: epoch {number}/{self._epochs}, {train}"
-            f"validation loss {loss:.4f}, accuracy {accuracy:.2%}",
+            f"validation loss {loss:.4f}, {self._measure} {accuracy:.2%}",
             flush=True,
         )
 
@@ -62,11 +63,11 @@ class BarDisplay:
 
 
 @contextmanager
-def training_display(label: str, epochs: int, steps: int) -> Iterator[Display]:
-    """The display that suits standard output."""
+def training_display(label: str, epochs: int, steps: int, measure: str) -> Iterator[Display]:
+    """The display that suits standard output; `measure` names what is not the loss."""
     console = Console(file=sys.stdout)
     if not console.is_terminal:
-        yield LineDisplay(label, epochs)
+        yield LineDisplay(label, epochs, measure)
         return
     columns = (
         TextColumn("{task.description}"),

@@ -57,14 +57,8 @@ class TokenSplit(Split):
     and labels: (N,) classes, (N, T) the next tokens, or (N, 0) where there are none."""
 
     def normalise(self, stored: Tensor) -> Tensor:
-        """Token ids as they are."""
-        return stored
-
-    def batch(self, chosen: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """(inputs, labels) of the chosen examples, as long as the longest of them."""
-        inputs = self.stored[chosen]
-        length = int((inputs != PADDING).any(0).sum())
-        return inputs[:, :length], self.labels[chosen]
+        """Token ids, as many as the longest of these sequences has."""
+        return stored[:, : int((stored != PADDING).any(0).sum())]
 
 
 def stratified_indices(

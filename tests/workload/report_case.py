@@ -158,6 +158,7 @@ def curve(accuracies: Sequence[float], best: int, steps: int = 20) -> dict[str, 
     last = (len(accuracies) - 1) * steps
     return {
         "best_epoch": best,
+        "measure": "accuracy",
         "trained_params": 19_210,
         "descent": descent(last, steps),
         "steps": [

@@ -9,7 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.workload import objectives
-from pipeline.workload.objectives import Batch, Teacher, cross_entropy, distillation
+from pipeline.workload.objectives import (
+    Batch,
+    Teacher,
+    cross_entropy,
+    distillation,
+    embedding_distillation,
+)
 from pipeline.workload.splits import Split
 
 
@@ -72,18 +78,44 @@ def test_the_cache_changes_no_answer(
     net.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
     batch = batch_of(split, EXAMPLES)
     teacher = Teacher(net, split, fabric, "none")
-    assert sum(calls) == len(split)
-    cached = teacher.logits(batch)
-    assert sum(calls) == len(split)  # nothing computed anew
-    augmented = Teacher(net, split, fabric, "crop").logits(batch)
-    assert sum(calls) == len(split) + len(EXAMPLES)
+    first = sum(calls)
+    assert first == len(split) + 1  # one tells the size
+    cached = teacher.answers(batch)
+    assert sum(calls) == first  # nothing computed anew
+    augmented = Teacher(net, split, fabric, "crop").answers(batch)
+    assert sum(calls) == first + len(EXAMPLES)
     monkeypatch.setattr(objectives, "_CACHE_BYTES", 70 * 6 * 4 - 1)
-    too_large = Teacher(net, split, fabric, "none").logits(batch)
+    too_large = Teacher(net, split, fabric, "none").answers(batch)
     assert calls[-1] == len(EXAMPLES)
     monkeypatch.setattr(objectives, "_CACHE_BYTES", 70 * 6 * 4)
     monkeypatch.setattr(objectives, "_TEACHER_BATCH", 16)
-    in_parts = Teacher(net, split, fabric, "none").logits(batch)
+    in_parts = Teacher(net, split, fabric, "none").answers(batch)
     for other in (augmented, too_large, in_parts):
         assert torch.allclose(cached, other, rtol=0, atol=1e-6)
     assert not cached.requires_grad
     assert not net.training
+
+
+def test_of_a_language_model_it_is_a_mean_over_tokens(split: Split, fabric: Fabric) -> None:
+    torch.manual_seed(3)
+    logits, answers = torch.randn(2, 3, 7, 5).double().unbind()
+    labels = torch.randint(0, 7, (3, 5))
+    teacher = Teacher(nn.Identity(), split, fabric, "crop")
+    teacher.answers = lambda batch: answers  # type: ignore[method-assign]
+    objective = distillation(teacher, temperature=1.0, weight=0.25, label_smoothing=0.0)
+    found = objective(lambda inputs: logits, Batch(torch.zeros(3, 5), labels, torch.arange(3)))
+    truth = answers.softmax(1)
+    divergence = (truth * (truth.log() - logits.log_softmax(1))).sum(1)
+    hard = -logits.log_softmax(1).gather(1, labels.unsqueeze(1))
+    assert found.item() == pytest.approx(
+        0.75 * hard.mean().item() + 0.25 * divergence.mean().item(), rel=1e-9
+    )
+
+
+def test_embeddings_are_brought_to_the_teachers_direction(split: Split, fabric: Fabric) -> None:
+    teacher, student, batch = network(1), network(2), batch_of(split, EXAMPLES)
+    objective = embedding_distillation(Teacher(teacher, split, fabric, "none"))
+    truth, found = teacher(batch.inputs), student(batch.inputs)
+    cosines = (truth * found).sum(1) / (truth.norm(dim=1) * found.norm(dim=1))
+    assert objective(student, batch).item() == pytest.approx(1 - cosines.mean().item(), rel=1e-5)
+    assert abs(objective(teacher, batch).item()) < 1e-6

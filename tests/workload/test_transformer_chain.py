@@ -84,6 +84,35 @@ def test_text_in_and_out_of_domain(
     assert (workspace / "reports/figures/overview.png").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("task", sorted(LAYERS))
+def test_the_dense_network_repairs(workspace: Path, task: str) -> None:
+    """Distillation by AdamW: towards the dense net's predictions, or towards its embeddings."""
+    book = write_book(workspace / "b.txt", 24)
+    write_model(workspace / "net", task)
+    overrides = [
+        *(f"model.task={task}", "model.name=net", f"analyze.include=[{LAYERS[task]}]"),
+        *(f"data.path={book}", "rank_select.budget=0.4", "rank_select.contest_examples=0"),
+        *("fine_tune=distill", "fine_tune.optimizer=adamw", "fine_tune.learning_rate=0.003"),
+        *("fine_tune.epochs=12", "fine_tune.batch_size=4", "fine_tune.descent_points=0"),
+        *("fine_tune.parameters=factors", "fine_tune.distill_weight=1", "fine_tune.temperature=1"),
+    ]
+    metrics = run_chain(workspace, overrides)
+    before, after = metrics["compressed"], metrics["fine_tuned"]
+    curve = json.loads((workspace / "out/finetuned/curve.json").read_text())
+    assert curve["best_epoch"] > 0
+    if task == "encoder":
+        assert 1 - after["cosine"] < 0.7 * (1 - before["cosine"])
+        assert curve["measure"] == "cosine"
+        kept = curve["epochs"][curve["best_epoch"]]
+        assert kept["validation_loss"] == pytest.approx(1 - kept["validation_accuracy"], abs=1e-9)
+    else:
+        assert curve["measure"] == "accuracy"
+        first, *_, last = (step["train_loss"] for step in curve["steps"])
+        assert 0 < last < 0.7 * first, "the divergence from the dense network, in nats a token"
+        assert after["loss"] < before["loss"]
+    assert after["params"] == before["params"]
+
+
 def test_labelled_rows_are_trained_on_and_repaired(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +122,7 @@ def test_labelled_rows_are_trained_on_and_repaired(
     overrides = [
         *("model.task=sequence_classification", "model.name=net", "data.text.label_column=kind"),
         *(f"data.path={rows(workspace, 'jsonl')}", "baseline=train", "fine_tune=full"),
-        *("baseline.epochs=6", "baseline.batch_size=8", "baseline.learning_rate=0.05"),
+        *("baseline.epochs=10", "baseline.batch_size=8", "baseline.learning_rate=0.05"),
         *("fine_tune.epochs=2", "fine_tune.batch_size=8", "analyze.include=[bert.encoder.*]"),
         "analyze=weight",  # three labelled rows give no Fisher matrix worth the name
     ]

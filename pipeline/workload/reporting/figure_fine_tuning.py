@@ -31,10 +31,14 @@ _DESCENT: dict[str, dict[str, Any]] = {
 
 
 def draw_fine_tuning(
-    rows: Sequence[Row], best_epoch: int, dense_curve: Mapping[str, Any], descent: Sequence[Row]
+    rows: Sequence[Row],
+    best_epoch: int,
+    dense_curve: Mapping[str, Any],
+    descent: Sequence[Row],
+    measure: str = "accuracy",
 ) -> Figure:
     """rows: `fine_tuning_rows`; dense_curve: the baseline's curve.json, for the dashed lines
-    (its validation at the epoch that was kept); descent: of curve.json, may be empty."""
+    (its validation at the epoch that was kept); descent and measure: of curve.json."""
     checks = [row for row in rows if row["validation_loss"] is not None]
     if len(checks) < 2:
         figure = new_figure(9.5, 2.0)
@@ -42,7 +46,8 @@ def draw_fine_tuning(
         headed(figure, "Fine-tuning")
         return figure
     figure = new_figure(13.0 if descent else 9.5, 3.7)
-    dense = _kept(dense_curve["epochs"], dense_curve["best_epoch"])
+    # An encoder's baseline has no labels to be measured by.
+    dense = dense_curve["epochs"] and _kept(dense_curve["epochs"], dense_curve["best_epoch"])
     best = _kept(checks, best_epoch)
     loss, accuracy, *last = figure.subplots(1, 3 if descent else 2)
     steps = [row for row in rows if row["train_loss"] is not None]
@@ -52,7 +57,7 @@ def draw_fine_tuning(
     _validation(accuracy, checks, best, dense, "validation_accuracy")
     loss.set_title("Loss")
     loss.set_ylim(bottom=0.0)
-    accuracy.set_title("Validation accuracy, %")
+    accuracy.set_title(f"Validation {measure}, %")
     _widen(accuracy)
     handles, labels = loss.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
@@ -87,7 +92,9 @@ def _validation(axes: Axes, checks: Sequence[Row], best: Row, dense: Row, key: s
     scale = 100.0 if key == "validation_accuracy" else 1.0
     epochs = [row["epoch"] for row in checks]
     values = [scale * row[key] for row in checks]
-    axes.axhline(scale * dense[key], color=DENSE, ls=(0, (4, 3)), lw=1.3, label="dense network")
+    if dense:
+        style: dict[str, Any] = {"color": DENSE, "ls": (0, (4, 3)), "lw": 1.3}
+        axes.axhline(scale * dense[key], label="dense network", **style)
     axes.plot(epochs, values, "o-", color=FINE_TUNED, ms=4, label="validation")
     axes.plot(
         [best["epoch"]],
