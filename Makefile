@@ -13,8 +13,9 @@ export PATH := $(abspath $(BIN)):$(PATH)
 repro: $(STAMP) .dvc/config.local
 	dvc repro
 
+# A file's tests stay together, on one of two processes of one thread each.
 test: $(STAMP) .dvc/config.local
-	python -m pytest
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 --dist loadfile
 
 ui: $(STAMP)
 	mlflow ui --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" --port 5000

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.lowrank.analysis import Analysis, analyze, reached_targets
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.linalg import relative_error
 from pipeline.lowrank.methods import Method, make_methods
+from pipeline.lowrank.methods.uniqueness import Uniqueness
 from pipeline.lowrank.metric import DAMPING
 from pipeline.lowrank.moments import collect_moments
 from pipeline.lowrank.overrides import Override, named_methods
@@ -34,7 +35,7 @@ from pipeline.lowrank.target import dense_weight, groups_of, kind_of
 class LayerReport:
     """Errors of one factorized layer, all relative norms in the plan's metric: what the plan
     predicted, what the stored factors measure, and what a theorem allows: lower ≤ measured ≤
-    upper, up to the `rounding` of the stored factors."""
+    upper, up to the `rounding` of the stored factors. `uniqueness`: of a CP alone."""
 
     method: str
     ranks: tuple[int, ...]
@@ -49,6 +50,7 @@ class LayerReport:
     upper_bound: float
     bound: str
     rounding: float
+    uniqueness: Uniqueness | None = None
 
 
 def plan(
@@ -166,6 +168,7 @@ def _build(
         upper_bound=(certificate.upper / norm) ** 0.5,
         bound=certificate.theorem,
         rounding=_rounding(built, norm, metric.stretch() if metric else 1.0),
+        uniqueness=method.uniqueness(_group_shape(weight, module), layer.ranks),
     )
     _check_certificate(name, report)
     return report
@@ -180,6 +183,11 @@ def compress_(
     method_options = {k: v for k, v in options.items() if k not in deciding}
     model, reports = apply_(model, chosen, **method_options)
     return model, chosen, reports
+
+
+def _group_shape(weight: Tensor, module: nn.Module) -> list[int]:
+    outputs, *others = weight.shape
+    return [outputs // groups_of(module), *others]
 
 
 def _rounding(layer: Factorized, squared_norm: float, stretch: float) -> float:

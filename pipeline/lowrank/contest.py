@@ -68,29 +68,29 @@ def hold_limit(
     Raises LowRankError when no round keeps the limit.
     """
     entries: list[Entry] = []
-    kept: list[tuple[int, Plan]] = []
-    below, above, limit = 0.0, math.inf, nats
+    best, below, above, limit = None, 0.0, math.inf, nats
     for _ in range(rounds):
         plan = plan_of(limit)
         entries.append(_measure(model, plan, f"≤ {limit:.4g} nats", divergence, options))
         measured = entries[-1].measured_kl
         if measured <= nats:
-            kept.append((plan.planned.params, plan))
-            below = max(below, limit)
+            best, below = plan, limit  # above all limits that were kept before
         else:
-            above = min(above, limit)
-        wanted = limit * nats / measured if measured > 0 else 2.0 * limit
-        limit = wanted if below < wanted < above else math.sqrt(max(below, 0.1 * above) * above)
-        if not math.isfinite(limit):
-            limit = 2.0 * below
-    if not kept:
+            above = limit
+        wanted = limit * nats / measured if measured > 0 else math.inf
+        limit = wanted if below < wanted < above else _between(below, above)
+    if best is None:
         least = min(entry.measured_kl for entry in entries)
         raise LowRankError(
             f"no plan keeps a measured loss increase of {nats:g} nats (least found: {least:.4g}); "
             "raise rank_select.nats or the number of calibration examples"
         )
-    best = min(kept, key=lambda found: found[0])[1]
     return replace(best, contest=tuple(asdict(entry) for entry in entries))
+
+
+def _between(below: float, above: float) -> float:
+    """Inside the bracket, where one side may still be open (0, ∞)."""
+    return 2 * below if above == math.inf else math.sqrt(max(below, above / 10) * above)
 
 
 def _measure(

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline.lowrank.linalg import split_groups
 from pipeline.lowrank.target import dense_weight, groups_of
@@ -23,7 +24,11 @@ _SWAPS = 1000
 class PivotedOutput(nn.Module):
     """Makes `outputs` channels of fewer: some are the input channels themselves (the pivots), the
     others are computed from them by `rest`; the bias comes last. `dim` is the one of the channels,
-    counted from the end (so that there may be a batch or none)."""
+    counted from the end (so that there may be a batch or none).
+
+    In training the whole factor is multiplied out: moving channels, forth and back, takes a CPU
+    2 to 4 times as long as the products that it saves.
+    """
 
     order: Tensor
 
@@ -47,6 +52,8 @@ class PivotedOutput(nn.Module):
         return cls(rest, outputs, 1 - weight.ndim if weight.ndim > 2 else -1, bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return _apply(self.rest, x, self.matrix(), self.bias)
         y = torch.cat([x, self.rest(x)], self.dim).index_select(self.dim, self.order)
         return y if self.bias is None else y + self.bias.view(-1, *[1] * (-1 - self.dim))
 
@@ -61,7 +68,7 @@ class PivotedOutput(nn.Module):
 
 class PivotedInput(nn.Module):
     """Makes fewer channels of many: some input channels (the pivots) plus what `rest` makes of
-    the other ones."""
+    the other ones; multiplied out in training, as `PivotedOutput`."""
 
     pivots: Tensor
     others: Tensor
@@ -83,6 +90,8 @@ class PivotedInput(nn.Module):
         return cls(rest, rank, inputs, 1 - weight.ndim if weight.ndim > 2 else -1)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return _apply(self.rest, x, self.matrix(), None)
         others: Tensor = self.rest(x.index_select(self.dim, self.others))
         return x.index_select(self.dim, self.pivots) + others
 
@@ -186,6 +195,14 @@ def absorb_input(layer: nn.Module, first: Tensor, following: Tensor) -> Tensor:
     layer.others.copy_(torch.cat(others))
     _fill(layer.rest, torch.cat(coefficients))
     return torch.cat(turned).reshape(following.shape)
+
+
+def _apply(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What `layer` would make of x with these numbers for its own."""
+    if isinstance(layer, nn.Linear):
+        return functional.linear(x, weight, bias)
+    result: Tensor = layer._conv_forward(x, weight, bias)  # type: ignore[operator]
+    return result
 
 
 def _split(factor: Tensor, groups: int) -> Tensor:

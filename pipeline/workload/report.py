@@ -31,6 +31,8 @@ LAYER_COLUMNS = (
     "output_error_measured",
     "output_error_bound",
     "output_error_theorem",
+    "cp_rank_limit",
+    "cp_unique",
     "why",
 )
 

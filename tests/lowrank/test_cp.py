@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.lowrank import Compute, LowRankError, plan
+from pipeline.lowrank import Compute, Fixed, LowRankError, apply_, plan
 from pipeline.lowrank.methods import CP, als
 from pipeline.lowrank.methods.uniqueness import (
+    Uniqueness,
     generic_k_ranks,
     k_rank,
     kruskal_sufficient,
@@ -171,3 +172,13 @@ def test_k_rank_counts_the_columns_that_are_always_independent() -> None:
     assert k_rank(torch.zeros(3, 2)) == 0
     assert kruskal_sufficient([k_rank(plane), 3, 3], 3)
     assert not kruskal_sufficient([1, 3, 3], 3)
+
+
+@pytest.mark.parametrize(("rank", "kruskal"), [(3, True), (7, True), (8, False)])
+def test_both_figures_of_uniqueness_are_reported(rank: int, kruskal: bool) -> None:
+    """5×4×9: 5 + 4 + R ≥ 2R + 2 up to R = 7; no rank is above 5·4."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(4, 5, 3))
+    chosen = plan(net, Fixed((rank,)), torch.zeros(1, 4, 8, 8), methods=["cp"])
+    _, reports = apply_(net, chosen)
+    assert reports["0"].uniqueness == Uniqueness(rank_limit=20, kruskal=kruskal)

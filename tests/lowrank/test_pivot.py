@@ -59,6 +59,20 @@ def test_the_same_function_with_fewer_parameters(plain, kind, ranks, saved) -> N
     assert torch.allclose(first(case.example), second(case.example), atol=1e-10)
     assert torch.allclose(first.dense_weight(), second.dense_weight(), atol=1e-10)
     assert (first(case.example) - case.module(case.example)).abs().max() > 1e-3
+    _same_in_training(second, case.example)
+
+
+def _same_in_training(layer: nn.Module, example: torch.Tensor) -> None:
+    """Multiplied out there: the same values, and the same gradients for every parameter."""
+    answers, gradients = [], []
+    for training in (False, True):
+        answers.append(layer.train(training)(example))
+        loss = (answers[-1] * torch.arange(answers[-1].numel()).view_as(answers[-1])).sum()
+        gradients.append(torch.autograd.grad(loss, list(layer.parameters())))
+    layer.eval()
+    assert torch.allclose(*answers, atol=1e-10)
+    for one, other in zip(*gradients, strict=True):
+        assert one.abs().max() > 0 and torch.allclose(one, other, rtol=1e-9, atol=1e-8)
 
 
 @pytest.mark.parametrize("kind", [LINEAR, CONV], ids=lambda kind: kind.name)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor, nn
 
 from pipeline.lowrank.candidate import Candidate
+from pipeline.lowrank.methods.uniqueness import Uniqueness
 from pipeline.lowrank.spectrum import Spectra
 from pipeline.lowrank.target import CONVOLUTIONS, Target, dense_weight, groups_of
 
@@ -65,6 +66,12 @@ class Method(Protocol):
     @abstractmethod
     def certify(self, spectra: Spectra, ranks: Sequence[int]) -> Certificate:
         """Bounds on the squared error that hold for what `factorize` returns."""
+
+    @staticmethod
+    def uniqueness(shape: Sequence[int], ranks: Sequence[int]) -> Uniqueness | None:
+        """Whether the factors of one group's weight, of this shape, are the only ones; None for
+        the methods whose factors are a basis of subspaces, which never are."""
+        return None
 
     @staticmethod
     @abstractmethod

@@ -28,7 +28,7 @@ from pipeline.lowrank.methods.base import (
 )
 from pipeline.lowrank.methods.hooi import project
 from pipeline.lowrank.methods.tucker2 import Tucker2
-from pipeline.lowrank.methods.uniqueness import rank_upper_bound
+from pipeline.lowrank.methods.uniqueness import Uniqueness, cp_uniqueness, rank_upper_bound
 from pipeline.lowrank.spectrum import Spectra
 from pipeline.lowrank.target import Target
 
@@ -226,6 +226,10 @@ class CP(Method):
         tails = [spectra.views[m].tails for m in ("mode0", "mode1")]
         lower = max(tail[min(ranks[0], len(tail) - 1)].item() for tail in tails)
         return Certificate(lower, spectra.squared_norm, "mode ranks")
+
+    @staticmethod
+    def uniqueness(shape: Sequence[int], ranks: Sequence[int]) -> Uniqueness | None:
+        return cp_uniqueness([*shape[:2], math.prod(shape[2:])], ranks[0])
 
     @staticmethod
     def layers(module: nn.Module, ranks: Sequence[int]) -> list[nn.Module]:

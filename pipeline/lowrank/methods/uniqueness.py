@@ -4,10 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Uniqueness:
+    """The two figures of a CP: `rank_limit`, which its rank never exceeds and which the source
+    takes for a condition of uniqueness, and whether Kruskal's condition, which is one, holds for
+    factors without special structure."""
+
+    rank_limit: int
+    kruskal: bool
+
+
+def cp_uniqueness(sizes: Sequence[int], rank: int) -> Uniqueness:
+    """Of a CP of this rank of a tensor of these sizes; modes of size 1 don't count."""
+    modes = [size for size in sizes if size > 1] or [1]
+    k_ranks = generic_k_ranks(modes, rank)
+    return Uniqueness(rank_upper_bound(modes), kruskal_sufficient(k_ranks, rank))
 
 
 def rank_upper_bound(sizes: Sequence[int]) -> int:

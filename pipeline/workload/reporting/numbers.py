@@ -103,6 +103,7 @@ def _layer_row(facts: Facts, name: str) -> Row:
     built = planned if measured is None else measured
     lower, upper = (0.0, 0.0) if measured is None else bounds(measured)
     output = facts.bounds["layers"].get(name, {})
+    uniqueness = (measured or {}).get("uniqueness") or {}
     return {
         "name": name,
         "kind": target["kind"],
@@ -120,6 +121,8 @@ def _layer_row(facts: Facts, name: str) -> Row:
         "output_error_measured": output.get("measured"),
         "output_error_bound": output.get("bound"),
         "output_error_theorem": output.get("theorem"),
+        "cp_rank_limit": uniqueness.get("rank_limit"),
+        "cp_unique": uniqueness.get("kruskal"),
         "why": planned["why"],
     }
 
