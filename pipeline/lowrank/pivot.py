@@ -59,7 +59,7 @@ class PivotedOutput(nn.Module):
 
     def matrix(self) -> Tensor:
         """The whole factor (outputs, rank, 1…) that this layer stands for."""
-        weight, groups = dense_weight(self.rest), groups_of(self.rest)
+        weight, groups = _weight(self.rest), groups_of(self.rest)
         rank = weight.shape[1]
         identity = torch.eye(rank, dtype=weight.dtype, device=weight.device).repeat(groups, 1)
         stacked = torch.cat([identity, weight.flatten(1)])[self.order]
@@ -97,7 +97,7 @@ class PivotedInput(nn.Module):
 
     def matrix(self) -> Tensor:
         """The whole factor (rank, inputs of a group, 1…) that this layer stands for."""
-        weight, groups = dense_weight(self.rest), groups_of(self.rest)
+        weight, groups = _weight(self.rest), groups_of(self.rest)
         rank, others = weight.shape[0] // groups, weight.shape[1]
         whole = weight.new_zeros(groups, rank, rank + others)
         columns = torch.arange(groups, device=weight.device)[:, None] * (rank + others)
@@ -215,6 +215,13 @@ def _others(pivots: Tensor, size: int) -> Tensor:
     free = torch.ones(size, dtype=torch.bool)
     free[pivots] = False
     return free.nonzero().flatten()
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    """In the graph of gradients, and with what parametrizes it."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 def _pointwise(like: nn.Module, inputs: int, outputs: int) -> nn.Module:

@@ -81,7 +81,7 @@ def rounding_gain(module: nn.Module, example: Tensor) -> float:
     terms, gain = 1, 1.0
     for part in module if isinstance(module, Factorized) else [module]:
         if isinstance(part, PivotedInput | PivotedOutput):
-            weight, groups = part.matrix().to(torch.float64), groups_of(part.rest)
+            weight, groups = part.matrix().detach().to(torch.float64), groups_of(part.rest)
         else:
             weight, groups = effective_weight(part), groups_of(part)
         terms += weight[0].numel() + 1

@@ -45,7 +45,7 @@ class PivotedSVD(SVD):
 
     @staticmethod
     def stored(layers: Sequence[nn.Module]) -> list[Tensor]:
-        return [*SVD.stored(layers[:1]), layers[1].matrix()]  # type: ignore[operator]
+        return [*SVD.stored(layers[:1]), layers[1].matrix().detach()]  # type: ignore[operator]
 
 
 class PivotedTucker2(Tucker2):
@@ -107,9 +107,9 @@ class PivotedTucker2(Tucker2):
         )
         ends = [m.reshape(*m.shape, *ones) for m in (first, last)]
         if isinstance(layers[0], PivotedInput):
-            ends[0] = layers[0].matrix()
+            ends[0] = layers[0].matrix().detach()
         if isinstance(layers[-1], PivotedOutput):
-            ends[1] = layers[-1].matrix()
+            ends[1] = layers[-1].matrix().detach()
         return [ends[0], core, ends[1]]
 
 
