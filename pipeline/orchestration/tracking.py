@@ -143,7 +143,7 @@ def _run_name(params: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
 def _metrics(root: Path, params: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, float]:
     metrics = json.loads((root / "reports/metrics.json").read_text())
     timings = measured(root, params)
-    del timings["machine"], timings["weights"]
+    del timings["machine"], timings["weights"], timings["forms"]
     if plan["optimality_gap"] is not None:
         metrics["optimality_gap"] = plan["optimality_gap"]
     return {

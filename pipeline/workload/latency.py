@@ -6,27 +6,33 @@ under a key of the weights, the options and the machine: measured once for each.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 import platform
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.checkpoint import load_network
+from pipeline.lowrank.deployment import has_pivots, multiply_out_
 from pipeline.lowrank.errors import LowRankError
 from pipeline.workload.checksums import file_sha256
 from pipeline.workload.data import load_split
+from pipeline.workload.devices import lay_out
 from pipeline.workload.scratch import scratch, write_whole
 from pipeline.workload.splits import TokenSplit
 
 _MILLISECONDS = 1e-6  # of a nanosecond
+_WAY = "each network in its fastest form"  # changes the key when the way of measuring does
+
+_Name = TypeVar("_Name", bound=Hashable)
 
 
 def measured_once(
@@ -38,32 +44,45 @@ def measured_once(
     `latency_repetitions`, `latency_warmup` and optionally `threads` (as in the fabric section;
     by default as many as torch uses); other keys are ignored.
 
+    Every network runs in each form that it has (see `forms`) and counts in its fastest one.
+
     Returns {"machine": {…}, "weights": {NAME: sha256}, "batch_size": int, "tokens" of an
-    example (None where it has none), NAME: {"latency_ms": median, "iqr_ms": …}, …,
-    "speedup": latency of the first network / latency of the last one}.
+    example (None where it has none), "forms": {NAME: the fastest form}, NAME: {"latency_ms":
+    median, "iqr_ms": …}, …, "speedup": latency of the first network / latency of the last one}.
     """
     used = _options(options)
     machine = machine_facts(used["threads"])
     weights = {name: file_sha256(path / "model.safetensors") for name, path in networks.items()}
-    stored = scratch("timings") / f"{_key(weights, used, machine)}.json"
+    stored = scratch("timings") / f"{_key(weights, used, machine, _WAY)}.json"
     if stored.is_file():
         remembered: dict[str, Any] = json.loads(stored.read_text())
         return remembered
     split = load_split(data, "test")
     inputs, _ = split.batch(torch.arange(used["latency_batch_size"]) % len(split))
-    times = interleaved_latencies(
-        {name: load_network(path) for name, path in networks.items()},
+    runs = {
+        (name, form): network
+        for name, path in networks.items()
+        for form, network in forms(load_network(path)).items()
+    }
+    measured = interleaved_latencies(
+        runs,
         inputs,
         repetitions=used["latency_repetitions"],
         warmup=used["latency_warmup"],
         threads=used["threads"],
     )
+    best = {
+        name: min((run for run in runs if run[0] == name), key=lambda r: measured[r]["latency_ms"])
+        for name in networks
+    }
+    times = {name: measured[run] for name, run in best.items()}
     first, *_, last = times
     result = {
         "machine": machine,
         "weights": weights,
         "batch_size": used["latency_batch_size"],
         "tokens": inputs.shape[1] if isinstance(split, TokenSplit) else None,
+        "forms": {name: form for name, (_, form) in best.items()},
         **times,
         "speedup": times[first]["latency_ms"] / times[last]["latency_ms"],
     }
@@ -71,20 +90,34 @@ def measured_once(
     return result
 
 
+def forms(network: nn.Module) -> dict[str, nn.Module]:
+    """The forms in which a network may run, all of one function: as stored; with pivoted factors
+    multiplied out; and with the kernels of its 2-D convolutions in channels last."""
+    found = {"as stored": network}
+    if has_pivots(network):
+        found["multiplied out"] = multiply_out_(copy.deepcopy(network))
+    if any(isinstance(module, nn.Conv2d) for module in network.modules()):
+        for name, form in list(found.items()):
+            turned = copy.deepcopy(form)
+            lay_out(turned, torch.channels_last)
+            found["channels last" if form is network else f"{name}, channels last"] = turned
+    return found
+
+
 def interleaved_latencies(
-    models: Mapping[str, nn.Module],
+    models: Mapping[_Name, nn.Module],
     inputs: Tensor,
     *,
     repetitions: int,
     warmup: int,
     threads: int,
-) -> dict[str, dict[str, float]]:
+) -> dict[_Name, dict[str, float]]:
     """{name: {"latency_ms": median, "iqr_ms": interquartile range}} of one forward pass.
 
     The models take turns within each repetition, so that whatever else the machine does hits
     all of them alike. The number of threads and the models' modes are restored.
     """
-    nanoseconds: dict[str, list[int]] = {name: [] for name in models}
+    nanoseconds: dict[_Name, list[int]] = {name: [] for name in models}
     modes = {name: model.training for name, model in models.items()}
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -46,6 +46,8 @@ def print_summary(root: Path, console: Console | None = None) -> None:
     console.print(networks_table(metrics, timings, console))
     if timings is None:
         _say(console, "Latency was not measured on this machine: run dvc repro --force evaluate")
+    elif sentence := forms_sentence(timings):
+        _say(console, sentence)
     console.print()
     console.print(layers_table(layers, console))
     if len(layers) > MOST_LAYERS:
@@ -57,6 +59,16 @@ def print_summary(root: Path, console: Console | None = None) -> None:
     ):
         _say(console, sentence)
     console.print()
+
+
+def forms_sentence(timings: Mapping[str, Any]) -> str | None:
+    """Which form of the networks is the fastest, whose latency is shown; None where it is that
+    of the stored ones, or was not noted (stores of older versions)."""
+    forms = timings.get("forms")
+    if forms is None or {*forms.values()} == {"as stored"}:
+        return None
+    first, *_, last = NETWORKS
+    return f"Latency in the fastest form: dense {forms[first]}; fine-tuned {forms[last]}"
 
 
 def read_layers(path: Path) -> list[dict[str, str]]:

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.lowrank import LowRankError
+from pipeline.lowrank import Fixed, LowRankError, compress_
 from pipeline.lowrank.checkpoint import save_network
+from pipeline.lowrank.cost import count_params
 from pipeline.workload import latency
 from pipeline.workload.models import ResNet
 
@@ -62,6 +63,46 @@ def test_the_median_is_no_mean(monkeypatch: pytest.MonkeyPatch) -> None:
         {"only": Sleeper()}, torch.zeros(1), repetitions=3, warmup=0, threads=1
     )
     assert times["only"]["latency_ms"] == pytest.approx(4.0)
+
+
+def test_all_forms_are_one_function() -> None:
+    """Pivots in 2-D convolutions, grouped too, and in a Linear."""
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(6, 10, 3, groups=2)
+    net = nn.Sequential(convolution, nn.ReLU(), nn.Flatten(), nn.Linear(40, 7))
+    assert list(latency.forms(nn.Linear(2, 2))) == ["as stored"]
+    assert list(latency.forms(net)) == ["as stored", "channels last"]
+    x = torch.randn(3, 6, 4, 4)
+    compressed, _, _ = compress_(net, Fixed({"0": (3, 2), "3": (4,)}), x[:1])
+    found = latency.forms(compressed)
+    assert list(found) == [
+        "as stored",
+        "multiplied out",
+        "channels last",
+        "multiplied out, channels last",
+    ]
+    with torch.no_grad():
+        expected = compressed(x)
+        for form in found.values():
+            assert torch.allclose(form(x), expected, atol=1e-5)
+    assert count_params(found["multiplied out"]) == count_params(compressed) + 2 * (9 + 4) + 16
+
+
+def test_the_fastest_form_counts(
+    networks: dict[str, Path], digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def timed(runs: dict[tuple[str, str], nn.Module], *_: Any, **__: Any) -> Any:
+        slow = {"dense": "channels last", "compressed": "as stored", "fine_tuned": "as stored"}
+        return {run: {"latency_ms": 2.0 if slow[run[0]] == run[1] else 1.0} for run in runs}
+
+    monkeypatch.setattr(latency, "interleaved_latencies", timed)
+    found = latency.measured_once(networks, digits, OPTIONS)
+    assert found["forms"] == {
+        "dense": "as stored",
+        "compressed": "channels last",
+        "fine_tuned": "channels last",
+    }
+    assert found["fine_tuned"]["latency_ms"] == 1.0
 
 
 @pytest.fixture

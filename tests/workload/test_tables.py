@@ -140,6 +140,17 @@ def test_a_slower_network_is_called_slower(tmp_path: Path, monkeypatch: pytest.M
     assert _cells(_summary(_reports(tmp_path), 80), "latency")[-1] == "2.00× slower"
 
 
+def test_forms_that_are_not_the_stored_ones_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = _reports(tmp_path)
+    for dense, said in (("as stored", False), ("channels last", True)):
+        forms = {"dense": dense, "compressed": "as stored", "fine_tuned": "as stored"}
+        monkeypatch.setattr(tables, "find_timings", lambda root, f=forms: TIMINGS | {"forms": f})
+        sentence = "Latency in the fastest form: dense channels last; fine-tuned as stored"
+        assert (sentence in _summary(root, 90)) == said
+
+
 def test_plain_text_without_a_terminal(tmp_path: Path) -> None:
     root = _reports(tmp_path)
     assert "─" not in _summary(root, 80)

@@ -1,0 +1,44 @@
+"""A compressed network in the form that runs fastest on some devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.lowrank.pivot import PivotedInput, PivotedOutput
+
+
+def has_pivots(model: nn.Module) -> bool:
+    return any(isinstance(module, PivotedInput | PivotedOutput) for module in model.modules())
+
+
+def multiply_out_(model: nn.Module) -> nn.Module:
+    """Pivoted factors become whole ones, in place: plain Linears and 1×1 convolutions that compute
+    the pivots too instead of passing them on. The same function with rank² numbers and products a
+    side more; for running, not for saving. Convolutions gain by it on CPUs, where moving channels
+    takes longer than multiplying them."""
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, PivotedInput):
+                setattr(parent, name, _whole(layer.rest, layer.matrix(), None))
+            elif isinstance(layer, PivotedOutput):
+                setattr(parent, name, _whole(layer.rest, layer.matrix(), layer.bias))
+    return model
+
+
+@torch.no_grad()
+def _whole(rest: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    """A layer of the kind of `rest` with these numbers."""
+    groups = getattr(rest, "groups", 1)
+    outputs, inputs = weight.shape[0], weight.shape[1] * groups
+    make: Callable[..., nn.Module] = type(rest)
+    sizes = (inputs, outputs) if isinstance(rest, nn.Linear) else (inputs, outputs, 1)
+    grouped = {} if isinstance(rest, nn.Linear) else {"groups": groups}
+    placement = {"device": weight.device, "dtype": weight.dtype}
+    layer: nn.Module = make(*sizes, bias=bias is not None, **grouped, **placement)
+    layer.weight.copy_(weight)  # type: ignore[operator]
+    if bias is not None:
+        layer.bias.copy_(bias)  # type: ignore[operator]
+    return layer.train(rest.training)
