@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,6 +17,27 @@ from pipeline.lowrank.target import Target
 
 _RIDGE = 1e-10  # relative to the mean diagonal: keeps the normal equations solvable
 _FASTER, _SLOWER = 1.2, 0.5  # how the extrapolation grows after a sweep that helped, and else
+
+# Parts of ‖K‖² that the squared norms of the components may add up to. Storing factors with
+# relative precision eps disturbs the kernel by about eps·√(3·part)·‖K‖, gradients meet the same
+# factor. At 100, cancellation eats one of the 2.4 decimal digits of bfloat16: diverged. Down to
+# 10 the correction lowers it: a third of a digit more is not worth error.
+_DIVERGED, CALM = 100.0, 10.0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One fitted rank: factors (groups, out / in / taps, rank), the squared error, and what
+    the squared norms of the components add up to, as a part of ‖K‖²."""
+
+    rank: int
+    factors: list[Tensor]
+    squared_error: float
+    components: float
+
+    @property
+    def diverged(self) -> bool:
+        return not self.components <= _DIVERGED
 
 
 def fit(

@@ -32,28 +32,8 @@ from pipeline.lowrank.methods.uniqueness import Uniqueness, cp_uniqueness, rank_
 from pipeline.lowrank.spectrum import Spectra
 from pipeline.lowrank.target import Target
 
-# Parts of ‖K‖² that the squared norms of the components may add up to. Storing factors with
-# relative precision eps disturbs the kernel by about eps·√(3·part)·‖K‖, gradients meet the same
-# factor. At 100, cancellation eats one of the 2.4 decimal digits of bfloat16: diverged. Down to
-# 10 the correction lowers it: a third of a digit more is not worth error.
-_DIVERGED, _CALM = 100.0, 10.0
 _CORRECTIONS = 10  # sweeps: on planted kernels they shrank diverging components 20 to 200 times
 _ROOM = 1.5  # directions kept for each component while the fit runs on a small core
-
-
-@dataclass(frozen=True)
-class Fit:
-    """One fitted rank: factors (groups, out / in / taps, rank), the squared error, and what
-    the squared norms of the components add up to, as a part of ‖K‖²."""
-
-    rank: int
-    factors: list[Tensor]
-    squared_error: float
-    components: float
-
-    @property
-    def diverged(self) -> bool:
-        return not self.components <= _DIVERGED
 
 
 @dataclass(frozen=True)
@@ -146,7 +126,7 @@ class CP(Method):
         last = max(1, self.cp_rank_grid - 1)
         return sorted({round(limit ** (index / last)) for index in range(self.cp_rank_grid)})
 
-    def _fits(self, weight: Tensor, spectra: Spectra, ranks: Sequence[int]) -> Iterator[Fit]:
+    def _fits(self, weight: Tensor, spectra: Spectra, ranks: Sequence[int]) -> Iterator[als.Fit]:
         """A fit of each rank, ascending; each starts from the last that did not diverge."""
         kernel = split_groups(weight.to(torch.float64), spectra.groups).flatten(3)
         order = sorted(range(3), key=lambda mode: -kernel.shape[mode + 1])
@@ -161,7 +141,7 @@ class CP(Method):
 
     def _fit(
         self, kernel: Tensor, bases: Sequence[Tensor | None], start: list[Tensor], rank: int
-    ) -> Fit:
+    ) -> als.Fit:
         fit = self._corrected(kernel, self._alternate(kernel, bases, start, rank))
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.cp_restarts):
@@ -207,7 +187,7 @@ class CP(Method):
             penalty=self.cp_penalty,
         )
 
-    def _corrected(self, kernel: Tensor, factors: list[Tensor]) -> Fit:
+    def _corrected(self, kernel: Tensor, factors: list[Tensor]) -> als.Fit:
         squared = kernel.square().sum().item()
         factors = als.rescaled(kernel, factors)
 
@@ -215,10 +195,10 @@ class CP(Method):
             energies = als.component_energies(factors).sum().item()
             return energies / squared if squared > 0 else 0.0
 
-        if components() > _CALM:
+        if components() > als.CALM:
             factors = als.correct(kernel, factors, sweeps=_CORRECTIONS, slack=self.cp_slack)
         error = (kernel - als.reconstruct(factors)).square().sum().item()
-        return Fit(factors[0].shape[-1], factors, error, components())
+        return als.Fit(factors[0].shape[-1], factors, error, components())
 
     def certify(self, spectra: Spectra, ranks: Sequence[int]) -> Certificate:
         """A rank-R CP has mode ranks ≤ R, so error² ≥ each mode's tail; the best scale was given
@@ -257,7 +237,7 @@ class CP(Method):
         return check_rank("rank", ranks[0], rank_upper_bound([*shape[:2], math.prod(shape[2:])]))
 
 
-def _diverged(fit: Fit) -> str:
+def _diverged(fit: als.Fit) -> str:
     return (
         f"cp diverged at rank {fit.rank} (its components add up to {fit.components:.3g} times "
         "the kernel's squared norm)"
