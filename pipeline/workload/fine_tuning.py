@@ -131,5 +131,6 @@ def _key(
     seed: int,
 ) -> list[Any]:
     """All that the result depends on."""
-    weights = [file_sha256(folder / "model.safetensors") for folder in (compressed, baseline)]
+    folders = [compressed] if options["objective"] == "labels" else [compressed, baseline]
+    weights = [file_sha256(folder / "model.safetensors") for folder in folders]
     return [weights, load_meta(data), dict(options), fabric.world_size, seed]

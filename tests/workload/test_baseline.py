@@ -37,6 +37,8 @@ TRAINING = {
     "weight_decay": 0.0,
     "label_smoothing": 0.0,
     "augment": "none",
+    "optimizer": "sgd",
+    "minutes": None,
 }
 TRAIN = {"source": "train", "weights": None, "sha256": None, "snapshots": 0, **TRAINING}
 
