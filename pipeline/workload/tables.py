@@ -68,7 +68,7 @@ def forms_sentence(timings: Mapping[str, Any]) -> str | None:
     if forms is None or {*forms.values()} == {"as stored"}:
         return None
     first, *_, last = NETWORKS
-    return f"Latency in the fastest form: dense {forms[first]}; fine-tuned {forms[last]}"
+    return f"Fastest forms: dense {forms[first]}; fine-tuned {forms[last]}"
 
 
 def read_layers(path: Path) -> list[dict[str, str]]:

@@ -147,7 +147,7 @@ def test_forms_that_are_not_the_stored_ones_are_told(
     for dense, said in (("as stored", False), ("channels last", True)):
         forms = {"dense": dense, "compressed": "as stored", "fine_tuned": "as stored"}
         monkeypatch.setattr(tables, "find_timings", lambda root, f=forms: TIMINGS | {"forms": f})
-        sentence = "Latency in the fastest form: dense channels last; fine-tuned as stored"
+        sentence = "Fastest forms: dense channels last; fine-tuned as stored"
         assert (sentence in _summary(root, 90)) == said
 
 
