@@ -10,6 +10,7 @@ from pipeline.lowrank.analysis import analyze, reached_targets, save_analysis
 from pipeline.lowrank.checkpoint import load_network
 from pipeline.lowrank.moments import collect_moments
 from pipeline.workload.calibration import statistics_batches
+from pipeline.workload.data import load_meta, predictions_of
 from pipeline.workload.weight_history import weights_in_training
 from stages._io import main, section
 
@@ -30,6 +31,7 @@ def run() -> None:
                 batches,
                 targets,
                 gradients=metric == "fisher",
+                predictions=predictions_of(load_meta(Path("out/data"))),
                 seed=section("seed"),
                 memory_limit=round(options["memory_gib"] * 2**30),
             )

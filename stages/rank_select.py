@@ -14,6 +14,7 @@ from pipeline.lowrank.overrides import make_overrides, named_methods
 from pipeline.lowrank.planning import make_plan, save_plan
 from pipeline.lowrank.policies import make_policy
 from pipeline.workload.calibration import held_out_batches
+from pipeline.workload.data import load_meta, predictions_of
 from stages._io import main, section
 
 
@@ -33,8 +34,9 @@ def run() -> None:
     most, policy = chosen["contest_examples"], chosen["policy"]
 
     def divergence() -> Divergence:
-        parts = calibration["batch_size"], calibration["holdout"]
-        return Divergence(model, held_out_batches(Path("out/data"), *parts, most=most))
+        data, parts = Path("out/data"), (calibration["batch_size"], calibration["holdout"])
+        held_out = held_out_batches(data, *parts, most=most)
+        return Divergence(model, held_out, predictions_of(load_meta(data)))
 
     if most and policy == "budget":
         scales = [make_policy(chosen | {"error_scale": s}) for s in ("absolute", "relative")]

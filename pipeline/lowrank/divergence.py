@@ -8,46 +8,48 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pipeline.lowrank.cost import call, prediction_rows
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.predictions import get_predictions
 
 
 class Divergence:
-    """Mean KL(dense ‖ other) in nats per unit (an example, or a token that is not padding) over
-    batches that no statistic has seen; the dense network's predictions are computed once.
+    """Mean divergence per unit (an example, or a token that is not padding) over batches that no
+    statistic has seen; the dense network's predictions are computed once.
 
     batches: what the model takes; it gives what `cost.prediction_rows` reads. No labels needed.
+    predictions: of PREDICTIONS; for "categories" it is KL(dense ‖ other) in nats.
     """
 
-    def __init__(self, dense: nn.Module, batches: Sequence[Any]) -> None:
+    def __init__(
+        self, dense: nn.Module, batches: Sequence[Any], predictions: str = "categories"
+    ) -> None:
         if not len(batches):
             raise LowRankError(
                 "no calibration data is held out for measuring plans: raise analyze.holdout or "
                 "data.calibration, or set rank_select.contest_examples=0"
             )
-        self.batches = batches
-        self._dense = [log_probabilities(dense, batch) for batch in batches]
+        self.batches, self._predictions = batches, get_predictions(predictions)
+        self._dense = [self._normalised(dense, batch) for batch in batches]
 
     def of(self, model: nn.Module) -> float:
-        """KL of this model's predictions, ≥ 0; inf where they hold NaN or Inf."""
+        """Of this model's predictions, ≥ 0; inf where they hold NaN or Inf."""
         total, units = 0.0, 0
         for batch, dense in zip(self.batches, self._dense, strict=True):
-            other = log_probabilities(model, batch)
-            total += float(functional.kl_div(other, dense, log_target=True, reduction="sum"))
+            other = self._normalised(model, batch)
+            total += float(self._predictions.divergence(dense, other))
             units += len(dense)
         mean = total / units
         return mean if math.isfinite(mean) else math.inf
 
-
-def log_probabilities(model: nn.Module, batch: Any) -> Tensor:
-    """(units, classes) float32 log-softmax of the logits in eval mode, padding left out."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            output = call(model, batch)
-    finally:
-        model.train(training)
-    return prediction_rows(output, batch).float().log_softmax(-1)
+    def _normalised(self, model: nn.Module, batch: Any) -> Tensor:
+        """(units, width) in eval mode, padding left out."""
+        training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                output = call(model, batch)
+        finally:
+            model.train(training)
+        return self._predictions.normalised(prediction_rows(output, batch))

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pipeline.lowrank.cost import call, padding_mask, prediction_rows
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.predictions import Predictions, get_predictions
 from pipeline.lowrank.rows import input_rows, output_rows
 from pipeline.lowrank.target import dense_weight, groups_of
 
@@ -27,8 +27,8 @@ class Moments:
     inputs: (groups, n, n) mean over positions of x·xᵀ, n = in/groups · taps (a convolution's x is
     its im2col patch); mean: (groups, n) mean of x; outputs: (groups, out/groups, out/groups) sum
     over the positions of one unit of loss (a token, or an example) of g·gᵀ, g = ∂loss/∂output, or
-    None. ½·tr(outputs·ΔW·inputs·ΔWᵀ) is then a loss in nats per unit (Kronecker-factored Fisher:
-    Martens & Grosse 2015; convolutions: Grosse & Martens 2016).
+    None. ½·tr(outputs·ΔW·inputs·ΔWᵀ) is then a loss per unit, in nats or in 1 − cosine
+    (Kronecker-factored Fisher: Martens & Grosse 2015; convolutions: Grosse & Martens 2016).
     """
 
     inputs: Tensor
@@ -43,6 +43,7 @@ def collect_moments(
     targets: Mapping[str, nn.Module],
     *,
     gradients: bool,
+    predictions: str = "categories",
     seed: int = 0,
     memory_limit: int = 8 << 30,
 ) -> dict[str, Moments]:
@@ -50,9 +51,10 @@ def collect_moments(
 
     batches: what the model takes (a tensor, a tuple or a dict); where a dict holds an
     `attention_mask` (N, T), positions that it marks 0 are left out. gradients: whether to collect
-    `outputs` as well: a backward pass of the cross-entropy, labels drawn from the model's own
-    prediction (the true Fisher matrix, not the empirical one), seeded. memory_limit: bytes for
-    the sums; targets beyond it are collected in further passes over the batches.
+    `outputs` as well: a backward pass of the sampled loss of `predictions`, of PREDICTIONS; for
+    "categories" the cross-entropy with labels drawn from the model's own prediction (the true
+    Fisher matrix, not the empirical one), seeded. memory_limit: bytes for the sums; targets
+    beyond it are collected in further passes over the batches.
 
     Raises LowRankError when there is no batch, when a target is never reached, or when
     an activation or gradient is NaN or Inf.
@@ -61,7 +63,8 @@ def collect_moments(
         raise LowRankError("the calibration set is empty: give at least one batch of examples")
     found: dict[str, Moments] = {}
     for block in _blocks(targets, gradients, memory_limit):
-        found |= _Pass(model, block, gradients, seed).run(batches)
+        one = _Pass(model, block, gradients, get_predictions(predictions), seed)
+        found |= one.run(batches)
     return {name: found[name] for name in targets}
 
 
@@ -86,9 +89,15 @@ class _Pass:
     """One pass over the calibration data: hooks on a block of targets, sums in float64."""
 
     def __init__(
-        self, model: nn.Module, targets: Mapping[str, nn.Module], gradients: bool, seed: int
+        self,
+        model: nn.Module,
+        targets: Mapping[str, nn.Module],
+        gradients: bool,
+        predictions: Predictions,
+        seed: int,
     ) -> None:
         self.model, self.targets, self.gradients = model, targets, gradients
+        self.predictions = predictions
         self.generator = torch.Generator().manual_seed(seed)
         self.inputs: dict[str, Tensor] = {}
         self.means: dict[str, Tensor] = {}
@@ -106,18 +115,10 @@ class _Pass:
                 output = call(self.model, batch)
                 if self.gradients:
                     rows = prediction_rows(output, batch)
-                    torch.autograd.backward(self._sampled_loss(rows))
+                    self.units += len(rows)
+                    torch.autograd.backward(self.predictions.sampled_loss(rows, self.generator))
                 self.latest = None
         return {name: self._moments(name) for name in self.targets}
-
-    def _sampled_loss(self, rows: Tensor) -> Tensor:
-        """Σ −log p(y) with y drawn from p, over the rows (units, classes)."""
-        self.units += len(rows)
-        with torch.no_grad():
-            labels = torch.multinomial(
-                rows.float().softmax(-1).cpu(), 1, generator=self.generator
-            ).flatten()
-        return functional.cross_entropy(rows.float(), labels.to(rows.device), reduction="sum")
 
     def _moments(self, name: str) -> Moments:
         count = self.positions[name]

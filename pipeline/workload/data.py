@@ -29,6 +29,11 @@ def load_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
+def predictions_of(meta: Mapping[str, Any]) -> str:
+    """What the network of this data predicts: see `pipeline.lowrank.predictions`."""
+    return "directions" if meta.get("task") == "encoder" else "categories"
+
+
 def load_split(folder: Path, split: str) -> Split:
     """One split of prepared data; inputs are normalised when they are asked for."""
     if split not in SPLITS:

@@ -15,7 +15,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.workload.baseline import training_options
 from pipeline.workload.checksums import file_sha256
 from pipeline.workload.curve import Curve, OnStep
-from pipeline.workload.data import load_meta, load_split
+from pipeline.workload.data import load_meta, load_split, predictions_of
 from pipeline.workload.evaluation import embeddings, fidelity_sums, quality_sums
 from pipeline.workload.loop import VALIDATION_BATCH, Quality
 from pipeline.workload.objectives import (
@@ -109,7 +109,7 @@ def _aim(
     if options["objective"] == "labels":
         return cross_entropy(smoothing), quality_sums
     dense = load_network(baseline)
-    if load_meta(data).get("task") == "encoder":
+    if predictions_of(load_meta(data)) == "directions":
         reference = embeddings(dense, validation, VALIDATION_BATCH)
         teacher = Teacher(dense, training, fabric, options["augment"])
         return embedding_distillation(teacher), partial(fidelity_sums, reference)

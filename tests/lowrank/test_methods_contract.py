@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -212,6 +213,17 @@ def test_the_result_exports_and_compiles(row: Row) -> None:
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     for other in (exported, compiled):
         assert torch.allclose(other(case.example), layer(case.example), atol=1e-6)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_the_results_compile_to_machine_code() -> None:
+    """All methods' layers in one graph, by torch.compile's own backend."""
+    case = make_case(PLAIN, torch.float32)
+    layers = [build(case, row.method, ranks_of(case, row.method, 3)).eval() for row in ROWS]
+    with torch.no_grad():
+        compiled = torch.compile(lambda x: [layer(x) for layer in layers], fullgraph=True)
+        for layer, answer in zip(layers, compiled(case.example), strict=True):
+            assert torch.allclose(answer, layer(case.example), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", list(METHODS))
