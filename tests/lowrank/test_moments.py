@@ -88,9 +88,7 @@ def test_half_the_fisher_norm_of_a_small_change_is_the_loss_it_costs(kind: str) 
 
 
 def test_unknown_predictions_are_named() -> None:
-    with pytest.raises(
-        LowRankError, match=r"predictions 'ranks': unknown; choose one of"
-    ):
+    with pytest.raises(LowRankError, match=r"predictions 'ranks': unknown; choose one of"):
         Divergence(nn.Linear(2, 2), [torch.zeros(1, 2)], "ranks")
 
 
