@@ -88,16 +88,22 @@ def distillation(
 
     def objective(network: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
         logits = network(batch.inputs)
+        student, dense = (
+            (_rows(answers) / temperature).log_softmax(-1)
+            for answers in (logits, teacher.answers(batch))
+        )
+        soft = functional.kl_div(student, dense, log_target=True, reduction="batchmean")
+        if weight == 1:
+            return temperature**2 * soft
         hard = functional.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
-        soft = functional.kl_div(
-            (logits / temperature).log_softmax(1),
-            (teacher.answers(batch) / temperature).log_softmax(1),
-            log_target=True,
-            reduction="sum",
-        ) / (logits.numel() // logits.shape[1])
         return (1 - weight) * hard + weight * temperature**2 * soft
 
     return objective
+
+
+def _rows(logits: Tensor) -> Tensor:
+    """(n, classes, …) → (n · …, classes): the softmax of a large vocabulary wants it last."""
+    return logits.movedim(1, -1).flatten(0, -2)
 
 
 def embedding_distillation(teacher: Teacher) -> Objective:

@@ -13,7 +13,6 @@ _EDITS = {
         ("fine_tune: full", "fine_tune: none"),
         ("decompose: pivoted_tucker2", "decompose: svd"),
     ],
-    "conf/fabric/cpu.yaml": [("threads: 2", "threads: 1")],
     "conf/rank_select/_base.yaml": [
         ("budget: 0.2", "budget: 0.5"),
         ("contest_examples: 512", "contest_examples: 0"),
