@@ -97,9 +97,12 @@ def apply_(
     model: nn.Module,
     chosen: Plan,
     analysis: Analysis | None = None,
+    *,
+    certified: bool = True,
     **options: Any,
 ) -> tuple[nn.Module, dict[str, LayerReport]]:
-    """Replaces the planned layers in place and certifies each of them.
+    """Replaces the planned layers in place and certifies each of them; not `certified`, there are
+    no reports, and nothing is measured (half of the time on a large network).
 
     analysis: the one that the plan was made from; a plan that `plan` returned knows it, and for
     one read from a file in the metric `weight` it is made again. options: of the methods.
@@ -124,54 +127,74 @@ def apply_(
     for name, layer in chosen.factorized.items():
         module = layer_at(model, name)
         built = skeleton(name, module, layer.method, layer.ranks)
-        reports[name] = _build(name, module, built, layer, methods[layer.method], analysis)
+        part = _Part(module, layer, methods[layer.method], analysis, name)
+        part.fill_(built)
+        if certified:
+            reports[name] = part.report(built)
         model = replace_(model, name, built)
     return model, reports
 
 
-def _build(
-    name: str,
-    module: nn.Module,
-    built: Factorized,
-    layer: PlannedLayer,
-    method: Method,
-    analysis: Analysis | None,
-) -> LayerReport:
-    """Fills `built` with the factors of `module`; raises LowRankError if they are out of bounds."""
-    weight = dense_weight(module)
-    metric = analysis.metrics.get(name) if analysis else None
-    whitened = metric.whiten(weight) if metric else weight
-    spectra = analysis.spectra[name] if analysis else analyze_weight(weight, groups_of(module))
-    factors = method.factorize(whitened, spectra, layer.ranks)
-    fill_(built, metric.unwhiten(factors) if metric else factors, getattr(module, "bias", None))
-    approximation = built.dense_weight()
-    if (
-        metric
-        and (update := metric.bias_update(weight.to(torch.float64) - approximation)) is not None
-    ):
-        shift_bias_(built, update)
-    certificate = method.certify(spectra, layer.ranks)
-    norm = spectra.squared_norm or 1.0
-    report = LayerReport(
-        method=layer.method,
-        ranks=layer.ranks,
-        params=layer.params,
-        macs=layer.macs,
-        dense_params=layer.dense_params,
-        dense_macs=layer.dense_macs,
-        predicted_relative_error=layer.relative_error,
-        error_kind=layer.error_kind,
-        measured_relative_error=relative_error(
-            whitened, metric.whiten(approximation) if metric else approximation
-        ),
-        lower_bound=(certificate.lower / norm) ** 0.5,
-        upper_bound=(certificate.upper / norm) ** 0.5,
-        bound=certificate.theorem,
-        rounding=_rounding(built, norm, metric.stretch() if metric else 1.0),
-        uniqueness=method.uniqueness(_group_shape(weight, module), layer.ranks),
-    )
-    _check_certificate(name, report)
-    return report
+class _Part:
+    """One planned layer: its weight in the plan's metric, what fills it, what certifies it."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        layer: PlannedLayer,
+        method: Method,
+        analysis: Analysis | None,
+        name: str,
+    ) -> None:
+        self.module, self.layer, self.method, self.name = module, layer, method, name
+        self.weight = dense_weight(module)
+        self.metric = analysis.metrics.get(name) if analysis else None
+        self.whitened = self._whiten(self.weight)
+        groups = groups_of(module)
+        self.spectra = analysis.spectra[name] if analysis else analyze_weight(self.weight, groups)
+
+    def fill_(self, built: Factorized) -> None:
+        """Factors, and the dense layer's bias with what it takes up of the mean error."""
+        factors = self.method.factorize(self.whitened, self.spectra, self.layer.ranks)
+        bias = getattr(self.module, "bias", None)
+        fill_(built, self.metric.unwhiten(factors) if self.metric else factors, bias)
+        if self.metric and self.metric.mean is not None:
+            change = self.weight.to(torch.float64) - built.dense_weight()
+            update = self.metric.bias_update(change)
+            assert update is not None
+            shift_bias_(built, update)
+
+    def report(self, built: Factorized) -> LayerReport:
+        """Raises LowRankError if the factors are out of bounds."""
+        layer, spectra = self.layer, self.spectra
+        certificate = self.method.certify(spectra, layer.ranks)
+        norm = spectra.squared_norm or 1.0
+        outputs, *others = self.weight.shape
+        report = LayerReport(
+            method=layer.method,
+            ranks=layer.ranks,
+            params=layer.params,
+            macs=layer.macs,
+            dense_params=layer.dense_params,
+            dense_macs=layer.dense_macs,
+            predicted_relative_error=layer.relative_error,
+            error_kind=layer.error_kind,
+            measured_relative_error=relative_error(
+                self.whitened, self._whiten(built.dense_weight())
+            ),
+            lower_bound=(certificate.lower / norm) ** 0.5,
+            upper_bound=(certificate.upper / norm) ** 0.5,
+            bound=certificate.theorem,
+            rounding=_rounding(built, norm, self.metric.stretch() if self.metric else 1.0),
+            uniqueness=self.method.uniqueness(
+                [outputs // groups_of(self.module), *others], layer.ranks
+            ),
+        )
+        _check_certificate(self.name, report)
+        return report
+
+    def _whiten(self, weight: Tensor) -> Tensor:
+        return self.metric.whiten(weight) if self.metric else weight
 
 
 def compress_(
@@ -183,11 +206,6 @@ def compress_(
     method_options = {k: v for k, v in options.items() if k not in deciding}
     model, reports = apply_(model, chosen, **method_options)
     return model, chosen, reports
-
-
-def _group_shape(weight: Tensor, module: nn.Module) -> list[int]:
-    outputs, *others = weight.shape
-    return [outputs // groups_of(module), *others]
 
 
 def _rounding(layer: Factorized, squared_norm: float, stretch: float) -> float:

@@ -101,6 +101,6 @@ def _measure(
     options: Mapping[str, Any],
 ) -> Entry:
     """Builds the plan on a copy of the model and measures it."""
-    built, _ = apply_(copy.deepcopy(model), plan, **options)
+    built, _ = apply_(copy.deepcopy(model), plan, certified=False, **options)
     totals, predicted = plan.planned, plan.predicted_loss_increase
     return Entry(allocation, totals.params, totals.macs, predicted, divergence.of(built))

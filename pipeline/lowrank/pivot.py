@@ -124,8 +124,7 @@ def pivot_rows(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rows, rank = matrix.shape
     if rank == 0 or rows == rank:
         return torch.arange(rank), matrix.new_zeros(rows - rank, rank), matrix
-    scale = torch.linalg.matrix_norm(matrix, 2)
-    if scale == 0:
+    if not bool(matrix.any()):
         return torch.arange(rank), matrix.new_zeros(rows - rank, rank), matrix[:rank]
     # The span counts, not the lengths: an orthonormal basis of it makes the choice well posed,
     # also where a direction has no energy.
