@@ -66,9 +66,11 @@ class Metric:
         groups = len(self.right)
         first, *middle, last = factors
         kernel = _by_taps(first, groups)  # g, rank, in, taps
-        turned = torch.linalg.solve_triangular(
-            self.right[:, None], kernel.transpose(2, 3), upper=False, left=False
-        )
+        _, rank, inputs, taps = kernel.shape
+        # One matrix a group: a solve for each rank would read `right` as often.
+        matrix = kernel.transpose(2, 3).reshape(groups, rank * taps, inputs)
+        turned = torch.linalg.solve_triangular(self.right, matrix, upper=False, left=False)
+        turned = turned.view(groups, rank, taps, inputs)
         first = turned.transpose(2, 3).reshape(first.shape)
         if self.left is not None:
             matrix = split_groups(last, groups).flatten(2)  # g, out, rank · taps
