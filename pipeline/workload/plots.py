@@ -104,7 +104,6 @@ def write_figures(
     """
     params = {name: target["params"] for name, target in facts.analysis["targets"].items()}
     title = f"{subject}: {metrics['compression_ratio']:.1f} times fewer parameters"
-    best = facts.curve["best_epoch"]
     table = spectral_rows(facts)
     figures: dict[str, Callable[[], Figure]] = {
         "spectra": partial(draw_spectra, rows["spectra"], params, facts.analysis["metric"]),
@@ -114,7 +113,6 @@ def write_figures(
         "fine_tuning": partial(
             draw_fine_tuning,
             rows["fine_tuning"],
-            best,
             facts.baseline_curve,
             rows["descent"],
             facts.curve["measure"],

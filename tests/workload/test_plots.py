@@ -219,7 +219,7 @@ def test_style_ignores_the_callers_settings(small: Facts, tmp_path: Path) -> Non
     def draw(name: str) -> bytes:
         rows = plot_rows(small)["fine_tuning"]
         save_png(
-            lambda: draw_fine_tuning(rows, 2, small.baseline_curve, small.curve["descent"]),
+            lambda: draw_fine_tuning(rows, small.baseline_curve, small.curve["descent"]),
             tmp_path / name,
         )
         return (tmp_path / name).read_bytes()
@@ -243,3 +243,15 @@ def test_largest_keeps_the_order_and_short_keeps_the_ends() -> None:
 def test_energy_bands_start_at_the_right_rank() -> None:
     rows = [{"rank": r, "energy": e} for r, e in ((1, 0.5), (2, 0.79), (3, 0.95), (4, 1.0))]
     assert [rank_of(rows, level) for level in (0.5, 0.8, 0.95, 0.99)] == [1, 3, 3, 4]
+
+
+def test_a_training_that_ran_out_of_time_draws(small: Facts, tmp_path: Path) -> None:
+    """Its last validation stands at a fraction of an epoch."""
+    steps = [{"step": 3, "epoch": 0.5, "train_loss": 0.4}]
+    epochs = [
+        {"epoch": n, "step": 3 * n, "validation_loss": 1.0 - n / 2, "validation_accuracy": 0.5}
+        for n in range(2)
+    ]
+    rows = fine_tuning_rows({"steps": steps, "epochs": epochs})
+    save_png(lambda: draw_fine_tuning(rows, small.baseline_curve, []), tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 10_000

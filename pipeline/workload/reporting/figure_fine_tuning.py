@@ -32,7 +32,6 @@ _DESCENT: dict[str, dict[str, Any]] = {
 
 def draw_fine_tuning(
     rows: Sequence[Row],
-    best_epoch: int,
     dense_curve: Mapping[str, Any],
     descent: Sequence[Row],
     measure: str = "accuracy",
@@ -48,7 +47,9 @@ def draw_fine_tuning(
     figure = new_figure(13.0 if descent else 9.5, 3.7)
     # An encoder's baseline has no labels to be measured by.
     dense = dense_curve["epochs"] and _kept(dense_curve["epochs"], dense_curve["best_epoch"])
-    best = _kept(checks, best_epoch)
+    # What is kept: the first of the least losses. A training that ran out of time has it at a
+    # fraction of an epoch.
+    best = min(checks, key=lambda row: row["validation_loss"])
     loss, accuracy, *last = figure.subplots(1, 3 if descent else 2)
     steps = [row for row in rows if row["train_loss"] is not None]
     train = [row["train_loss"] for row in steps]
