@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
-from pipeline.lowrank.pivot import PivotedInput, PivotedOutput
+from pipeline.lowrank.pivot import PivotedInput, PivotedOutput, pointwise_as
+from pipeline.lowrank.target import groups_of
 
 
 def has_pivots(model: nn.Module) -> bool:
@@ -31,14 +30,7 @@ def multiply_out_(model: nn.Module) -> nn.Module:
 @torch.no_grad()
 def _whole(rest: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
     """A layer of the kind of `rest` with these numbers."""
-    groups = getattr(rest, "groups", 1)
-    outputs, inputs = weight.shape[0], weight.shape[1] * groups
-    make: Callable[..., nn.Module] = type(rest)
-    sizes = (inputs, outputs) if isinstance(rest, nn.Linear) else (inputs, outputs, 1)
-    grouped = {} if isinstance(rest, nn.Linear) else {"groups": groups}
-    placement = {"device": weight.device, "dtype": weight.dtype}
-    layer: nn.Module = make(*sizes, bias=bias is not None, **grouped, **placement)
+    layer = pointwise_as(rest, weight.shape[1] * groups_of(rest), weight.shape[0])
     layer.weight.copy_(weight)  # type: ignore[operator]
-    if bias is not None:
-        layer.bias.copy_(bias)  # type: ignore[operator]
+    layer.register_parameter("bias", None if bias is None else nn.Parameter(bias.clone()))
     return layer.train(rest.training)

@@ -46,7 +46,7 @@ class PivotedOutput(nn.Module):
         weights and order are still to be filled in."""
         weight, groups = dense_weight(last), groups_of(last)
         outputs, inner = weight.shape[0], groups * weight.shape[1]
-        rest = _pointwise(last, inner, outputs - inner)
+        rest = pointwise_as(last, inner, outputs - inner)
         bias = last.bias
         assert bias is None or isinstance(bias, nn.Parameter)
         return cls(rest, outputs, 1 - weight.ndim if weight.ndim > 2 else -1, bias)
@@ -86,7 +86,7 @@ class PivotedInput(nn.Module):
         outputs than inputs; weights and indices are still to be filled in."""
         weight, groups = dense_weight(first), groups_of(first)
         rank, inputs = weight.shape[0], groups * weight.shape[1]
-        rest = _pointwise(first, inputs - rank, rank)
+        rest = pointwise_as(first, inputs - rank, rank)
         return cls(rest, rank, inputs, 1 - weight.ndim if weight.ndim > 2 else -1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -223,7 +223,7 @@ def _weight(layer: nn.Module) -> Tensor:
     return weight
 
 
-def _pointwise(like: nn.Module, inputs: int, outputs: int) -> nn.Module:
+def pointwise_as(like: nn.Module, inputs: int, outputs: int) -> nn.Module:
     """A layer of `like`'s kind and groups without bias, weights uninitialised."""
     weight = dense_weight(like)
     placement: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 
-def scratch(folder: str) -> Path:
-    """The folder of that name in $LOWRANK_SCRATCH, by default in .scratch."""
-    return Path(os.environ.get("LOWRANK_SCRATCH") or ".scratch") / folder
+def scratch(folder: str, root: Path = Path()) -> Path:
+    """The folder of that name in $LOWRANK_SCRATCH, by default in root/.scratch."""
+    return Path(os.environ.get("LOWRANK_SCRATCH") or root / ".scratch") / folder
 
 
 def write_whole(path: Path, text: str) -> None:

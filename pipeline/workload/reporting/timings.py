@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from pipeline.workload.checksums import file_sha256
 from pipeline.workload.latency import machine_facts
+from pipeline.workload.scratch import scratch
 
 # The folders of the three networks, by the names they have in metrics.json and in timings.
 FOLDERS = {"dense": "out/baseline", "compressed": "out/compressed", "fine_tuned": "out/finetuned"}
@@ -19,8 +19,7 @@ def find_timings(root: Path) -> dict[str, Any] | None:
 
     `measured_once` stored them, in $LOWRANK_SCRATCH or root/.scratch; nothing is measured here.
     """
-    scratch = Path(os.environ.get("LOWRANK_SCRATCH") or root / ".scratch")
-    stored = sorted((scratch / "timings").glob("*.json"), key=_age)
+    stored = sorted(scratch("timings", root).glob("*.json"), key=_age)
     files = {name: root / folder / "model.safetensors" for name, folder in FOLDERS.items()}
     if not stored or not all(path.is_file() for path in files.values()):
         return None
