@@ -6,11 +6,15 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
+
+from pipeline.lowrank.errors import LowRankError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,6 +47,7 @@ def open_client(track: Mapping[str, Any]) -> tuple[MlflowClient, str]:
     """(client, experiment id). Creates the store and the experiment when they are new.
 
     The first opening of a database migrates it, which two processes must not do at once.
+    Raises LowRankError where the store can't be reached.
     """
     quiet_mlflow()
     import mlflow
@@ -51,7 +56,7 @@ def open_client(track: Mapping[str, Any]) -> tuple[MlflowClient, str]:
     uri = tracking_uri(track)
     scratch = main_root() / ".scratch"
     scratch.mkdir(exist_ok=True)
-    with FileLock(scratch / "mlflow.lock"):
+    with FileLock(scratch / "mlflow.lock"), _reached(uri):
         mlflow.set_tracking_uri(uri)
         client = MlflowClient(uri)
         found = client.get_experiment_by_name(track["experiment"])
@@ -61,6 +66,23 @@ def open_client(track: Mapping[str, Any]) -> tuple[MlflowClient, str]:
         local = uri.startswith("sqlite:")
         location = (main_root() / "mlartifacts").as_uri() if local else None
         return client, client.create_experiment(track["experiment"], location)
+
+
+@contextmanager
+def _reached(uri: str) -> Iterator[None]:
+    """What keeps a store from opening, as one error that names the store without its password."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+        shown = re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:…@", uri)
+        reason = str(error).strip().partition("\n")[0]
+        raise LowRankError(
+            f"track.tracking_uri={shown}: the store does not open ({reason}); start the server, "
+            "or mend the address"
+        ) from error
 
 
 def quiet_mlflow() -> None:

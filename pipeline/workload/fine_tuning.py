@@ -82,7 +82,7 @@ def fine_tune(
             descent_points=options["descent_points"],
             quality=quality,
             measure="accuracy" if quality is quality_sums else "cosine",
-            resumption=Resumption(_key(compressed, baseline, data, options, fabric, seed)),
+            resumption=Resumption(_key(compressed, baseline, data, options, seed), fabric),
         )
         merge_(model)
     if fabric.is_global_zero:
@@ -109,12 +109,12 @@ def _aim(
     if options["objective"] == "labels":
         return cross_entropy(smoothing), quality_sums
     dense = load_network(baseline)
+    teacher = Teacher(dense, training, fabric, options["augment"])
     if predictions_of(load_meta(data)) == "directions":
         reference = embeddings(dense, validation, VALIDATION_BATCH)
-        teacher = Teacher(dense, training, fabric, options["augment"])
         return embedding_distillation(teacher), partial(fidelity_sums, reference)
     soft = distillation(
-        Teacher(dense, training, fabric, options["augment"]),
+        teacher,
         temperature=options["temperature"],
         weight=options["distill_weight"],
         label_smoothing=smoothing,
@@ -127,10 +127,9 @@ def _key(
     baseline: Path,
     data: Path,
     options: Mapping[str, Any],
-    fabric: Fabric,
     seed: int,
 ) -> list[Any]:
-    """All that the result depends on."""
+    """All that the result depends on, but for how it is computed."""
     folders = [compressed] if options["objective"] == "labels" else [compressed, baseline]
     weights = [file_sha256(folder / "model.safetensors") for folder in folders]
-    return [weights, load_meta(data), dict(options), fabric.world_size, seed]
+    return [weights, load_meta(data), dict(options), seed]

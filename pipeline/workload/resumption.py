@@ -23,12 +23,15 @@ _SECONDS = 60.0  # of training that may be lost
 class Resumption:
     """Keeps the state of one training in a file, at most once a minute.
 
-    key: all that the result depends on, in JSON's types. The file is named by its checksum, so
-    that a training of anything else starts afresh, and is removed when the training is done.
+    key: all that the result depends on, in JSON's types; precision, strategy and number of
+    devices are those of `fabric`. The file is named by the checksum of these, so that a training
+    of anything else starts afresh, and is removed when the training is done.
     """
 
-    def __init__(self, key: Any, seconds: float = _SECONDS) -> None:
-        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    def __init__(self, key: Any, fabric: Fabric, seconds: float = _SECONDS) -> None:
+        strategy = fabric.strategy
+        way = [type(strategy).__name__, strategy.precision.precision, fabric.world_size]
+        name = hashlib.sha256(json.dumps([key, way], sort_keys=True).encode()).hexdigest()
         self.file = scratch("training") / f"{name}.ckpt"
         self._seconds, self._last = seconds, time.monotonic()
 

@@ -141,8 +141,8 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
     whole, whole_curve = trained(None)
     torch.manual_seed(7)
     with pytest.raises(StoppedError):
-        trained(Resumption(["a"], seconds=0.0), interrupted(after))
-    kept = Resumption(["a"], seconds=0.0)
+        trained(Resumption(["a"], fabric, seconds=0.0), interrupted(after))
+    kept = Resumption(["a"], fabric, seconds=0.0)
     assert kept.file.is_file()
     taken: list[int] = []
 
@@ -157,7 +157,12 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
     assert not kept.file.exists()
 
 
-def test_another_training_starts_afresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_training_starts_afresh(
+    fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LOWRANK_SCRATCH", str(tmp_path))
-    assert Resumption([{"b": 1, "a": 2}]).file == Resumption([{"a": 2, "b": 1}]).file
-    assert Resumption([1]).file != Resumption([2]).file
+    one = Resumption([{"b": 1, "a": 2}], fabric)
+    assert one.file == Resumption([{"a": 2, "b": 1}], fabric).file
+    other = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    assert len({x.file for x in (one, Resumption([2], fabric), Resumption([1], fabric))}) == 3
+    assert Resumption([1], fabric).file != Resumption([1], other).file
