@@ -9,7 +9,7 @@ import torch
 from pipeline.lowrank.analysis import analyze, reached_targets, save_analysis
 from pipeline.lowrank.checkpoint import load_network
 from pipeline.lowrank.moments import collect_moments
-from pipeline.workload.calibration import statistics_batches
+from pipeline.workload.calibration import evenly, statistics_batches
 from pipeline.workload.data import load_meta, predictions_of
 from pipeline.workload.weight_history import weights_in_training
 from stages._io import main, section
@@ -25,6 +25,7 @@ def run() -> None:
     moments = None
     if metric != "weight":
         targets, _, _ = reached_targets(model, example, **patterns)
+        batches, further = evenly(batches, options["gradient_share"])
         with torch.autocast("cpu", torch.bfloat16, enabled=options["bf16"]):
             moments = collect_moments(
                 model,
@@ -34,6 +35,7 @@ def run() -> None:
                 predictions=predictions_of(load_meta(Path("out/data"))),
                 seed=section("seed"),
                 memory_limit=round(options["memory_gib"] * 2**30),
+                further=further,
             )
     analysis = analyze(model, example, metric=metric, moments=moments, damping=damping, **patterns)
     weights = weights_in_training(Path("out/baseline"), model, list(analysis.targets))

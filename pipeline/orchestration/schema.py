@@ -26,6 +26,7 @@ class Text:
     sequence_length: int = MISSING
     text_column: str = MISSING
     label_column: str | None = MISSING
+    generated: int = MISSING
     ood_path: str | None = MISSING
     ood_sha256: str | None = MISSING
     ood: int = MISSING
@@ -73,6 +74,7 @@ class Analyze:
     damping: float = MISSING
     holdout: float = MISSING
     batch_size: int = MISSING
+    gradient_share: float = MISSING
     memory_gib: float = MISSING
     bf16: bool = MISSING
     include: list[str] = MISSING

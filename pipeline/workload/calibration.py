@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,14 @@ def held_out_batches(data: Path, batch_size: int, holdout: float, *, most: int) 
     split = load_split(data, "calibration")
     kept = _kept(split, holdout)
     return _batches(split, batch_size, kept, min(kept + most, len(split)))
+
+
+def evenly(batches: Sequence[Any], share: float) -> tuple[list[Any], list[Any]]:
+    """(`share` of the batches, at least one and evenly spread; the others)."""
+    chosen = [int((i + 1) * share) > int(i * share) for i in range(len(batches))]
+    if not any(chosen):
+        chosen[0] = True
+    return list(compress(batches, chosen)), list(compress(batches, (not c for c in chosen)))
 
 
 def _kept(split: Split, holdout: float) -> int:

@@ -38,6 +38,11 @@ def load(*, name: str, sha256: str | None, task: str, dtype: str) -> nn.Module:
 
     Raises LowRankError for an unknown task or dtype and for what cannot be loaded.
     """
+    return _adapt(from_pretrained(name, sha256, task=task, dtype=dtype), task)
+
+
+def from_pretrained(name: str, sha256: str | None, *, task: str, dtype: str) -> Any:
+    """The model as transformers has it, in eval mode; arguments and errors as of `load`."""
     transformers = _transformers(task, dtype)
     arguments = _source(name, sha256)
     try:
@@ -53,7 +58,7 @@ def load(*, name: str, sha256: str | None, task: str, dtype: str) -> nn.Module:
             f"model.name={name}: has no weights for {', '.join(missing[:3])}; give a checkpoint "
             f"that was trained for the task {task}"
         )
-    return _adapt(model, task)
+    return model.eval()
 
 
 def skeleton(*, name: str, task: str, dtype: str, config: Mapping[str, Any]) -> nn.Module:

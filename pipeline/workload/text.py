@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.lowrank.errors import LowRankError
+from pipeline.workload.generation import generate_sequences
 from pipeline.workload.huggingface import TASKS, load_tokenizer
 from pipeline.workload.sources.texts import Corpus, read_texts
 from pipeline.workload.splits import PADDING, consecutive_ranges, stratified_indices
@@ -36,12 +37,18 @@ def read_token_splits(
     sequence_classification: documents, cut off after T tokens; labels (N,) are their classes.
     Documents go to one split whole and in their order (train first, test last); labelled ones
     are independent and stratified by `seed`. A second text (`ood_path`) is a split "ood".
+    `generated` sequences that the language model itself writes are spread over "calibration".
     """
     if path is None or text is None:
         raise LowRankError("data.path is null: the source text needs files; set data.path")
     task, length = text["task"], text["sequence_length"]
     if task not in TASKS:
         raise LowRankError(f"data.text.task={task}: unknown; choose one of {', '.join(TASKS)}")
+    if text["generated"] and task != "causal_lm":
+        raise LowRankError(
+            f"data.text.generated={text['generated']}: a model of the task {task} writes no text; "
+            "set it to 0"
+        )
     columns = {key: text[key] for key in ("text_column", "label_column")}
     corpus = read_texts(path, sha256, **columns)
     tokenizer = load_tokenizer(text["tokenizer"], text["tokenizer_sha256"])
@@ -62,12 +69,28 @@ def read_token_splits(
         raise LowRankError(f"data.text.label_column: not used by the task {task}; set it to null")
     make = _Passages(tokenizer, length) if task == "encoder" else _Stream(tokenizer, length)
     splits = _by_document(corpus, make, sizes)
+    if text["generated"]:
+        own = _generated(text, seed)
+        splits["calibration"] = {k: _spread(v, own[k]) for k, v in splits["calibration"].items()}
     if text["ood_path"] is not None:
         other = read_texts(text["ood_path"], text["ood_sha256"], **columns)
         units: Iterable[Any] = chain.from_iterable(make.units(d.text) for d in other.documents)
         splits["ood"] = make.examples("text.ood", units, text["ood"])
         meta["sha256"] |= {f"out of domain: {other.name}": other.sha256}
     return splits, meta
+
+
+def _generated(text: Mapping[str, Any], seed: int) -> Tensors:
+    length = text["sequence_length"]
+    name, sha256 = text["tokenizer"], text["tokenizer_sha256"]
+    tokens = generate_sequences(name, sha256, text["generated"], length + 1, seed)
+    return {"inputs": tokens[:, :-1].contiguous(), "labels": tokens[:, 1:].contiguous()}
+
+
+def _spread(some: Tensor, others: Tensor) -> Tensor:
+    """Rows of both in their order, evenly mixed, so that every part holds its share of each."""
+    place = [(torch.arange(len(rows)) + 0.5) / len(rows) for rows in (some, others)]
+    return torch.cat([some, others])[torch.cat(place).argsort(stable=True)]
 
 
 class _Stream:

@@ -44,6 +44,26 @@ def test_input_moments_of_a_convolution_give_its_output_energy(name: str) -> Non
     assert moments.outputs is None and moments.positions == output[:, 0].numel()
 
 
+@pytest.mark.parametrize("width", [1023, 1024, 1300])
+def test_wide_moments_are_whole_and_symmetric(width: int) -> None:
+    layer, x = nn.Linear(width, 2).double(), examples(40, width)
+    moments = collect_moments(layer, [x[:30], x[30:]], {"": layer}, gradients=False)[""]
+    assert torch.allclose(moments.inputs[0], x.T @ x / 40, rtol=0, atol=1e-13)
+    assert torch.allclose(moments.inputs[0], moments.inputs[0].T, rtol=0, atol=1e-15)
+
+
+def test_further_batches_count_for_the_inputs_alone() -> None:
+    torch.manual_seed(0)
+    layer, (x, more) = nn.Linear(6, 4).double(), (examples(50, 6), examples(70, 6, seed=1))
+    alone = collect_moments(layer, [x], {"": layer}, gradients=True)[""]
+    found = collect_moments(layer, [x], {"": layer}, gradients=True, further=[more])[""]
+    both = torch.cat([x, more])
+    assert torch.allclose(found.inputs[0], both.T @ both / 120, atol=1e-14)
+    assert torch.allclose(found.mean[0], both.mean(0), atol=1e-14)
+    assert found.positions == 120 and found.outputs is not None and alone.outputs is not None
+    assert torch.equal(found.outputs, alone.outputs)
+
+
 def test_output_moments_are_the_fisher_matrix_of_a_softmax() -> None:
     """For logits = W·x, E[g·gᵀ] = E[diag(p) − p·pᵀ]; labels are drawn from p itself."""
     torch.manual_seed(0)

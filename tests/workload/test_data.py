@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.lowrank import LowRankError
+from pipeline.workload.calibration import evenly
 from pipeline.workload.data import load_meta, load_split
 from pipeline.workload.preparation import prepare_data
 from pipeline.workload.splits import Split, stratified_indices
@@ -180,3 +181,11 @@ def test_reading_before_preparing(tmp_path: Path) -> None:
         load_split(tmp_path, "train")
     with pytest.raises(LowRankError, match=r"split 'holdout': unknown; choose one of train, cal"):
         load_split(tmp_path, "holdout")
+
+
+@pytest.mark.parametrize(
+    ("share", "chosen"), [(1.0, [0, 1, 2, 3, 4, 5, 6, 7]), (0.25, [3, 7]), (0.01, [0])]
+)
+def test_a_share_of_the_batches_is_spread_evenly(share: float, chosen: list[int]) -> None:
+    some, others = evenly(range(8), share)
+    assert some == chosen and sorted(some + others) == list(range(8))

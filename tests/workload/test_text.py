@@ -18,7 +18,7 @@ from pipeline.workload.data import load_meta, load_split
 from pipeline.workload.preparation import prepare_data
 from pipeline.workload.sources.texts import prose, read_texts
 from pipeline.workload.splits import PADDING, TokenSplit, consecutive_ranges
-from tests.workload.transformers_case import chapters, write_book, write_tokenizer
+from tests.workload.transformers_case import chapters, write_book, write_model, write_tokenizer
 
 pytest.importorskip("transformers")
 
@@ -29,6 +29,7 @@ TEXT: dict[str, Any] = {
     "sequence_length": 32,
     "text_column": "text",
     "label_column": None,
+    "generated": 0,
     "ood_path": None,
     "ood_sha256": None,
     "ood": 2,
@@ -39,6 +40,13 @@ TEXT: dict[str, Any] = {
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
     write_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def causal_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("causal_lm")
+    write_model(folder, "causal_lm")
     return folder
 
 
@@ -206,3 +214,36 @@ def test_text_that_cannot_be_used(
     with pytest.raises(LowRankError, match=message):
         prepare(tmp_path, path, tokenizer, **options)
     assert not (tmp_path / "data").exists()
+
+
+def test_what_the_network_writes_is_spread_over_the_calibration(
+    tmp_path: Path, causal_lm: Path
+) -> None:
+    book = write_book(tmp_path / "b.txt")
+    plain = prepare(tmp_path / "plain", book, causal_lm)
+    for name in ("one", "two"):
+        meta = prepare(tmp_path / name, book, causal_lm, generated=4)
+    size = plain["sizes"]["calibration"]
+    assert meta["sizes"] == plain["sizes"] | {"calibration": size + 4}
+    one, two = (load_split(tmp_path / name / "data", "calibration") for name in ("one", "two"))
+    assert torch.equal(one.stored, two.stored), "seeded"
+    book_alone = load_split(tmp_path / "plain/data", "calibration").stored
+    own = [not bool((row == book_alone).all(1).any()) for row in one.stored]
+    assert sum(own) == 4 and 0 < sum(own[: len(own) // 2]) < 4, "in every part"
+    assert torch.equal(one.stored[~torch.tensor(own)], book_alone)
+    assert torch.equal(one.stored[:, 1:], one.labels[:, :-1])
+    firsts = {int(row[0]) for row, written in zip(one.stored, own, strict=True) if written}
+    assert len(firsts) > 1
+    for split in ("train", "validation", "test"):
+        files = [
+            (tmp_path / n / f"data/{split}.safetensors").read_bytes() for n in ("plain", "one")
+        ]
+        assert files[0] == files[1]
+
+
+def test_only_language_models_write(tmp_path: Path, causal_lm: Path) -> None:
+    book = write_book(tmp_path / "b.txt")
+    with pytest.raises(LowRankError, match=r"data\.text\.generated=1: a model of the task encoder"):
+        prepare(tmp_path, book, causal_lm, task="encoder", generated=1)
+    with pytest.raises(LowRankError, match=r"sequence_length=65: .* has 64 positions"):
+        prepare(tmp_path, book, causal_lm, sequence_length=65, generated=1)
