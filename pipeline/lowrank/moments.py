@@ -124,10 +124,10 @@ class _Pass:
         self.mask = padding_mask(batch)
         with torch.set_grad_enabled(self.gradients):
             output = call(self.model, batch)
-        if self.gradients:
-            rows = prediction_rows(output, batch)
-            self.units += len(rows)
-            torch.autograd.backward(self.predictions.sampled_loss(rows, self.generator))
+            if self.gradients:
+                rows = prediction_rows(output, batch)
+                self.units += len(rows)
+                torch.autograd.backward(self.predictions.sampled_loss(rows, self.generator))
         self.latest = None
 
     def _moments(self, name: str) -> Moments:

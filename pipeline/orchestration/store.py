@@ -77,12 +77,12 @@ def _reached(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-        shown = re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:…@", uri)
-        reason = str(error).strip().partition("\n")[0]
-        raise LowRankError(
-            f"track.tracking_uri={shown}: the store does not open ({reason}); start the server, "
+        reason = str(error).strip().partition("\n")[0]  # may name the address again
+        message = (
+            f"track.tracking_uri={uri}: the store does not open ({reason}); start the server, "
             "or mend the address"
-        ) from error
+        )
+        raise LowRankError(re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:…@", message)) from error
 
 
 def quiet_mlflow() -> None:

@@ -48,4 +48,4 @@ def generate_sequences(name: str, sha256: str | None, count: int, length: int, s
                     use_cache=True,
                 )
             )
-    return torch.cat(parts).clone()
+    return torch.cat(parts)

@@ -62,6 +62,9 @@ def test_further_batches_count_for_the_inputs_alone() -> None:
     assert torch.allclose(found.mean[0], both.mean(0), atol=1e-14)
     assert found.positions == 120 and found.outputs is not None and alone.outputs is not None
     assert torch.equal(found.outputs, alone.outputs)
+    with torch.no_grad():  # whatever the caller's mode
+        again = collect_moments(layer, [x], {"": layer}, gradients=True, further=[more])[""]
+    assert again.outputs is not None and torch.equal(again.outputs, alone.outputs)
 
 
 def test_output_moments_are_the_fisher_matrix_of_a_softmax() -> None:
