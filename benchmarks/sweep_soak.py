@@ -4,7 +4,8 @@ python -m benchmarks.sweep_soak [SWEEPS [MINUTES]]
 
 A job's process group, its DVC process alone, or one of its stages alone gets SIGKILL at a random
 time; then the sweep is resumed until it is done. At the end every result must be that of the
-serial sweep, byte for byte, every lock free and no process left.
+serial sweep on the same seed, byte for byte, every lock free and no process left. Each sweep
+starts cold, in a tree of its own; a few seeds take turns, so that the serial ones are run once.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +31,8 @@ JOBS = ("rank_select=energy,error", "decompose=svd,tucker2")
 PARALLEL = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 RESULTS = ("out/plan.json", "reports/metrics.json", "reports/layers.csv", "dvc.lock")
 _MOST_RESUMES = 10
+_SEEDS = 5
+_NAME = "sweep"
 
 
 def groups(folder: Path) -> dict[int, list[int]]:
@@ -62,8 +66,8 @@ def strike(sweep: Path, chance: random.Random) -> str | None:
 
 def run_struck(tree: Tree, seed: int, chance: random.Random) -> list[str]:
     """One cold parallel sweep on `seed`, struck until it ends; returns what was killed."""
-    name, struck = f"struck{seed}", []
-    first = [*PARALLEL, *JOBS, f"seed={seed}", f"hydra.sweep.dir={name}"]
+    struck: list[str] = []
+    first = [*PARALLEL, *JOBS, f"seed={seed}", f"hydra.sweep.dir={_NAME}"]
     command = [sys.executable, "-m", "pipeline", "-m", *first]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for attempt in range(_MOST_RESUMES):
@@ -73,44 +77,57 @@ def run_struck(tree: Tree, seed: int, chance: random.Random) -> list[str]:
         )  # fmt: skip
         while attempt < 3 and process.poll() is None:
             time.sleep(chance.uniform(2, 12))
-            what = strike(tree.path / name, chance)
+            what = strike(tree.path / _NAME, chance)
             if what:
                 struck.append(what)
         output, _ = process.communicate()
         assert "Traceback" not in output, output
         if process.returncode == 0:
             return struck
-        command = [sys.executable, "-m", "pipeline", "--resume", name]
+        command = [sys.executable, "-m", "pipeline", "--resume", _NAME]
     raise AssertionError(f"not done after {_MOST_RESUMES} attempts:\n{output}")
 
 
-def compare(tree: Tree, serial: Tree, seed: int) -> None:
-    """Runs the sweep in series in another tree (its own cache) and compares the results."""
-    name = f"struck{seed}"
-    serial.pipeline("-m", *JOBS, f"seed={seed}", f"hydra.sweep.dir={name}")
-    jobs = json.loads((tree.path / name / "sweep.json").read_text())["jobs"]
+def run_serial(tree: Tree, seed: int) -> None:
+    tree.pipeline("-m", *JOBS, f"seed={seed}", f"hydra.sweep.dir={_NAME}")
+
+
+def compare(tree: Tree, serial: Tree) -> None:
+    """Every result of every job against that of the serial sweep."""
+    jobs = json.loads((tree.path / _NAME / "sweep.json").read_text())["jobs"]
     assert [job["state"] for job in jobs] == ["done"] * 4
     for job in jobs:
         for file in RESULTS:
-            mine, other = (t.path / name / job["folder"] / file for t in (tree, serial))
+            mine, other = (t.path / _NAME / job["folder"] / file for t in (tree, serial))
             assert mine.read_bytes() == other.read_bytes(), f"{mine} differs"
+
+
+def soak(folder: Path, number: int, serial: dict[int, Tree], chance: random.Random) -> list[str]:
+    """One sweep, struck, checked and cleared away; returns what was killed."""
+    seed = number % _SEEDS
+    if seed not in serial:
+        serial[seed] = make_small_tree(folder / f"serial{seed}")
+        run_serial(serial[seed], seed)
+    tree = make_small_tree(folder / f"struck{number}")
+    struck = run_struck(tree, seed, chance)
+    assert not groups(tree.path), f"processes left: {groups(tree.path)}"
+    for lock in (tree.path / ".scratch/locks").glob("*.lock"):
+        with FileLock(lock, timeout=0):
+            pass
+    compare(tree, serial[seed])
+    shutil.rmtree(tree.path)
+    return struck
 
 
 def main() -> None:
     sweeps = int(sys.argv[1]) if len(sys.argv) > 1 else 50
     minutes = float(sys.argv[2]) if len(sys.argv) > 2 else 60
     ends, chance = time.monotonic() + 60 * minutes, random.Random(0)
+    serial: dict[int, Tree] = {}
     with tempfile.TemporaryDirectory() as folder:
-        tree = make_small_tree(Path(folder) / "parallel")
-        serial = make_small_tree(Path(folder) / "serial")
         done, killed = 0, 0
         while done < sweeps and time.monotonic() < ends:
-            struck = run_struck(tree, done, chance)
-            assert not groups(tree.path), f"processes left: {groups(tree.path)}"
-            for lock in (tree.path / ".scratch/locks").glob("*.lock"):
-                with FileLock(lock, timeout=0):
-                    pass
-            compare(tree, serial, done)
+            struck = soak(Path(folder), done, serial, chance)
             done, killed = done + 1, killed + len(struck)
             print(f"sweep {done}: killed {struck}; equal to the serial one", flush=True)
         print(f"{done} sweeps, {killed} kills: all equal, no lock held, no process left")

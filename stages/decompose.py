@@ -5,38 +5,59 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from torch import nn
+
 from pipeline.lowrank.analysis import load_analysis
-from pipeline.lowrank.bounds import certify
+from pipeline.lowrank.bounds import Bounds, certify
 from pipeline.lowrank.checkpoint import load_network, read_network, save_network
 from pipeline.lowrank.compress import apply_
 from pipeline.lowrank.planning import load_plan
-from pipeline.workload.data import load_split
+from pipeline.lowrank.refit import refit_if_closer
+from pipeline.workload.calibration import held_out_batches, statistics_batches
+from pipeline.workload.data import load_meta, load_split, predictions_of
 from stages._io import main, section, write_json
+
+DATA, BASELINE = Path("out/data"), Path("out/baseline")
 
 
 def run() -> None:
-    options, chosen = section("decompose"), section("certify")
+    options = section("decompose") | {"seed": section("seed")}
     del options["methods"]  # the plan names the method of each layer
-    plan = load_plan(Path("out/plan.json"))
-    analysis = load_analysis(Path("out/analysis"))
-    baseline = Path("out/baseline")
-    model = load_network(baseline)
-    model, reports = apply_(model, plan, analysis, **options, seed=section("seed"))
-    inputs, _ = load_split(Path("out/data"), "calibration").batch(slice(0, chosen["examples"]))
-    bounds = certify(
-        load_network(baseline), model, inputs, list(reports), batch_size=chosen["batch_size"]
-    )
+    plan, analysis = load_plan(Path("out/plan.json")), load_analysis(Path("out/analysis"))
+    model, reports = apply_(load_network(BASELINE), plan, analysis, **options)
+    chosen, refit = section("refit"), None
+    if chosen["share"] and reports:
+        parts = (chosen["batch_size"], section("analyze")["holdout"])
+        refit = refit_if_closer(
+            load_network(BASELINE),
+            model,
+            plan,
+            analysis,
+            statistics_batches(DATA, *parts, most=chosen["examples"]),
+            held_out_batches(DATA, *parts, most=chosen["held_out"]),
+            predictions=predictions_of(load_meta(DATA)),
+            share=chosen["share"],
+            bf16=chosen["bf16"],
+            **options,
+        )
+        model, reports = refit.model, {**reports, **refit.reports}
+    bounds = _certify(model, list(reports))
     layers = {n: {"method": r.method, "ranks": list(r.ranks)} for n, r in reports.items()}
     folder = Path("out/compressed")
-    save_network(folder, model, read_network(baseline).spec, layers)
-    write_json(
-        folder / "layers.json",
-        {
-            "layers": {name: asdict(report) for name, report in reports.items()},
-            "network": asdict(plan.planned),
-        },
-    )
+    save_network(folder, model, read_network(BASELINE).spec, layers)
+    measured = {
+        "layers": {name: asdict(report) for name, report in reports.items()},
+        "network": asdict(plan.planned),
+        "refit": refit and refit.to_json(),
+    }
+    write_json(folder / "layers.json", measured)
     write_json(folder / "bounds.json", bounds.to_json())
+
+
+def _certify(model: nn.Module, names: list[str]) -> Bounds:
+    options = section("certify")
+    inputs, _ = load_split(DATA, "calibration").batch(slice(0, options["examples"]))
+    return certify(load_network(BASELINE), model, inputs, names, batch_size=options["batch_size"])
 
 
 if __name__ == "__main__":

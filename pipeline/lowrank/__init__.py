@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.lowrank.adapter import AdapterOptions, attach_, merge_
     from pipeline.lowrank.analysis import Analysis, analyze
-    from pipeline.lowrank.compress import LayerReport, apply_, compress_, plan
+    from pipeline.lowrank.compress import apply_, compress_, plan
     from pipeline.lowrank.errors import LowRankError
+    from pipeline.lowrank.fitting import LayerReport
     from pipeline.lowrank.lora import Extraction, extract_adapter, save_adapter
     from pipeline.lowrank.methods import CP, METHODS, SVD, SpatialSVD, SVDIn, Tucker, Tucker2
     from pipeline.lowrank.overrides import Override
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "adapter": ("AdapterOptions", "attach_", "merge_"),
     "analysis": ("Analysis", "analyze"),
-    "compress": ("LayerReport", "apply_", "compress_", "plan"),
+    "compress": ("apply_", "compress_", "plan"),
     "errors": ("LowRankError",),
+    "fitting": ("LayerReport",),
     "lora": ("Extraction", "extract_adapter", "save_adapter"),
     "methods": ("CP", "METHODS", "SVD", "SVDIn", "SpatialSVD", "Tucker", "Tucker2"),
     "overrides": ("Override",),

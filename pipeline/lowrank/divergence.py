@@ -28,7 +28,7 @@ class Divergence:
         if not len(batches):
             raise LowRankError(
                 "no calibration data is held out for measuring plans: raise analyze.holdout or "
-                "data.calibration, or set rank_select.contest_examples=0"
+                "data.calibration, or do without: rank_select.contest_examples=0 refit=none"
             )
         self.batches, self._predictions = batches, get_predictions(predictions)
         self._dense = [self._normalised(dense, batch) for batch in batches]

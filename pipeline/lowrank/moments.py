@@ -183,30 +183,31 @@ class _Pass:
         convolution = isinstance(module, nn.modules.conv._ConvNd)
         if convolution or self.latest is None or self.latest[0] is not value:
             rows = input_rows(module, value, self.mask)
-            gram = _gram(rows)
-            self.latest = (value, gram, rows.double().sum(1), rows.shape[1])
-        _, gram, total, count = self.latest
-        _accumulate(self.inputs, name, gram)
+            self.latest = (value, gram(rows), rows.double().sum(1), rows.shape[1])
+        _, squares, total, count = self.latest
+        _accumulate(self.inputs, name, squares)
         _accumulate(self.means, name, total)
         self.positions[name] += count
 
     def _add_outputs(self, name: str, module: nn.Module, grad: Tensor, mask: Tensor | None) -> None:
         rows = output_rows(module, grad.detach(), mask)
-        _accumulate(self.outputs, name, _gram(rows))
+        _accumulate(self.outputs, name, gram(rows))
 
 
-def _gram(rows: Tensor) -> Tensor:
-    """(groups, positions, n) → (groups, n, n) float64, from products in float32 or better, also
-    where the network itself runs in a lower precision."""
+def gram(rows: Tensor, others: Tensor | None = None) -> Tensor:
+    """(groups, positions, n) → (groups, n, n) float64, rowsᵀ·rows or rowsᵀ·others, from products
+    in float32 or better, also where the network itself runs in a lower precision."""
     with torch.autocast(rows.device.type, enabled=False):
         wide = rows if rows.dtype == torch.float64 else rows.float()
+        if others is not None:
+            return (wide.mT @ others.to(wide.dtype)).double()
         if wide.shape[-1] < _WIDE:
             return (wide.mT @ wide).double()
-        gram = wide.new_empty(len(wide), wide.shape[-1], wide.shape[-1])
+        found = wide.new_empty(len(wide), wide.shape[-1], wide.shape[-1])
         for start in range(0, wide.shape[-1], _STRIPE):  # the upper half only, in stripes
             left = wide[..., start : start + _STRIPE].mT
-            gram[:, start : start + _STRIPE, start:] = left @ wide[..., start:]
-        return gram.triu().add_(gram.triu(1).mT).double()
+            found[:, start : start + _STRIPE, start:] = left @ wide[..., start:]
+        return found.triu().add_(found.triu(1).mT).double()
 
 
 def _accumulate(sums: dict[str, Tensor], name: str, value: Tensor) -> None:

@@ -122,6 +122,15 @@ class Decompose:
 
 
 @dataclass
+class Refit:
+    share: float = MISSING
+    examples: int = MISSING
+    batch_size: int = MISSING
+    held_out: int = MISSING
+    bf16: bool = MISSING
+
+
+@dataclass
 class Certify:
     examples: int = MISSING
     batch_size: int = MISSING
@@ -170,6 +179,7 @@ class Config:
     analyze: Analyze = field(default_factory=Analyze)
     rank_select: RankSelect = field(default_factory=RankSelect)
     decompose: Decompose = field(default_factory=Decompose)
+    refit: Refit = field(default_factory=Refit)
     certify: Certify = field(default_factory=Certify)
     fine_tune: FineTune = field(default_factory=FineTune)
     evaluate: Evaluate = field(default_factory=Evaluate)

@@ -11,10 +11,14 @@ from pipeline.workload.data import load_split
 from pipeline.workload.splits import Split
 
 
-def statistics_batches(data: Path, batch_size: int, holdout: float) -> list[Any]:
-    """The calibration split but for its last `holdout` fraction, as batches for the model."""
+def statistics_batches(
+    data: Path, batch_size: int, holdout: float, *, most: int | None = None
+) -> list[Any]:
+    """The calibration split but for its last `holdout` fraction, as batches for the model; of
+    these, up to `most` examples."""
     split = load_split(data, "calibration")
-    return _batches(split, batch_size, 0, _kept(split, holdout))
+    kept = _kept(split, holdout)
+    return _batches(split, batch_size, 0, kept if most is None else min(kept, most))
 
 
 def held_out_batches(data: Path, batch_size: int, holdout: float, *, most: int) -> list[Any]:

@@ -28,6 +28,7 @@ LAYER_COLUMNS = (
     "measured_relative_error",
     "lower_bound",
     "upper_bound",
+    "refit_correction",
     "output_error_measured",
     "output_error_bound",
     "output_error_theorem",
@@ -63,6 +64,8 @@ def write_reports(
     """
     metrics = headline(networks, facts.layers) | {"spectra": spectral_headline(facts)}
     metrics["output_error"] = output_errors(facts.bounds)
+    if facts.refit is not None:
+        metrics["refit"] = facts.refit
     rows = plot_rows(facts)
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "layers.csv", layer_rows(facts), LAYER_COLUMNS)

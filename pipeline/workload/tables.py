@@ -55,6 +55,7 @@ def print_summary(root: Path, console: Console | None = None) -> None:
     console.print()
     for sentence in (
         *spectra_sentences(metrics["spectra"]),
+        *refit_lines(metrics.get("refit")),
         *output_error_lines(metrics["output_error"]),
     ):
         _say(console, sentence)
@@ -69,6 +70,18 @@ def forms_sentence(timings: Mapping[str, Any]) -> str | None:
         return None
     first, *_, last = NETWORKS
     return f"Fastest forms: dense {forms[first]}; fine-tuned {forms[last]}"
+
+
+def refit_lines(refit: Mapping[str, Any] | None) -> list[str]:
+    """What a refit changed on held-out data; nothing where there was none."""
+    if refit is None:
+        return []
+    before, after = (refit["divergence"][key] for key in ("without", "refit"))
+    taken = "kept" if refit["kept"] else "not kept, since it is no closer"
+    return [
+        f"Refit: divergence from the dense network {before:.4g} → {after:.4g} on held-out data "
+        f"({taken})"
+    ]
 
 
 def read_layers(path: Path) -> list[dict[str, str]]:

@@ -112,7 +112,10 @@ def _write_case(out: Path, layers: Layers) -> dict[str, Tensor]:
         {"metric": "weight", "network": network, "targets": targets, "training": training},
     )
     _dump(out / "plan.json", {"layers": planned, "policy": {"name": "energy", "energy": 0.9}})
-    _dump(out / "compressed/layers.json", {"layers": measured, "network": {"params": 1, "macs": 1}})
+    _dump(
+        out / "compressed/layers.json",
+        {"layers": measured, "network": {"params": 1, "macs": 1}, "refit": None},
+    )
     _dump(out / "compressed/bounds.json", bounds(measured))
     _dump(out / "baseline/curve.json", curve([0.4, 0.93, 0.972], best=2))
     _dump(out / "finetuned/curve.json", curve([0.9, 0.95, 0.978, 0.975], best=2))

@@ -61,7 +61,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     layers = {n: {"method": r.method, "ranks": list(r.ranks)} for n, r in reports.items()}
     for name in ("compressed", "finetuned"):
         save_network(out / name, model, SPEC, layers)
-    value = {"layers": {n: asdict(r) for n, r in reports.items()}, "network": {}}
+    value = {"layers": {n: asdict(r) for n, r in reports.items()}, "network": {}, "refit": None}
     (out / "compressed/layers.json").write_text(json.dumps(value))
     inputs = torch.randn(6, 1, 8, 8)
     certified = certify(build_model(SPEC), model, inputs, list(reports)).to_json()

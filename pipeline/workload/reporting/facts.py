@@ -17,7 +17,8 @@ Json = dict[str, Any]
 @dataclass(frozen=True)
 class Facts:
     """`analysis`, `plan`: the files of those names. `layers`: measured errors and bounds of the
-    factorized layers; `bounds`: of their outputs, and of the network's. `spectra` (in the metric)
+    factorized layers; `refit`: what was measured of a refit, None without; `bounds`: of the
+    layers' outputs, and of the network's. `spectra` (in the metric)
     and `weights` (of the weights themselves, in training) hold all targets in the network's
     order, which every list of layers in the reports follows (the JSON files are sorted by
     name)."""
@@ -27,6 +28,7 @@ class Facts:
     weights: WeightSpectra
     plan: Json
     layers: Json
+    refit: Json | None
     bounds: Json
     baseline_curve: Json
     curve: Json
@@ -42,12 +44,14 @@ def read_facts(out: Path) -> Facts:
 
     Raises LowRankError when a file is missing or the files speak of different layers.
     """
+    compressed = read_json(out / "compressed" / "layers.json")
     facts = Facts(
         analysis=read_json(out / "analysis" / "analysis.json"),
         spectra=load_spectra(out / "analysis"),
         weights=load_weight_spectra(out / "analysis"),
         plan=read_json(out / "plan.json"),
-        layers=read_json(out / "compressed" / "layers.json")["layers"],
+        layers=compressed["layers"],
+        refit=compressed["refit"],
         bounds=read_json(out / "compressed" / "bounds.json"),
         baseline_curve=read_json(out / "baseline" / "curve.json"),
         curve=read_json(out / "finetuned" / "curve.json"),

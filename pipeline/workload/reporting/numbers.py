@@ -118,6 +118,7 @@ def _layer_row(facts: Facts, name: str) -> Row:
         "measured_relative_error": 0.0 if measured is None else measured["measured_relative_error"],
         "lower_bound": lower,
         "upper_bound": upper,
+        "refit_correction": (measured or {}).get("correction"),
         "output_error_measured": output.get("measured"),
         "output_error_bound": output.get("bound"),
         "output_error_theorem": output.get("theorem"),
