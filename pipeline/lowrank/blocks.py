@@ -131,14 +131,18 @@ class Walk:
         self.states = [self._first(batch) for batch in batches]
 
     @torch.no_grad()
-    def inputs(self, place: int, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    def inputs(
+        self, place: int, names: Sequence[str], *, leave: bool = False
+    ) -> Iterator[dict[str, Tensor]]:
         """{layer: what it reads}, in the order in which they run, of each batch; the block at
-        `place` runs until the last of these layers was called once."""
+        `place` runs until the last of these layers was called once, or to its end, where the
+        states leave it."""
         for index in range(len(self.states)):
             found: dict[str, Tensor] = {}
-            if names:
-                with suppress(_Enough), self._watched(names, found):
-                    self._run(place, index)
+            with suppress(_Enough), self._watched(names, found, stop=not leave):
+                state = self._run(place, index)
+                if leave:
+                    self.states[index] = state
             yield found
 
     @torch.no_grad()
@@ -159,11 +163,13 @@ class Walk:
         return found[self._blocks[0]].clone()
 
     @contextmanager
-    def _watched(self, names: Sequence[str], found: dict[str, Tensor]) -> Iterator[None]:
+    def _watched(
+        self, names: Sequence[str], found: dict[str, Tensor], *, stop: bool = True
+    ) -> Iterator[None]:
         def hook(name: str) -> Callable[..., None]:
             def see(_: nn.Module, arguments: tuple[Any, ...]) -> None:
                 found.setdefault(name, arguments[0].detach())
-                if len(found) == len(names):
+                if stop and len(found) == len(names):
                     raise _Enough
 
             return see

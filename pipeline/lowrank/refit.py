@@ -177,7 +177,7 @@ def _drifts(
     masks = [padding_mask(batch) for batch in batches]
     before, after = (Walk(m, blocks, batches, calls) for m in (dense, compressed))
     for place, block in enumerate(blocks):
-        inputs = list(before.inputs(place, targets_in(block, targets)))
+        inputs = list(before.inputs(place, targets_in(block, targets), leave=True))
         for names in _steps(dense, inputs[0]):
             module = dense.get_submodule(names[0])
             read = (found[names[0]] for found in after.inputs(place, names[:1]))
@@ -189,7 +189,6 @@ def _drifts(
             ]
             total = sum(parts[1:], parts[0])
             yield from ((name, total) for name in names)
-        before.go_on(place)
         after.go_on(place)
 
 

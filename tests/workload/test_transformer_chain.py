@@ -16,7 +16,7 @@ from rich.console import Console
 from pipeline.lowrank.cost import count_params
 from pipeline.orchestration.compose import compose_params
 from pipeline.workload import report
-from pipeline.workload.tables import print_summary
+from pipeline.workload.tables import print_summary, read_layers
 from tests.imports import ROOT
 from tests.workload.test_text import rows
 from tests.workload.transformers_case import write_book, write_model
@@ -82,6 +82,27 @@ def test_text_in_and_out_of_domain(
     assert ("cosine, out of domain" if task == "encoder" else "out of domain") in shown
     assert "batch of 2 × 32" in shown
     assert (workspace / "reports/figures/overview.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("task", sorted(LAYERS))
+def test_a_refit_is_measured_and_shown(
+    workspace: Path, task: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether it is kept depends on the text; what was measured is reported either way."""
+    write_model(workspace / "net", task)
+    overrides = [f"model.task={task}", "model.name=net", f"analyze.include=[{LAYERS[task]}]"]
+    book = write_book(workspace / "b.txt", 24)
+    metrics = run_chain(
+        workspace, [*overrides, f"data.path={book}", "refit=blocks", "refit.batch_size=4"]
+    )
+    refit = metrics["refit"]
+    before, after = refit["divergence"]["without"], refit["divergence"]["refit"]
+    assert 0 < after != before > 0
+    assert refit["kept"] == (after < before)
+    print_summary(workspace, Console(width=120))
+    assert f"Refit: divergence from the dense network {before:.4g}" in capsys.readouterr().out
+    corrections = [row["refit_correction"] for row in read_layers(workspace / "reports/layers.csv")]
+    assert any(corrections) == refit["kept"]
 
 
 @pytest.mark.parametrize("task", sorted(LAYERS))
