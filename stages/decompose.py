@@ -25,11 +25,11 @@ def run() -> None:
     del options["methods"]  # the plan names the method of each layer
     plan, analysis = load_plan(Path("out/plan.json")), load_analysis(Path("out/analysis"))
     model, reports = apply_(load_network(BASELINE), plan, analysis, **options)
-    chosen, refit = section("refit"), None
+    dense, chosen, refit = load_network(BASELINE), section("refit"), None
     if chosen["share"] and reports:
         parts = (chosen["batch_size"], section("analyze")["holdout"])
         refit = refit_if_closer(
-            load_network(BASELINE),
+            dense,
             model,
             plan,
             analysis,
@@ -41,7 +41,7 @@ def run() -> None:
             **options,
         )
         model, reports = refit.model, {**reports, **refit.reports}
-    bounds = _certify(model, list(reports))
+    bounds = _certify(dense, model, list(reports))
     layers = {n: {"method": r.method, "ranks": list(r.ranks)} for n, r in reports.items()}
     folder = Path("out/compressed")
     save_network(folder, model, read_network(BASELINE).spec, layers)
@@ -54,10 +54,10 @@ def run() -> None:
     write_json(folder / "bounds.json", bounds.to_json())
 
 
-def _certify(model: nn.Module, names: list[str]) -> Bounds:
+def _certify(dense: nn.Module, model: nn.Module, names: list[str]) -> Bounds:
     options = section("certify")
     inputs, _ = load_split(DATA, "calibration").batch(slice(0, options["examples"]))
-    return certify(load_network(BASELINE), model, inputs, names, batch_size=options["batch_size"])
+    return certify(dense, model, inputs, names, batch_size=options["batch_size"])
 
 
 if __name__ == "__main__":

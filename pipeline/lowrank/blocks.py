@@ -38,7 +38,7 @@ def find_blocks(model: nn.Module, targets: Sequence[str]) -> list[str]:
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList | nn.Sequential) and not isinstance(module, Factorized):
             entries = list(_entries(name, module))
-            held = sum(any(_inside(t, entry) for entry in entries) for t in targets)
+            held = sum(len(targets_in(entry, targets)) for entry in entries)
             if len(entries) > 1 and held > best[0]:
                 best = (held, entries)
     if not best[1]:
@@ -58,12 +58,8 @@ def _entries(name: str, module: nn.Module) -> Iterator[str]:
             yield full
 
 
-def _inside(target: str, block: str) -> bool:
-    return target == block or target.startswith(f"{block}.")
-
-
 def targets_in(block: str, targets: Sequence[str]) -> list[str]:
-    return [target for target in targets if _inside(target, block)]
+    return [t for t in targets if t == block or t.startswith(f"{block}.")]
 
 
 @torch.no_grad()

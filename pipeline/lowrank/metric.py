@@ -119,14 +119,14 @@ def make_metric(name: str, moments: Moments, target: Target, damping: float) -> 
                 "the metric fisher needs gradients: collect moments with gradients=True"
             )
         outputs = moments.outputs
-        left = _stored(_cholesky(outputs, _floor(outputs, damping)).mT)
+        left = _stored(cholesky(outputs, _floor(outputs, damping)).mT)
     gram, mean = _channels(moments, target.kernel_size)
     floor = _floor(gram, INPUT_DAMPING)
     if not target.bias:
-        return Metric(left, _stored(_cholesky(gram, floor)))
+        return Metric(left, _stored(cholesky(gram, floor)))
     # The floor of the whole Gram: a channel that hardly varies still carries its mean.
     covariance = gram - mean[:, :, None] * mean[:, None, :]
-    return Metric(left, _stored(_cholesky(covariance, floor)), _stored(mean))
+    return Metric(left, _stored(cholesky(covariance, floor)), _stored(mean))
 
 
 def _stored(value: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ def _floor(gram: Tensor, damping: float) -> Tensor:
     return torch.where(mean > 0, damping * mean + _UNCERTAIN * trace, 1.0)
 
 
-def _cholesky(gram: Tensor, floor: Tensor) -> Tensor:
+def cholesky(gram: Tensor, floor: Tensor) -> Tensor:
     """Lower Cholesky factor of gram + floor · I."""
     shift = torch.diag_embed(floor.expand(gram.shape[:-1]))
     factor: Tensor = torch.linalg.cholesky(gram + shift)

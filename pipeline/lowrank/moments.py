@@ -144,12 +144,7 @@ class _Pass:
             outputs=None if outputs is None else outputs / self.units,
             positions=count,
         )
-        for what in (found.inputs, found.outputs):
-            if what is not None and not torch.isfinite(what).all():
-                raise LowRankError(
-                    f"layer {name!r}: activations or gradients hold NaN or Inf on the calibration "
-                    "data; check the data and the checkpoint"
-                )
+        check_sums(name, found.inputs, found.outputs)
         return found
 
     @contextmanager
@@ -192,6 +187,15 @@ class _Pass:
     def _add_outputs(self, name: str, module: nn.Module, grad: Tensor, mask: Tensor | None) -> None:
         rows = output_rows(module, grad.detach(), mask)
         _accumulate(self.outputs, name, gram(rows))
+
+
+def check_sums(name: str, *sums: Tensor | None) -> None:
+    """Raises LowRankError where a layer's sums hold NaN or Inf."""
+    if not all(torch.isfinite(one).all() for one in sums if one is not None):
+        raise LowRankError(
+            f"layer {name!r}: activations or gradients hold NaN or Inf on the calibration "
+            "data; check the data and the checkpoint"
+        )
 
 
 def gram(rows: Tensor, others: Tensor | None = None) -> Tensor:

@@ -27,8 +27,8 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.fitting import LayerReport, Part
 from pipeline.lowrank.linalg import relative_error
 from pipeline.lowrank.methods import make_methods
-from pipeline.lowrank.metric import Metric, make_metric
-from pipeline.lowrank.moments import Moments, gram
+from pipeline.lowrank.metric import Metric, cholesky, make_metric
+from pipeline.lowrank.moments import Moments, check_sums, gram
 from pipeline.lowrank.planning import Plan
 from pipeline.lowrank.rows import input_rows
 from pipeline.lowrank.surgery import replace_, skeleton
@@ -79,8 +79,7 @@ def corrected_weight(weight: Tensor, drift: Drift, share: float, *, centred: boo
     groups, size = drift.mean.shape
     matrix = weight.to(torch.float64).reshape(groups, -1, size)
     floor = inputs.diagonal(dim1=1, dim2=2).mean(-1)
-    floor = torch.where(floor > 0, _DAMPING * floor, 1.0)[:, None, None]
-    factor = torch.linalg.cholesky(inputs + floor * torch.eye(size, dtype=torch.float64))
+    factor = cholesky(inputs, torch.where(floor > 0, _DAMPING * floor, 1.0)[:, None])
     change = torch.cholesky_solve((matrix @ cross).mT, factor).mT
     return (matrix + share * change).reshape(weight.shape)
 
@@ -151,6 +150,7 @@ def refit_(
     methods = make_methods(sorted({x.method for x in plan.factorized.values()}), **options)
     reports = {}
     for name, drift in _drifts(dense, compressed, list(plan.factorized), batches):
+        check_sums(name, drift.inputs, drift.cross)
         layer, module = plan.factorized[name], dense.get_submodule(name)
         weight, bias = dense_weight(module), getattr(module, "bias", None)
         metric = _metric(analysis, name, drift) if plan.metric != "weight" else None
@@ -204,11 +204,11 @@ def _steps(model: nn.Module, inputs: Mapping[str, Tensor]) -> list[list[str]]:
 
 
 def _metric(analysis: Analysis, name: str, drift: Drift) -> Metric:
-    """The analysis' metric with x' for x."""
+    """The analysis' metric with x' for x; without its mean, since the bias is set here."""
     count = drift.positions
     moments = Moments(drift.inputs / count, drift.mean / count, None, count)
     here = make_metric("input", moments, analysis.targets[name], 0.0)
-    return replace(here, left=analysis.metrics[name].left)
+    return replace(here, left=analysis.metrics[name].left, mean=None)
 
 
 def _mean_change(weight: Tensor, approximation: Tensor, drift: Drift) -> Tensor:

@@ -165,3 +165,6 @@ def test_other_networks_are_refused() -> None:
     assert chosen.analysis is not None
     with pytest.raises(LowRankError, match="give at least one batch"):
         refit_(net, copy.deepcopy(net), chosen, chosen.analysis, [], share=0.5)
+    spoilt = [torch.full((4, 12), torch.nan)]
+    with pytest.raises(LowRankError, match=r"blocks\.\d+\..*hold NaN or Inf"):
+        refit_(net, copy.deepcopy(net), chosen, chosen.analysis, spoilt, share=0.5)
