@@ -1,14 +1,21 @@
-"""Who imports whom: read from the source, lazily imported modules included."""
+"""Who imports whom: read from the source, lazily imported modules included.
+
+python -m tests.imports
+
+Writes into dvc.yaml the code that each stage depends on.
+"""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = ("pipeline", "stages")
+FILES = [p.relative_to(ROOT) for room in PROJECT for p in (ROOT / room).rglob("*.py")]
 
 
 def module_file(module: str) -> Path | None:
@@ -60,3 +67,47 @@ def project_files(start: Path) -> set[Path]:
                 if target is not None:
                     queue.append(target)
     return found
+
+
+def has_code(file: Path) -> bool:
+    """Whether a file holds more than a docstring."""
+    body = ast.parse((ROOT / file).read_text()).body
+    return not all(isinstance(node, ast.Expr) for node in body)
+
+
+def needed_by(command: str) -> set[Path]:
+    """The files with code that a stage's command (`python -m stages.NAME`) imports."""
+    module = Path(*command.split()[-1].split(".")).with_suffix(".py")
+    return {file for file in project_files(module) if has_code(file)}
+
+
+def code_deps(needed: set[Path]) -> list[str]:
+    """Files as deps of a stage: folders below a room where all of one is needed."""
+    named = set()
+    for file in needed:
+        folder = next((f for f in reversed(file.parents[:-2]) if _all_of(f) <= needed), None)
+        named.add((folder or file).as_posix())
+    return sorted(named)
+
+
+def _all_of(folder: Path) -> set[Path]:
+    return {file for file in FILES if file.is_relative_to(folder) and has_code(file)}
+
+
+def main() -> None:
+    path, lines = ROOT / "dvc.yaml", []
+    command, started = "", False
+    for line in path.read_text().splitlines():
+        if line.startswith("    cmd: "):
+            command, started = line, False
+        if re.match(rf"      - ({'|'.join(PROJECT)})/", line):
+            if not started:
+                lines += [f"      - {name}" for name in code_deps(needed_by(command))]
+            started = True
+        else:
+            lines.append(line)
+    path.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -9,12 +9,9 @@ import pytest
 import yaml
 
 from tests.chain import STAGES
-from tests.imports import ROOT, imported, project_files
+from tests.imports import FILES, ROOT, has_code, imported, needed_by
 
 CHAIN = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-FILES = [
-    p.relative_to(ROOT) for room in ("pipeline", "stages") for p in (ROOT / room).rglob("*.py")
-]
 ORCHESTRATORS = {"hydra", "omegaconf", "dvc", "mlflow"}
 # room → the rooms of this project that it may import.
 MAY_IMPORT = {
@@ -55,25 +52,20 @@ def test_the_core_needs_torch_tensorly_and_safetensors_only() -> None:
             assert others <= set(sys.stdlib_module_names), f"{file} imports {others}"
 
 
-def has_code(file: Path) -> bool:
-    """Whether a file holds more than a docstring."""
-    body = ast.parse((ROOT / file).read_text()).body
-    return not all(isinstance(node, ast.Expr) for node in body)
-
-
 @pytest.mark.parametrize("stage", CHAIN)
 def test_deps_are_exactly_what_a_stage_imports(stage: str) -> None:
-    module = CHAIN[stage]["cmd"].split()[-1]
-    needed = {f for f in project_files(Path(*module.split(".")).with_suffix(".py")) if has_code(f)}
+    needed = needed_by(CHAIN[stage]["cmd"])
     declared = [Path(d) for d in CHAIN[stage]["deps"] if d.startswith(("pipeline", "stages"))]
     missing = [f for f in needed if not any(f.is_relative_to(d) for d in declared)]
-    assert not missing, f"add to the deps of {stage}: {sorted(map(str, missing))}"
+    assert not missing, f"{stage} misses {sorted(map(str, missing))}: python -m tests.imports"
     for path in declared:
         assert (ROOT / path).exists(), f"{stage} depends on {path}, which does not exist"
         inside = [f for f in FILES if f.is_relative_to(path) and has_code(f)]
         unused = set(inside) - needed
         assert inside, f"{path} holds no code"
-        assert not unused, f"{stage} does not import {sorted(map(str, unused))}"
+        assert not unused, (
+            f"{stage} has {sorted(map(str, unused))} too much: python -m tests.imports"
+        )
 
 
 def test_the_chain_has_its_stages_in_order() -> None:

@@ -13,6 +13,15 @@ def has_pivots(model: nn.Module) -> bool:
     return any(isinstance(module, PivotedInput | PivotedOutput) for module in model.modules())
 
 
+def lay_out(model: nn.Module, memory_format: torch.memory_format) -> None:
+    """Brings the kernels of 2-D convolutions into a memory format. (nn.Module.to would refuse
+    those of 3-D ones, and 1×1 kernels are the same in both.) Channels last is a fifth faster
+    on CPUs, and more on GPUs' tensor cores."""
+    for parameter in model.parameters():
+        if parameter.dim() == 4 and parameter[0, 0].numel() > 1:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)
+
+
 def multiply_out_(model: nn.Module) -> nn.Module:
     """Pivoted factors become whole ones, in place: plain Linears and 1×1 convolutions that compute
     the pivots too instead of passing them on. The same function with rank² numbers and products a

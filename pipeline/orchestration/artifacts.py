@@ -49,6 +49,12 @@ def log_dataset(client: MlflowClient, run_id: str, root: Path) -> None:
     client.log_inputs(run_id, [DatasetInput(data._to_mlflow_entity(), tags)])
 
 
+def has_model(client: MlflowClient, run_id: str) -> bool:
+    """Whether a model was logged to the run."""
+    outputs = client.get_run(run_id).outputs
+    return bool(outputs and outputs.model_outputs)
+
+
 def log_model(run_id: str, root: Path) -> None:
     """The fine-tuned network as an MLflow model (pt2: it loads without this project)."""
     import mlflow

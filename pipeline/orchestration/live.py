@@ -2,7 +2,8 @@
 
 A live run is a convenience beside the outputs, not one of them: it is noted in
 ./.live_run.json, resumed and completed by track, and logged anew from the files where a stage
-came from the cache.
+came from the cache. Points are sent together, a few seconds' worth at a time: a training that
+is over before never needs MLflow (seconds of import, milliseconds a step).
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from pipeline.lowrank.errors import LowRankError
 from pipeline.orchestration.store import TAG_CONFIG, config_hash, open_client, parent_tags
 
 if TYPE_CHECKING:
@@ -24,11 +26,14 @@ if TYPE_CHECKING:
 Log = Callable[[dict[str, float], int], None]
 
 NOTE = Path(".live_run.json")
+PERIOD = 5.0  # seconds from one sending to the next, and from the beginning to the first
+_BATCH = 1000  # MLflow's limit on points a request
 
 
 @contextmanager
 def curve_logger(stage: str) -> Iterator[Log]:
-    """Yields log(metrics, step), which sends the values to this configuration's MLflow run.
+    """Yields log(metrics, step), which sends the values to this configuration's MLflow run
+    within PERIOD, or never where the training is over before.
 
     Metric names get the stage in front (`fine_tune.train_loss`). Does nothing where
     `track.live` is false. When the stage fails the run is marked as failed.
@@ -37,17 +42,54 @@ def curve_logger(stage: str) -> Iterator[Log]:
     if not params["track"]["live"]:
         yield lambda metrics, step: None
         return
-    client, experiment = open_client(params["track"])
-    run_id = _run_for(client, experiment, config_hash(params))
-    prefix = stage.replace("-", "_")
+    curve = _LiveCurve(params, stage.replace("-", "_"))
     try:
-        yield lambda metrics, step: _log(client, run_id, prefix, metrics, step)
+        yield curve.log
     except BaseException:
-        client.set_terminated(run_id, "FAILED")
-        NOTE.unlink(missing_ok=True)
+        with suppress(LowRankError):  # no store: what the training failed of is to be told
+            curve.fail()
         raise
-    note = json.loads(NOTE.read_text())
-    NOTE.write_text(json.dumps({**note, "stages": [*note["stages"], prefix]}) + "\n")
+    curve.finish()
+
+
+class _LiveCurve:
+    """The points of one training that are still to be sent, and the run that gets them."""
+
+    def __init__(self, params: Mapping[str, Any], prefix: str) -> None:
+        self._params, self._prefix = params, prefix
+        self._points: list[tuple[str, float, int, int]] = []
+        self._client: MlflowClient | None = None
+        self._run_id = ""
+        self._sent = time.monotonic()
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        now = int(time.time() * 1000)
+        self._points += [(f"{self._prefix}.{k}", v, now, step) for k, v in metrics.items()]
+        if time.monotonic() - self._sent >= PERIOD:
+            self._send()
+
+    def finish(self) -> None:
+        if self._client is None:
+            return
+        self._send()
+        note = json.loads(NOTE.read_text())
+        NOTE.write_text(json.dumps({**note, "stages": [*note["stages"], self._prefix]}) + "\n")
+
+    def fail(self) -> None:
+        self._send().set_terminated(self._run_id, "FAILED")
+        NOTE.unlink(missing_ok=True)
+
+    def _send(self) -> MlflowClient:
+        from mlflow.entities import Metric
+
+        if self._client is None:
+            self._client, experiment = open_client(self._params["track"])
+            self._run_id = _run_for(self._client, experiment, config_hash(self._params))
+        points = [Metric(*point) for point in self._points]
+        for start in range(0, len(points), _BATCH):
+            self._client.log_batch(self._run_id, metrics=points[start : start + _BATCH])
+        self._points, self._sent = [], time.monotonic()
+        return self._client
 
 
 def take_live_run(client: MlflowClient, root: Path, config: str) -> tuple[str, list[str]] | None:
@@ -90,13 +132,3 @@ def _read_note(client: MlflowClient, path: Path, config: str) -> Mapping[str, An
     if run.info.status == "RUNNING" and run.data.tags.get(TAG_CONFIG) == config:
         return note
     return None
-
-
-def _log(
-    client: MlflowClient, run_id: str, prefix: str, metrics: Mapping[str, float], step: int
-) -> None:
-    from mlflow.entities import Metric
-
-    now = int(time.time() * 1000)
-    batch = [Metric(f"{prefix}.{name}", value, now, step) for name, value in metrics.items()]
-    client.log_batch(run_id, metrics=batch)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from filelock import FileLock
 
-from pipeline.orchestration.artifacts import log_artifacts, log_dataset, log_model
+from pipeline.orchestration.artifacts import has_model, log_artifacts, log_dataset, log_model
 from pipeline.orchestration.live import take_live_run
 from pipeline.orchestration.store import (
     TAG_CONFIG,
@@ -40,10 +40,13 @@ def track_run(root: Path, params: Mapping[str, Any]) -> dict[str, str]:
     "experiment", "config", "lock"}, of which the last two name the run by its tags.
 
     An equal run (same configuration, same dvc.lock) that is there already is not logged
-    again: its id is returned. A live run of the same configuration is completed.
+    again: its id is returned. A live run of the same configuration is completed. The model is
+    logged by single runs only: of a sweep's jobs few are ever used, and running one of those alone
+    adds the model to its run.
     """
     client, experiment = open_client(params["track"])
     config, lock = config_hash(params), lock_hash(root)
+    with_model = params["track"]["log_model"] and not parent_tags()
     locks = main_root() / ".scratch" / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / f"track-{config}-{lock}.lock"):  # two equal jobs of a sweep, one run
@@ -53,6 +56,8 @@ def track_run(root: Path, params: Mapping[str, Any]) -> dict[str, str]:
             run_id = _log_run(client, experiment, root, params, tags)
         else:
             print(f"track: this run is in MLflow already ({run_id})")
+        if with_model and not has_model(client, run_id):
+            log_model(run_id, root)
     name = params["track"]["experiment"]
     return {"run_id": run_id, "experiment": name, "config": config, "lock": lock}
 
@@ -117,8 +122,6 @@ def _log_run(
                 _log_curve(client, run_id, stage, root / "out" / folder / "curve.json")
         log_dataset(client, run_id, root)
         log_artifacts(client, run_id, root)
-        if params["track"]["log_model"]:
-            log_model(run_id, root)
         client.set_terminated(run_id, "FINISHED")
     return run_id
 

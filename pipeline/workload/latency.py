@@ -21,11 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.checkpoint import load_network
-from pipeline.lowrank.deployment import has_pivots, multiply_out_
+from pipeline.lowrank.deployment import has_pivots, lay_out, multiply_out_
 from pipeline.lowrank.errors import LowRankError
 from pipeline.workload.checksums import file_sha256
 from pipeline.workload.data import load_split
-from pipeline.workload.devices import lay_out
 from pipeline.workload.scratch import scratch, write_whole
 from pipeline.workload.splits import TokenSplit
 

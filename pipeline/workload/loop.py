@@ -11,10 +11,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from pipeline.lowrank.deployment import lay_out
 from pipeline.workload.augmentation import AUGMENTATIONS
 from pipeline.workload.curve import BestState, Recorder, check_finite
 from pipeline.workload.descent import DescentProbe, measuring_steps
-from pipeline.workload.devices import lay_out
 from pipeline.workload.objectives import Batch, Objective
 from pipeline.workload.optimizers import Clock, make_optimizer, one_cycle
 from pipeline.workload.progress import Display

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.workload.devices import lay_out
+from pipeline.lowrank.deployment import lay_out
 from pipeline.workload.splits import Split
 
 _CACHE_BYTES = 256 * 2**20

@@ -8,10 +8,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from pipeline.lowrank.deployment import lay_out
 from pipeline.lowrank.errors import LowRankError
 from pipeline.workload.augmentation import AUGMENTATIONS
 from pipeline.workload.curve import Curve, OnStep, Recorder, check_finite
-from pipeline.workload.devices import lay_out
 from pipeline.workload.evaluation import evaluate_quality, quality_sums
 from pipeline.workload.loop import (
     VALIDATION_BATCH,

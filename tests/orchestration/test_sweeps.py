@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import mlflow
 import pytest
 import yaml
 from filelock import FileLock
@@ -107,6 +108,20 @@ def test_a_second_sweep_computes_and_logs_nothing_again(tree: Tree, client: Mlfl
     assert {run.info.run_id for run in linked} == {job["run_id"] for job in sweep["jobs"]}
     first = record(tree, "first")
     assert {run.info.run_id for run in linked} <= {job["run_id"] for job in first["jobs"]}
+
+
+def test_running_a_job_alone_adds_its_model_to_its_run(tree: Tree, client: MlflowClient) -> None:
+    job = record(tree, "first")["jobs"][2]
+    assert client.get_run(job["run_id"]).outputs.model_outputs == []
+    output = tree.pipeline(*job["overrides"], "track.log_model=true")
+    assert f"MLflow run {job['run_id']}" in output
+    run = client.get_run(job["run_id"])
+    assert run.info.status == "FINISHED"
+    (logged,) = run.outputs.model_outputs
+    model = mlflow.pytorch.load_model(client.get_logged_model(logged.model_id).artifact_location)
+    assert sum(p.numel() for p in model.parameters()) == run.data.metrics["fine_tuned.params"]
+    tree.pipeline(*job["overrides"], "track.log_model=true")
+    assert len(client.get_run(job["run_id"]).outputs.model_outputs) == 1
 
 
 def test_optuna_with_two_objectives(tree: Tree) -> None:
