@@ -2,10 +2,11 @@
 
 python -m benchmarks.sweep_soak [SWEEPS [MINUTES]]
 
-A job's process group, its DVC process alone, or one of its stages alone gets SIGKILL at a random
-time; then the sweep is resumed until it is done. At the end every result must be that of the
-serial sweep on the same seed, byte for byte, every lock free and no process left. Each sweep
-starts cold, in a tree of its own; a few seeds take turns, so that the serial ones are run once.
+A job's process group, its DVC process alone, one of its stages alone, or the process that jobs
+are forked from gets SIGKILL at a random time; then the sweep is resumed until it is done. At the
+end every result must be that of the serial sweep on the same seed, byte for byte, every lock
+free and no process left. Each sweep starts cold, in a tree of its own; a few seeds take turns,
+so that the serial ones are run once.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ PARALLEL = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 RESULTS = ("out/plan.json", "reports/metrics.json", "reports/layers.csv", "dvc.lock")
 _MOST_RESUMES = 10
 _SEEDS = 5
+_PATIENCE = 10.0  # seconds: processes that wait for others' ends see them a little later
 _NAME = "sweep"
 
 
@@ -46,17 +48,32 @@ def groups(folder: Path) -> dict[int, list[int]]:
     return found
 
 
+def server_of(pid: int, tree: Path) -> int | None:
+    """The process that this one is a fork of; None where that is gone (and init took its place)."""
+    with suppress(OSError):
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        if Path(os.readlink(f"/proc/{parent}/cwd")) == tree:
+            return parent
+    return None
+
+
 def strike(sweep: Path, chance: random.Random) -> str | None:
-    """Kills something of a running job: the whole group, its leader (DVC), or one stage."""
+    """Kills something of a running job: the whole group, its leader (DVC), one stage (or the
+    process that it is a fork of), or what the leader is a fork of."""
     running = groups(sweep)
     if not running:
         return None
     group = chance.choice(sorted(running))
-    what = chance.choice(("group", "dvc", "stage"))
+    what = chance.choice(("group", "dvc", "stage", "server"))
     others = [pid for pid in running[group] if pid != group]
     with suppress(ProcessLookupError):
         if what == "group":
             os.killpg(group, signal.SIGKILL)
+        elif what == "server":
+            server = server_of(group, sweep.parent)
+            if server is None:
+                return None
+            os.kill(server, signal.SIGKILL)
         elif what == "dvc" or not others:
             os.kill(group, signal.SIGKILL)
         else:
@@ -110,7 +127,10 @@ def soak(folder: Path, number: int, serial: dict[int, Tree], chance: random.Rand
         run_serial(serial[seed], seed)
     tree = make_small_tree(folder / f"struck{number}")
     struck = run_struck(tree, seed, chance)
-    assert not groups(tree.path), f"processes left: {groups(tree.path)}"
+    deadline = time.monotonic() + _PATIENCE
+    while left := groups(tree.path):
+        assert time.monotonic() < deadline, f"processes left: {left}"
+        time.sleep(0.1)
     for lock in (tree.path / ".scratch/locks").glob("*.lock"):
         with FileLock(lock, timeout=0):
             pass

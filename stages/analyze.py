@@ -11,11 +11,13 @@ from pipeline.lowrank.checkpoint import load_network
 from pipeline.lowrank.moments import collect_moments
 from pipeline.workload.calibration import evenly, statistics_batches
 from pipeline.workload.data import load_meta, predictions_of
+from pipeline.workload.threads import set_threads
 from pipeline.workload.weight_history import weights_in_training
 from stages._io import main, section
 
 
 def run() -> None:
+    set_threads(section("fabric")["threads"])
     options = section("analyze")
     metric, damping = options["metric"], options["damping"]
     patterns = {key: options[key] for key in ("include", "exclude")}

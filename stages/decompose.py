@@ -15,12 +15,14 @@ from pipeline.lowrank.planning import load_plan
 from pipeline.lowrank.refit import refit_if_closer
 from pipeline.workload.calibration import held_out_batches, statistics_batches
 from pipeline.workload.data import load_meta, load_split, predictions_of
+from pipeline.workload.threads import set_threads
 from stages._io import main, section, write_json
 
 DATA, BASELINE = Path("out/data"), Path("out/baseline")
 
 
 def run() -> None:
+    set_threads(section("fabric")["threads"])
     options = section("decompose") | {"seed": section("seed")}
     del options["methods"]  # the plan names the method of each layer
     plan, analysis = load_plan(Path("out/plan.json")), load_analysis(Path("out/analysis"))

@@ -15,10 +15,12 @@ from pipeline.lowrank.planning import make_plan, save_plan
 from pipeline.lowrank.policies import make_policy
 from pipeline.workload.calibration import held_out_batches
 from pipeline.workload.data import load_meta, predictions_of
+from pipeline.workload.threads import set_threads
 from stages._io import main, section
 
 
 def run() -> None:
+    set_threads(section("fabric")["threads"])
     chosen, calibration, options = section("rank_select"), section("analyze"), section("decompose")
     options["seed"] = section("seed")
     overrides = make_overrides(chosen["overrides"])

@@ -74,7 +74,8 @@ def lock_hash(root: Path) -> str:
     path = root / "dvc.lock"
     if not path.is_file():  # stages run by hand, one by one
         return "none"
-    stages = yaml.safe_load(path.read_text())["stages"]
+    # By libyaml: PyYAML's own parser takes as long as all else that a cached job is tracked by.
+    stages = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)["stages"]
     chosen = {name: s for name, s in stages.items() if name not in ("configure", "track")}
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -8,14 +8,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import yaml
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.orchestration.compose import write_params
+from pipeline.orchestration.warm import start_warm
 
 # What a job runs without: it gets its params.yaml ready made, and is tracked by the launcher.
 NOT_IN_JOBS = ("configure", "track")
@@ -58,8 +59,8 @@ class StoppedError(LowRankError):
 def reproduce(
     root: Path, workspace: Path, *, log: Path | None = None, stop: Path | None = None
 ) -> None:
-    """Runs the workspace's chain in a process group of its own, its output on our terminal or
-    in the file `log`.
+    """Runs the workspace's chain in a process group of its own, its output on our terminal, or,
+    as a job of a sweep, in the file `log`.
 
     Raises LowRankError when a stage fails, StoppedError when the file `stop` appears. However this
     ends, on Ctrl-C too, the whole group is gone: a stage whose DVC is gone would live on as an
@@ -74,34 +75,59 @@ def reproduce(
         # `python` in dvc.yaml is the interpreter that runs this.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }
-    command = [sys.executable, "-m", "pipeline.orchestration.runner"]
-    with nullcontext(None) if log is None else log.open("w") as output:
-        job = subprocess.Popen(
-            command,
-            cwd=workspace,
-            env=environment,
-            stdin=subprocess.PIPE,  # never written: that it closes tells the job that we are gone
-            stdout=output,
-            stderr=None if output is None else subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            status = _wait(job, stop)
-        except BaseException:
-            _end(job)
-            raise
+    process = _Cold(workspace, environment) if log is None else _Warm(workspace, environment, log)
+    try:
+        while (status := process.wait(0.5)) is None:
+            if stop is not None and stop.exists():
+                raise StoppedError("stopped with its sweep")
+    except BaseException:
+        _end(process)
+        raise
     if status != 0:
-        _end(job)  # what a killed process left behind
+        _end(process)  # what a killed process left behind
         raise LowRankError(_why(log, status, workspace))
 
 
-def _wait(job: subprocess.Popen[bytes], stop: Path | None) -> int:
-    while True:
+class _Process(Protocol):
+    """A process that leads a group of its own; `wait` gives its exit status once there is one."""
+
+    pid: int
+
+    def wait(self, seconds: float | None) -> int | None: ...
+
+
+class _Cold:
+    """The runner as a process of its own, as `dvc repro` is."""
+
+    def __init__(self, workspace: Path, environment: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.orchestration.runner"],
+            cwd=workspace,
+            env=environment,
+            stdin=subprocess.PIPE,  # never written: that it closes tells the job that we are gone
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+
+    def wait(self, seconds: float | None) -> int | None:
         try:
-            return job.wait(0.5)
+            return self._process.wait(seconds)
         except subprocess.TimeoutExpired:
-            if stop is not None and stop.exists():
-                raise StoppedError("stopped with its sweep") from None
+            return None
+
+
+class _Warm:
+    """The runner in a warm process: a sweep's jobs start by the dozen."""
+
+    def __init__(self, workspace: Path, environment: Mapping[str, str], log: Path) -> None:
+        from pipeline.orchestration.runner import run_warm
+
+        self._process = start_warm(run_warm, workspace, environment, log)
+        self.pid = cast(int, self._process.pid)
+
+    def wait(self, seconds: float | None) -> int | None:
+        self._process.join(seconds)
+        return self._process.exitcode
 
 
 def _why(log: Path | None, status: int, workspace: Path) -> str:
@@ -112,18 +138,25 @@ def _why(log: Path | None, status: int, workspace: Path) -> str:
         )
     if status < 0:
         return f"the job's process was ended by signal {-status} ({signal.strsignal(-status)})"
+    log.touch()  # not there where the process ended before it wrote
     told = [line for line in log.read_text(errors="replace").splitlines() if "error: " in line]
     return told[0].partition("error: ")[2] if told else f"the run failed; see {log}"
 
 
-def _end(job: subprocess.Popen[bytes]) -> None:
+def _end(process: _Process) -> None:
     """Ends a process group: asks first, kills after five seconds."""
     for what, patience in ((signal.SIGINT, 5.0), (signal.SIGKILL, None)):
-        if job.poll() is None:
-            os.killpg(job.pid, what)
-        try:
-            job.wait(patience)
-        except subprocess.TimeoutExpired:
-            continue
+        if process.wait(0) is None:
+            _signal(process.pid, what)
+            process.wait(patience)
     with suppress(ProcessLookupError):  # stages whose parent went first
-        os.killpg(job.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _signal(pid: int, what: signal.Signals) -> None:
+    """To the group, or to its leader alone where that has not had the time to found it."""
+    try:
+        os.killpg(pid, what)
+    except ProcessLookupError:
+        with suppress(ProcessLookupError):
+            os.kill(pid, what)

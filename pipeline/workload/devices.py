@@ -9,6 +9,7 @@ import torch
 from lightning_fabric import Fabric, seed_everything
 
 from pipeline.lowrank.errors import LowRankError
+from pipeline.workload.threads import set_threads
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,7 @@ def make_fabric(options: FabricOptions, seed: int) -> Fabric:
 
 def set_deterministic(threads: int | None) -> None:
     """Same seed, same bits on the same machine, from here on in this process."""
-    if threads is not None:
-        if threads < 1:
-            raise LowRankError(f"fabric.threads={threads}: give at least 1, or null for all cores")
-        torch.set_num_threads(threads)
+    set_threads(threads)
     # cuBLAS reads it when it starts; without it deterministic matrix products are refused.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)

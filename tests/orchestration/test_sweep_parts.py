@@ -253,8 +253,8 @@ def test_locks_are_named_by_all_that_determines_a_stage() -> None:
 def test_a_job_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     """kill −9 of that process included: its end of the pipe closes."""
     child = (
-        "import os, time; from pipeline.orchestration.runner import end_with_parent;"
-        "end_with_parent(); print(os.getpid(), flush=True); time.sleep(600)"
+        "import os, time; from pipeline.orchestration.runner import *;"
+        "end_with_parent(stdin_closed); print(os.getpid(), flush=True); time.sleep(600)"
     )
     parent = (
         "import subprocess, sys, time;"

@@ -23,7 +23,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 
 from pipeline.orchestration.store import TAG_CONFIG, TAG_LOCK, TAG_SWEEP
-from tests.chain import Tree, ran
+from tests.chain import STAGES, Tree, ran
 from tests.imports import ROOT
 from tests.orchestration.small_tree import make_small_tree, ran_in, record
 from tests.orchestration.tracking_server import POSTGRES, postgres, serving
@@ -108,6 +108,20 @@ def test_a_second_sweep_computes_and_logs_nothing_again(tree: Tree, client: Mlfl
     assert {run.info.run_id for run in linked} == {job["run_id"] for job in sweep["jobs"]}
     first = record(tree, "first")
     assert {run.info.run_id for run in linked} <= {job["run_id"] for job in first["jobs"]}
+
+
+def test_a_job_of_a_parallel_sweep_gives_the_bits_of_a_single_run(
+    tree: Tree, tmp_path: Path
+) -> None:
+    """The worker's OMP_NUM_THREADS and its warm processes included, with nothing shared."""
+    job = record(tree, "first")["jobs"][3]
+    alone = make_small_tree(tmp_path / "alone")
+    command = (sys.executable, "-m", "pipeline", *job["overrides"], "hydra.run.dir=run")
+    output = alone.run("env", "OMP_NUM_THREADS=2", *command)
+    assert ran(output) == [s for s in STAGES if s not in ("configure", "track")]
+    for name in ("out/plan.json", "reports/metrics.json", "dvc.lock"):
+        mine = (alone.path / "run" / name).read_text()
+        assert mine == (tree.path / "first" / job["folder"] / name).read_text(), name
 
 
 def test_running_a_job_alone_adds_its_model_to_its_run(tree: Tree, client: MlflowClient) -> None:

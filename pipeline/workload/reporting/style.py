@@ -67,9 +67,15 @@ def save_png(draw: Callable[[], Figure], path: Path) -> None:
     """Draws in our style, whatever matplotlibrc says, and writes the same bytes every time."""
     with matplotlib.style.context(["default", _STYLE]):
         figure = draw()
-        FigureCanvasAgg(figure)
+        figure.set_dpi(DPI)
+        canvas = FigureCanvasAgg(figure)
+        # Laid out here, since savefig would go through all of the figure once more to do it.
+        engine = figure.get_layout_engine()
+        if figure.axes and engine is not None:
+            engine.execute(figure)
+        figure.set_layout_engine("none")
         # The Software entry would tie the bytes to matplotlib's version text.
-        figure.savefig(path, format="png", dpi=DPI, metadata={"Software": None})
+        canvas.print_png(path, metadata={"Software": None})  # type: ignore[no-untyped-call]
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -1,0 +1,18 @@
+"""How many CPU threads a stage computes with."""
+
+from __future__ import annotations
+
+import torch
+
+from pipeline.lowrank.errors import LowRankError
+
+
+def set_threads(threads: int | None) -> None:
+    """The fabric section's `threads`; None leaves torch's own choice, which depends on the machine
+    and on OMP_NUM_THREADS (launchers set that one for their workers). The number decides how sums
+    are split, so results of another number differ in their last bits."""
+    if threads is None:
+        return
+    if threads < 1:
+        raise LowRankError(f"fabric.threads={threads}: give at least 1, or null for all cores")
+    torch.set_num_threads(threads)
