@@ -93,7 +93,7 @@ def run_struck(tree: Tree, seed: int, chance: random.Random) -> list[str]:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         while attempt < 3 and process.poll() is None:
-            time.sleep(chance.uniform(2, 12))
+            time.sleep(chance.uniform(1, 7))
             what = strike(tree.path / _NAME, chance)
             if what:
                 struck.append(what)
