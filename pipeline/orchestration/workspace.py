@@ -34,6 +34,8 @@ def make_workspace(root: Path, workspace: Path, params: Mapping[str, Any]) -> No
     if not dvc_file.is_file():
         raise LowRankError(f"{dvc_file}: no such file; run python -m pipeline in the repository")
     (workspace / ".dvc").mkdir(parents=True, exist_ok=True)
+    # Nothing runs here now. A DVC that was killed may have left half of it, which no other reads.
+    (workspace / ".dvc" / "tmp" / "rwlock").unlink(missing_ok=True)
     (workspace / ".dvc" / "config").write_text(
         "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
         f"[cache]\n    dir = {root.absolute() / '.dvc' / 'cache'}\n"
