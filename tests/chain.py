@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,3 +103,11 @@ def make_tree(path: Path, *, git: bool = True, quick: bool = True) -> Tree:
     else:
         (path / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
     return tree
+
+
+def wait_for(what: str, condition: Callable[[], bool], seconds: float) -> None:
+    """Until the condition holds; no longer than the seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen in {seconds} s"
+        time.sleep(0.1)

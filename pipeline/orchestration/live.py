@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.orchestration.store import TAG_CONFIG, config_hash, open_client, parent_tags
+from pipeline.orchestration.store import (
+    TAG_CONFIG,
+    config_hash,
+    log_points,
+    open_client,
+    parent_tags,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,7 +33,6 @@ Log = Callable[[dict[str, float], int], None]
 
 NOTE = Path(".live_run.json")
 PERIOD = 5.0  # seconds from one sending to the next, and from the beginning to the first
-_BATCH = 1000  # MLflow's limit on points a request
 
 
 @contextmanager
@@ -80,14 +85,10 @@ class _LiveCurve:
         NOTE.unlink(missing_ok=True)
 
     def _send(self) -> MlflowClient:
-        from mlflow.entities import Metric
-
         if self._client is None:
             self._client, experiment = open_client(self._params["track"])
             self._run_id = _run_for(self._client, experiment, config_hash(self._params))
-        points = [Metric(*point) for point in self._points]
-        for start in range(0, len(points), _BATCH):
-            self._client.log_batch(self._run_id, metrics=points[start : start + _BATCH])
+        log_points(self._client, self._run_id, self._points)
         self._points, self._sent = [], time.monotonic()
         return self._client
 

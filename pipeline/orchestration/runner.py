@@ -31,7 +31,7 @@ from dvc.stage.exceptions import StageCmdFailedError
 from filelock import FileLock
 
 from pipeline.orchestration.status import update_status
-from pipeline.orchestration.warm import outlive_no_parent, warm_stages
+from pipeline.orchestration.warm import parent_ended, warm_stages
 
 # What became of a stage: computed here, restored from the run-cache, or as it was already.
 RAN, CACHED, UNCHANGED = "ran", "cached", "unchanged"
@@ -60,7 +60,6 @@ def reproduce_here(locks: Path) -> None:
 
     Raises DvcException when a stage fails.
     """
-    _parse_params_once()
     repo, watch = Repo("."), _Watch()
     outcomes: dict[str, str] = {}
     logging.getLogger("dvc").addHandler(watch)
@@ -136,6 +135,7 @@ def stdin_closed() -> None:
 
 def main(parent_gone: Callable[[], None] = stdin_closed) -> int:
     end_with_parent(parent_gone)
+    _parse_params_once()
     logging.getLogger("dvc").setLevel(logging.INFO)
     try:
         reproduce_here(Path(os.environ["LOWRANK_SCRATCH"]) / "locks")
@@ -158,7 +158,7 @@ def run_warm() -> None:
                 raise StageCmdFailedError(command, status)
 
         popen, dvc.stage.run._run = dvc.stage.run._run, run
-        sys.exit(main(outlive_no_parent))
+        sys.exit(main(parent_ended))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ TAG_SWEEP = "lowrank.sweep."
 # In the environment of a sweep's jobs: the id of the sweep's run. (MLflow's own MLFLOW_RUN_ID
 # would make all jobs one run.)
 PARENT = "LOWRANK_PARENT_RUN"
+_POINTS = 1000  # MLflow's limit on points a request
 
 
 def main_root() -> Path:
@@ -83,6 +84,17 @@ def _reached(uri: str) -> Iterator[None]:
             "or mend the address"
         )
         raise LowRankError(re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:…@", message)) from error
+
+
+def log_points(
+    client: MlflowClient, run_id: str, points: Sequence[tuple[str, float, int, int]]
+) -> None:
+    """Points of curves, each (metric, value, milliseconds since 1970, step)."""
+    from mlflow.entities import Metric
+
+    for start in range(0, len(points), _POINTS):
+        batch = [Metric(*point) for point in points[start : start + _POINTS]]
+        client.log_batch(run_id, metrics=batch)
 
 
 def quiet_mlflow() -> None:

@@ -21,6 +21,7 @@ from pipeline.orchestration.store import (
     TAG_CONFIG,
     TAG_LOCK,
     config_hash,
+    log_points,
     main_root,
     open_client,
     parent_tags,
@@ -189,15 +190,12 @@ def _log_metrics(client: MlflowClient, run_id: str, values: Mapping[str, float])
 
 def _log_curve(client: MlflowClient, run_id: str, stage: str, path: Path) -> None:
     """The curve of a stage that came from the cache: the same names and steps as live."""
-    from mlflow.entities import Metric
-
     curve = json.loads(path.read_text())
     now = int(time.time() * 1000)
     points = [
-        Metric(f"{stage}.{name}", float(value), now, entry["step"])
+        (f"{stage}.{name}", float(value), now, entry["step"])
         for entry in [*curve["steps"], *curve["epochs"], *curve["descent"]]
         for name, value in entry.items()
         if name not in ("step", "epoch")
     ]
-    for start in range(0, len(points), 1000):
-        client.log_batch(run_id, metrics=points[start : start + 1000])
+    log_points(client, run_id, points)

@@ -44,6 +44,7 @@ def start_warm(
 ) -> BaseProcess:
     """Starts run() in a warm process that leads a process group of its own, in `workspace`, with
     this environment alone and its output in the file `log`."""
+    log.write_text("")  # what an earlier process said is not this one's
     context = get_context("forkserver")
     context.set_forkserver_preload(list(LIBRARIES))
     arguments = (run, str(workspace), dict(environment), str(log))
@@ -57,13 +58,13 @@ def _job(run: Callable[[], None], workspace: str, environment: dict[str, str], l
     set_start_method(None, force=True)  # not that of the launcher's workers
     os.chdir(workspace)
     _replace_environment(environment)
-    with open(log, "w") as file:
+    with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     run()
 
 
-def outlive_no_parent() -> None:
+def parent_ended() -> None:
     """Returns when the process that started this warm one is gone, however it went."""
     parent = parent_process()
     assert parent is not None

@@ -140,7 +140,6 @@ def _why(log: Path | None, status: int, workspace: Path) -> str:
         )
     if status < 0:
         return f"the job's process was ended by signal {-status} ({signal.strsignal(-status)})"
-    log.touch()  # not there where the process ended before it wrote
     told = [line for line in log.read_text(errors="replace").splitlines() if "error: " in line]
     return told[0].partition("error: ")[2] if told else f"the run failed; see {log}"
 

@@ -25,6 +25,8 @@ from pipeline.orchestration.objectives import DIRECTIONS, read_objectives
 from pipeline.orchestration.runner import stage_key
 from pipeline.orchestration.status import read_status, update_status, write_whole
 from pipeline.orchestration.sweep import count, opened, read_jobs, stop_jobs
+from pipeline.orchestration.workspace import make_workspace
+from tests.chain import wait_for
 from tests.imports import ROOT
 
 CONF = ROOT / "conf"
@@ -253,7 +255,8 @@ def test_locks_are_named_by_all_that_determines_a_stage() -> None:
 def test_a_job_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     """kill −9 of that process included: its end of the pipe closes."""
     child = (
-        "import os, time; from pipeline.orchestration.runner import *;"
+        "import os, time;"
+        "from pipeline.orchestration.runner import end_with_parent, stdin_closed;"
         "end_with_parent(stdin_closed); print(os.getpid(), flush=True); time.sleep(600)"
     )
     parent = (
@@ -268,10 +271,16 @@ def test_a_job_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     pid = int(started.stdout.readline())
     started.kill()
     started.wait()
-    deadline = time.monotonic() + 20
-    while Path(f"/proc/{pid}").exists() and "Z" not in _state(pid):
-        assert time.monotonic() < deadline, "the job outlived its parent"
-        time.sleep(0.05)
+    wait_for("the end of the job", lambda: "Z" in _state(pid), 20)
+
+
+def test_half_a_lock_file_of_a_killed_dvc_does_not_stay(tmp_path: Path) -> None:
+    """DVC's runs would all fail at it."""
+    left = tmp_path / "job/.dvc/tmp/rwlock"
+    left.parent.mkdir(parents=True)
+    left.write_text('{"out/data": ')
+    make_workspace(ROOT, tmp_path / "job", {"seed": 0})
+    assert not left.exists()
 
 
 def _state(pid: int) -> str:

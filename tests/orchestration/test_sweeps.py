@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -23,7 +22,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 
 from pipeline.orchestration.store import TAG_CONFIG, TAG_LOCK, TAG_SWEEP
-from tests.chain import STAGES, Tree, ran
+from tests.chain import STAGES, Tree, ran, wait_for
 from tests.imports import ROOT
 from tests.orchestration.small_tree import make_small_tree, ran_in, record
 from tests.orchestration.tracking_server import POSTGRES, postgres, serving
@@ -206,13 +205,6 @@ def processes_in(folder: Path) -> dict[int, str]:
         if inside and words:
             found[int(process.name)] = words
     return found
-
-
-def wait_for(what: object, condition: object, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, f"{what} did not happen in {seconds} s"
-        time.sleep(0.2)
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from pipeline.orchestration.warm import outlive_no_parent, start_warm, warm_stages
+from pipeline.orchestration.warm import parent_ended, start_warm, warm_stages
+from tests.chain import wait_for
 from tests.imports import ROOT
 
 PROBE = """
@@ -88,18 +88,11 @@ def members(group: int) -> set[int]:
     return {int(pid) for pid, found, state in fields if int(found) == group and state[0] != "Z"}
 
 
-def wait_until(condition: object, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize("victim", ["stage", "between"])
 def test_a_killed_process_is_a_failed_stage(workspace: Path, victim: str) -> None:
     process = start_warm(run_the_waiting_stage, workspace, {}, workspace / "log")
     assert process.pid is not None
-    wait_until((workspace / "waits").exists)
+    wait_for("the stage", (workspace / "waits").exists, 60)
     forker, stage = sorted(members(process.pid) - {process.pid})
     os.kill(stage if victim == "stage" else forker, signal.SIGKILL)
     process.join(60)
@@ -115,7 +108,7 @@ def end_with_parent() -> None:
     from pipeline.orchestration import runner
 
     with warm_stages() as run:
-        runner.end_with_parent(outlive_no_parent)
+        runner.end_with_parent(parent_ended)
         run("python -m stages.waiting", {})
 
 
@@ -133,8 +126,8 @@ def test_a_job_and_its_stage_end_with_a_worker_that_is_killed(workspace: Path) -
     )
     assert started.stdout is not None
     group = int(started.stdout.readline())
-    wait_until((workspace / "waits").exists)
+    wait_for("the stage", (workspace / "waits").exists, 60)
     assert len(members(group)) == 3
     started.kill()
     started.wait()
-    wait_until(lambda: not members(group))
+    wait_for("the end", lambda: not members(group), 60)
