@@ -171,5 +171,5 @@ def _leading(
     matrix: Tensor, rank: int, scale: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """scale · left · right is the truncated SVD, √σ on each side."""
-    right, left = SVD().factorize(matrix, analyze_weight(matrix), (rank,))
+    right, left = SVD.balanced(SVD().factorize(matrix, analyze_weight(matrix), (rank,)))
     return left / math.sqrt(scale), right / math.sqrt(scale)

@@ -118,14 +118,41 @@ def relative_error(dense: Tensor, approximation: Tensor) -> float:
     return float(error / norm)
 
 
-def balance(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """left·right with the norm of each direction spread evenly: equal norms round best in low
-    precision and train best by SGD. left (…, m, r), right (…, r, n); a direction with a zero
-    side becomes zero on both."""
-    left_norm = torch.linalg.vector_norm(left, dim=-2)
-    right_norm = torch.linalg.vector_norm(right, dim=-1)
-    even = (left_norm * right_norm).sqrt()
+def balance(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """Two factors with the same product, the singular values of their matrices spread evenly, √σ
+    on each: such factors round best in low precision and train best by SGD, since the step that
+    a factor bears shrinks with the square of the other. first (groups · r, in, *kernel) is the
+    matrix r × rest, last (groups · out, r, *kernel) the matrix rest × r, r at most either rest.
+    """
+    groups = first.shape[0] // last.shape[1]
+    right = split_groups(first, groups).flatten(2)
+    left = unfold(split_groups(last, groups), 1).mT
+    left_basis, left_rest = torch.linalg.qr(left)
+    right_basis, right_rest = torch.linalg.qr(right.mT)
+    outer, values, inner = torch.linalg.svd(left_rest @ right_rest.mT)
+    root = values.sqrt()
+    right = (root[..., :, None] * inner) @ right_basis.mT
+    left = (left_basis @ (outer * root[..., None, :])).mT
+    rank, (_, _, *kernel) = left.shape[1], last.shape
+    spread = left.reshape(groups, rank, -1, *kernel).movedim(1, 2)
+    return right.reshape(first.shape), spread.reshape(last.shape)
+
+
+def balance_around(
+    first: Tensor, core: Tensor, last: Tensor, groups: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `balance` for a core between two factors: orthonormal bases, and the largest singular
+    value that the core then has as a matrix out × rest spread evenly over the three."""
+    in_basis, in_rest = torch.linalg.qr(split_groups(first, groups).flatten(2).mT)
+    out_basis, out_rest = torch.linalg.qr(split_groups(last, groups).flatten(2))
+    kernel = split_groups(core, groups)
+    kernel = torch.einsum("gpo,goi...,gji->gpj...", out_rest, kernel, in_rest)
+    largest = torch.linalg.matrix_norm(unfold(kernel, 0), 2)[:, None, None]
+    each = largest ** (1 / 3)
+    scale = torch.where(largest > 0, each / largest, 0.0)
+    kernel = kernel * scale.reshape(groups, *[1] * (kernel.ndim - 1))
     return (
-        left * torch.where(left_norm > 0, even / left_norm, 0.0)[..., None, :],
-        right * torch.where(right_norm > 0, even / right_norm, 0.0)[..., :, None],
+        (in_basis * each).mT.reshape(first.shape),
+        kernel.reshape(core.shape),
+        (out_basis * each).reshape(last.shape),
     )

@@ -84,7 +84,7 @@ class _Change:
         matrix = self.delta.flatten(1)
         # No rank below break-even was wanted: an adapter then has to be of full rank.
         (rank,) = choice.candidate.ranks or (min(matrix.shape),)
-        right, left = SVD().factorize(matrix, self.spectra, (rank,))
+        right, left = SVD.balanced(SVD().factorize(matrix, self.spectra, (rank,)))
         return AdaptedLayer(
             left=left,
             right=right.reshape(rank, *self.delta.shape[1:]),

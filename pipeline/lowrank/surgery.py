@@ -62,9 +62,11 @@ def skeleton(name: str, module: nn.Module, method: str, ranks: Sequence[int]) ->
 
 
 def fill_(layer: Factorized, factors: Sequence[Tensor], bias: Tensor | None) -> None:
-    """Copies factors (and the dense layer's bias) into a skeleton, in the layer's own dtype."""
+    """Copies factors, balanced, (and the dense layer's bias) into a skeleton, in the layer's own
+    dtype."""
+    method = get_method(layer.method)
     with torch.no_grad():
-        get_method(layer.method).store(list(layer), factors)
+        method.store(list(layer), method.balanced(factors))
         if bias is not None:
             layer[-1].bias.copy_(bias)  # type: ignore[operator]
 

@@ -196,13 +196,36 @@ def test_channels_enter_at_the_first_factor_and_leave_at_the_last(
         assert 0.0 < relative_error(other, foreign) < 1.0
 
 
+@pytest.mark.parametrize(("row", "kind"), PAIRS)
+def test_balanced_factors_have_their_product_and_forget_their_sizes(
+    row: Row, kind: LayerKind
+) -> None:
+    """A metric that is divided out of the first and the last factor may leave one of them a
+    thousand times larger, where SGD diverges."""
+    case = make_case(kind)
+    first, *inner, last = row.method.factorize(
+        case.weight, case.spectra, ranks_of(case, row.method, 3)
+    )
+    ready = row.method.balanced([first, *inner, last])
+    dense = row.method.reconstruct([first, *inner, last])
+    assert torch.allclose(row.method.reconstruct(ready), dense, rtol=1e-9, atol=1e-12)
+    again = row.method.balanced([1e3 * first, *inner, 1e-3 * last])
+    assert torch.allclose(row.method.reconstruct(again), dense, rtol=1e-9, atol=1e-12)
+    if not row.method.name.startswith("pivoted"):  # pivots are the product's own
+        for one, other in zip(ready, again, strict=True):
+            assert torch.allclose(one.abs(), other.abs(), rtol=1e-6, atol=1e-9)
+        sizes = [float(torch.linalg.vector_norm(factor)) for factor in ready]
+        assert max(sizes) < 6 * min(sizes)
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.method.name)
 def test_a_zero_weight_factorizes_to_zero(row: Row) -> None:
     case = make_case(PLAIN)
     zero = torch.zeros_like(case.weight)
     factors = row.method.factorize(zero, analyze_weight(zero), ranks_of(case, row.method, 2))
-    assert all(torch.isfinite(factor).all() for factor in factors)
-    assert relative_error(zero, row.method.reconstruct(factors)) == 0.0
+    for found in (factors, row.method.balanced(factors)):
+        assert all(torch.isfinite(factor).all() for factor in found)
+        assert relative_error(zero, row.method.reconstruct(found)) == 0.0
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.method.name)

@@ -79,6 +79,13 @@ class Method(Protocol):
         """Uninitialised standard layers that replace `module`; the last one carries the bias."""
 
     @staticmethod
+    def balanced(factors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Factors with the same product that train well: no factor far larger than another, as
+        `factorize` and a metric divided out leave them. The same factors where the form stores
+        none of them as they are."""
+        return tuple(factors)
+
+    @staticmethod
     def store(layers: Sequence[nn.Module], factors: Sequence[Tensor]) -> None:
         """Writes the factors into `layers`, in their own dtype."""
         for weight, factor in zip(_weights(layers), factors, strict=True):

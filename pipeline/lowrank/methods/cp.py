@@ -223,6 +223,15 @@ class CP(Method):
         ]
 
     @staticmethod
+    def balanced(factors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The norm of each component spread evenly: its factors have no other freedom."""
+        groups = factors[0].shape[0] // factors[2].shape[1]
+        first, taps, last = (split_groups(factor, groups).flatten(2) for factor in factors)
+        even = als.balanced([first.mT, taps.mT, last])
+        turned = (even[0].mT, even[1].mT, even[2])
+        return tuple(e.reshape(f.shape) for e, f in zip(turned, factors, strict=True))
+
+    @staticmethod
     def reconstruct(factors: Sequence[Tensor]) -> Tensor:
         first, taps, last = factors
         groups = first.shape[0] // last.shape[1]

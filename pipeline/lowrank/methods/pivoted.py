@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.candidate import CandidateGrid
 from pipeline.lowrank.linalg import split_groups
-from pipeline.lowrank.methods.base import channels, like, pointwise
+from pipeline.lowrank.methods.base import Method, channels, like, pointwise
 from pipeline.lowrank.methods.svd import SVD
 from pipeline.lowrank.methods.tucker2 import Tucker2
 from pipeline.lowrank.pivot import PivotedInput, PivotedOutput, absorb_input, absorb_output
@@ -37,6 +37,8 @@ class PivotedSVD(SVD):
     def layers(module: nn.Module, ranks: Sequence[int]) -> list[nn.Module]:
         first, last = SVD.layers(module, ranks)
         return [first, PivotedOutput.like(last)]
+
+    balanced = staticmethod(Method.balanced)  # pivots are the same for all factors of a product
 
     @staticmethod
     def store(layers: Sequence[nn.Module], factors: Sequence[Tensor]) -> None:
@@ -78,6 +80,8 @@ class PivotedTucker2(Tucker2):
             last = pointwise(module, inner_out, outputs, groups=groups, bias=bias)
             parts.append(PivotedOutput.like(last))
         return parts
+
+    balanced = staticmethod(Method.balanced)  # pivots are the same for all factors of a product
 
     @staticmethod
     def store(layers: Sequence[nn.Module], factors: Sequence[Tensor]) -> None:

@@ -48,9 +48,8 @@ class SpatialSVD(Method):
         outputs, inputs, height, width = weight.shape
         matrix = spatial_matrix(split_groups(weight.to(torch.float64), spectra.groups))
         basis = spectra.views["spatial"].basis[..., :rank]
-        rows, columns = balance(basis, basis.mT @ matrix)
-        first = rows.mT.reshape(-1, inputs, height, 1)
-        last = columns.reshape(spectra.groups, rank, -1, width).transpose(1, 2)
+        first = basis.mT.reshape(-1, inputs, height, 1)
+        last = (basis.mT @ matrix).reshape(spectra.groups, rank, -1, width).transpose(1, 2)
         return first, last.reshape(outputs, rank, 1, width)
 
     def certify(self, spectra: Spectra, ranks: Sequence[int]) -> Certificate:
@@ -65,6 +64,10 @@ class SpatialSVD(Method):
             along(module, 0, inputs, groups * rank, groups=groups),
             along(module, 1, groups * rank, outputs, groups=groups, bias=bias),
         ]
+
+    @staticmethod
+    def balanced(factors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return balance(*factors)
 
     @staticmethod
     def reconstruct(factors: Sequence[Tensor]) -> Tensor:

@@ -59,8 +59,7 @@ class SVD(Method):
         (rank,) = ranks
         left = spectra.views["mode0"].basis[..., :rank]
         matrix = split_groups(weight.to(torch.float64), spectra.groups).flatten(2)
-        left, right = balance(left, left.mT @ matrix)
-        first = right.reshape(-1, *weight.shape[1:])
+        first = (left.mT @ matrix).reshape(-1, *weight.shape[1:])
         return first, left.reshape(-1, rank, *[1] * (weight.ndim - 2))
 
     def certify(self, spectra: Spectra, ranks: Sequence[int]) -> Certificate:
@@ -79,6 +78,10 @@ class SVD(Method):
             like(module, inputs, groups * rank, groups=groups),
             pointwise(module, groups * rank, outputs, groups=groups, bias=bias),
         ]
+
+    @staticmethod
+    def balanced(factors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return balance(*factors)
 
     @staticmethod
     def reconstruct(factors: Sequence[Tensor]) -> Tensor:

@@ -50,9 +50,9 @@ class SVDIn(Method):
         (rank,) = ranks
         kernel = split_groups(weight.to(torch.float64), spectra.groups)
         basis = spectra.views["mode1"].basis[..., :rank]
-        rest, first = balance((basis.mT @ unfold(kernel, 1)).mT, basis.mT)
-        last = rest.reshape(*kernel.shape[:2], *kernel.shape[3:], rank).movedim(-1, 2)
-        return first.reshape(-1, first.shape[-1], *[1] * (weight.ndim - 2)), last.flatten(0, 1)
+        last = (basis.mT @ unfold(kernel, 1)).reshape(len(kernel), rank, -1, *weight.shape[2:])
+        first = basis.mT.reshape(-1, weight.shape[1], *[1] * (weight.ndim - 2))
+        return first, last.movedim(1, 2).flatten(0, 1)
 
     def certify(self, spectra: Spectra, ranks: Sequence[int]) -> Certificate:
         tail = spectra.views["mode1"].tails[ranks[0]].item()
@@ -66,6 +66,10 @@ class SVDIn(Method):
             pointwise(module, inputs, groups * rank, groups=groups),
             like(module, groups * rank, outputs, groups=groups, bias=bias),
         ]
+
+    @staticmethod
+    def balanced(factors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return balance(*factors)
 
     @staticmethod
     def reconstruct(factors: Sequence[Tensor]) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.candidate import Candidate, CandidateGrid, merge
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.linalg import split_groups
+from pipeline.lowrank.linalg import balance_around, split_groups
 from pipeline.lowrank.methods.base import (
     Certificate,
     Method,
@@ -148,6 +148,14 @@ class Tucker(Method):
             pointwise(module, copies, out_rank),
             pointwise(module, out_rank, outputs, bias=bias),
         ]
+
+    @staticmethod
+    def balanced(factors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The channel factors and the core; the axis factors, orthonormal, stay as they are."""
+        first, *taps, mixed, last = factors
+        core = mixed.reshape(len(mixed), -1, len(first)).mT  # the in rank varies fastest
+        first, core, last = balance_around(first, core, last, 1)
+        return (first, *taps, core.mT.reshape(mixed.shape), last)
 
     @staticmethod
     def reconstruct(factors: Sequence[Tensor]) -> Tensor:

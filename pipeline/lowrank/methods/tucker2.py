@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.candidate import Candidate, CandidateGrid
-from pipeline.lowrank.linalg import split_groups
+from pipeline.lowrank.linalg import balance_around, split_groups
 from pipeline.lowrank.methods.base import (
     Certificate,
     Method,
@@ -97,6 +97,11 @@ class Tucker2(Method):
             like(module, groups * in_rank, groups * out_rank, groups=groups),
             pointwise(module, groups * out_rank, outputs, groups=groups, bias=bias),
         ]
+
+    @staticmethod
+    def balanced(factors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        first, core, last = factors
+        return balance_around(first, core, last, core.shape[0] // last.shape[1])
 
     @staticmethod
     def reconstruct(factors: Sequence[Tensor]) -> Tensor:
