@@ -4,8 +4,8 @@ One budget more of a small network is seconds of work and as many of imports. So
 that runs a sweep's jobs keeps a process that has imported what they need and does nothing else
 (multiprocessing's fork server): a job is a fork of it, and a stage a fork of a second such
 process, which the job leaves behind before it does anything. Both forks are of processes with
-one thread of Python's, as a safe fork must be. The project's own modules are never imported in
-advance: a stage runs the code in its job's workspace.
+one thread of Python's, as a safe fork must be. A stage runs the code in its job's workspace:
+modules of the project that a process has from elsewhere are dropped first.
 """
 
 from __future__ import annotations
@@ -22,20 +22,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-# What most stages import; anything else is imported where it is needed. First the package whose
-# settings must be there before torch is, and the launcher whose workers have a start method of
-# their own, which their children look up.
-LIBRARIES = (
-    "stages",
-    "joblib",
-    "dvc.repo",
-    "lightning_fabric",
-    "matplotlib.backends.backend_agg",
-    "networkx",
-    "safetensors.torch",
-    "tensorly.base",
-    "torch",
-)
+_PRELOAD = "pipeline.orchestration.preload"
 _PROJECT = ("pipeline", "stages")
 
 
@@ -46,7 +33,7 @@ def start_warm(
     this environment alone and its output in the file `log`."""
     log.write_text("")  # what an earlier process said is not this one's
     context = get_context("forkserver")
-    context.set_forkserver_preload(list(LIBRARIES))
+    context.set_forkserver_preload([_PRELOAD])
     arguments = (run, str(workspace), dict(environment), str(log))
     process = context.Process(target=_job, args=arguments)
     process.start()
