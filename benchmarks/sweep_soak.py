@@ -1,12 +1,13 @@
 """Soak: small parallel sweeps while their jobs are killed, against the same sweep in series.
 
-python -m benchmarks.sweep_soak [SWEEPS [MINUTES]]
+python -m benchmarks.sweep_soak [SWEEPS [MINUTES [FIRST]]]
 
 A job's process group, its DVC process alone, one of its stages alone, or the process that jobs
 are forked from gets SIGKILL at a random time; then the sweep is resumed until it is done. At the
 end every result must be that of the serial sweep on the same seed, byte for byte, every lock
 free and no process left. Each sweep starts cold, in a tree of its own; a few seeds take turns,
-so that the serial ones are run once.
+so that the serial ones are run once. What is killed when depends on a sweep's number alone, so
+that a soak can be run in parts: the second from number FIRST on.
 """
 
 from __future__ import annotations
@@ -142,14 +143,16 @@ def soak(folder: Path, number: int, serial: dict[int, Tree], chance: random.Rand
 def main() -> None:
     sweeps = int(sys.argv[1]) if len(sys.argv) > 1 else 50
     minutes = float(sys.argv[2]) if len(sys.argv) > 2 else 60
-    ends, chance = time.monotonic() + 60 * minutes, random.Random(0)
+    first = int(sys.argv[3]) if len(sys.argv) > 3 else 0
+    ends = time.monotonic() + 60 * minutes
     serial: dict[int, Tree] = {}
     with tempfile.TemporaryDirectory() as folder:
         done, killed = 0, 0
         while done < sweeps and time.monotonic() < ends:
-            struck = soak(Path(folder), done, serial, chance)
+            number = first + done
+            struck = soak(Path(folder), number, serial, random.Random(number))
             done, killed = done + 1, killed + len(struck)
-            print(f"sweep {done}: killed {struck}; equal to the serial one", flush=True)
+            print(f"sweep {number}: killed {struck}; equal to the serial one", flush=True)
         print(f"{done} sweeps, {killed} kills: all equal, no lock held, no process left")
 
 
