@@ -138,10 +138,15 @@ def pivot_rows(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # The span counts, not the lengths: an orthonormal basis of it makes the choice well posed,
     # also where a direction has no energy.
     span, _ = torch.linalg.qr(matrix)
-    permutation, _, _ = torch.linalg.lu(span)
-    chosen = permutation.argmax(0)  # row of the matrix at each place of L·U
-    order = chosen.clone()
-    coefficients = torch.linalg.solve(span[order[:rank]].T, span[order].T).T  # (m, r)
+    lower, exchanges = torch.linalg.lu_factor(span)
+    places = list(range(rows))  # row of the matrix at each place of L·U
+    for row, other in enumerate((exchanges - 1).tolist()):
+        places[row], places[other] = places[other], places[row]
+    order = torch.tensor(places)
+    coefficients = torch.eye(rows, rank, dtype=span.dtype, device=span.device)
+    coefficients[rank:] = torch.linalg.solve_triangular(
+        lower[:rank], lower[rank:], upper=False, left=False, unitriangular=True
+    )
     for _ in range(_SWAPS):
         largest, where = coefficients[rank:].abs().flatten().max(0)
         if largest <= _LARGEST:
@@ -154,7 +159,6 @@ def pivot_rows(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         coefficients -= torch.outer(coefficients[:, column] / pivot, change)
         order[[row, column]] = order[[column, row]]
         coefficients[[row, column]] = coefficients[[column, row]]
-    order = order.cpu()
     pivots, place = order[:rank].sort()
     other_place = order[rank:].argsort()
     return pivots, coefficients[rank:][other_place][:, place], matrix[pivots]
