@@ -31,7 +31,7 @@ DAMPING = 0.1  # of G, relative to its mean diagonal
 # Input directions that calibration never shows keep this share of the mean input energy: the
 # factors stay defined there, and what they do there changes nothing that was measured.
 INPUT_DAMPING = 1e-6
-_UNCERTAIN = 2e-7  # of the trace, about the largest eigenvalue: float32's rounding
+UNCERTAIN = 2e-7  # of the trace, about the largest eigenvalue: float32's rounding
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _floor(gram: Tensor, damping: float) -> Tensor:
     eigenvalues; 1 for a zero Gram, which so counts as I."""
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
     mean, trace = diagonal.mean(-1, keepdim=True), diagonal.sum(-1, keepdim=True)
-    return torch.where(mean > 0, damping * mean + _UNCERTAIN * trace, 1.0)
+    return torch.where(mean > 0, damping * mean + UNCERTAIN * trace, 1.0)
 
 
 def cholesky(gram: Tensor, floor: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.fitting import LayerReport, Part
 from pipeline.lowrank.linalg import relative_error
 from pipeline.lowrank.methods import make_methods
-from pipeline.lowrank.metric import Metric, cholesky, make_metric
+from pipeline.lowrank.metric import UNCERTAIN, Metric, cholesky, make_metric
 from pipeline.lowrank.moments import Moments, check_sums, gram
 from pipeline.lowrank.planning import Plan
 from pipeline.lowrank.rows import input_rows
@@ -55,9 +55,10 @@ class Drift:
 
 def measure_drift(dense_rows: Tensor, rows: Tensor) -> Drift:
     """dense_rows, rows: (groups, positions, n) x and x', position by position."""
+    wide = torch.promote_types(rows.dtype, torch.float32)
     return Drift(
         inputs=gram(rows),
-        cross=gram(rows, dense_rows.float() - rows.float()).mT,
+        cross=gram(rows, dense_rows.to(wide) - rows.to(wide)).mT,
         mean=rows.double().sum(1),
         dense_mean=dense_rows.double().sum(1),
         positions=rows.shape[1],
@@ -72,16 +73,23 @@ def corrected_weight(weight: Tensor, drift: Drift, share: float, *, centred: boo
     """
     count = drift.positions
     inputs, cross = drift.inputs / count, drift.cross / count
+    lost = inputs.new_zeros(len(inputs))
     if centred:
+        # Where inputs hardly vary around a large mean, little of the sums is left.
+        lost = UNCERTAIN * _trace(inputs)
         mean, shift = drift.mean / count, (drift.dense_mean - drift.mean) / count
         inputs = inputs - mean[:, :, None] * mean[:, None, :]
         cross = cross - shift[:, :, None] * mean[:, None, :]
     groups, size = drift.mean.shape
     matrix = weight.to(torch.float64).reshape(groups, -1, size)
-    floor = inputs.diagonal(dim1=1, dim2=2).mean(-1)
-    factor = cholesky(inputs, torch.where(floor > 0, _DAMPING * floor, 1.0)[:, None])
+    floor = _DAMPING / size * _trace(inputs).clamp_min(0.0) + lost
+    factor = cholesky(inputs, torch.where(floor > 0, floor, 1.0)[:, None])
     change = torch.cholesky_solve((matrix @ cross).mT, factor).mT
     return (matrix + share * change).reshape(weight.shape)
+
+
+def _trace(matrices: Tensor) -> Tensor:
+    return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,17 @@ def test_without_drift_nothing_changes() -> None:
     torch.testing.assert_close(same, weight.double())
 
 
+@pytest.mark.parametrize("mean", [1.0, 10.0, 100.0, 1000.0])
+def test_inputs_that_hardly_vary_around_a_large_mean_are_corrected(mean: float) -> None:
+    """Their float32 sums have nothing left of the variance, which may come out below zero."""
+    generator = torch.Generator().manual_seed(0)
+    x = mean + 1e-3 * torch.randn(1, 500, 16, generator=generator)
+    spoilt = x + 1e-4 * torch.randn(x.shape, generator=generator)
+    weight = torch.randn(8, 16, generator=generator)
+    found = corrected_weight(weight, measure_drift(x, spoilt), 1.0, centred=True)
+    torch.testing.assert_close(found, weight.double(), rtol=0, atol=0.1)
+
+
 def test_blocks_are_walked_as_the_network_runs_them() -> None:
     torch.manual_seed(0)
     for dense, shape in ((Stack().eval(), (12,)), (make_cnn().eval(), (3, 8, 8))):
