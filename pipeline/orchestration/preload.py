@@ -31,14 +31,16 @@ _LIBRARIES = (
 
 def _draw() -> None:
     """Finds the fonts, and builds the parser of the powers of ten on a logarithmic axis."""
+    import matplotlib.style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(layout="constrained")
-    axes = figure.subplots()
-    axes.loglog([1, 100], [1, 100], label="1")
-    axes.legend()
-    FigureCanvasAgg(figure).print_png(BytesIO())  # type: ignore[no-untyped-call]
+    with matplotlib.style.context("default"):  # whatever matplotlibrc says
+        figure = Figure(layout="constrained")
+        axes = figure.subplots()
+        axes.loglog([1, 100], [1, 100], label="1")
+        axes.legend()
+        FigureCanvasAgg(figure).print_png(BytesIO())  # type: ignore[no-untyped-call]
 
 
 for _name in _LIBRARIES:

@@ -131,3 +131,12 @@ def test_a_job_and_its_stage_end_with_a_worker_that_is_killed(workspace: Path) -
     started.kill()
     started.wait()
     wait_for("the end", lambda: not members(group), 60)
+
+
+def test_a_matplotlibrc_of_the_user_stops_no_sweep(tmp_path: Path) -> None:
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.family: no such font\n")
+    subprocess.run(
+        [sys.executable, "-c", "import pipeline.orchestration.preload"],
+        env={**os.environ, "MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "PATH": ""},
+        check=True,
+    )
