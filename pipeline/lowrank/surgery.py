@@ -62,7 +62,7 @@ def skeleton(name: str, module: nn.Module, method: str, ranks: Sequence[int]) ->
 
 
 def fill_(layer: Factorized, factors: Sequence[Tensor], bias: Tensor | None) -> None:
-    """Copies factors, balanced, (and the dense layer's bias) into a skeleton, in the layer's own
+    """Copies balanced factors (and the dense layer's bias) into a skeleton, in the layer's own
     dtype."""
     method = get_method(layer.method)
     with torch.no_grad():
