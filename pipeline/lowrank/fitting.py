@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.analysis import Analysis
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.linalg import relative_error
 from pipeline.lowrank.methods import Method
 from pipeline.lowrank.methods.uniqueness import Uniqueness
 from pipeline.lowrank.metric import Metric
@@ -25,7 +24,7 @@ class LayerReport:
     """Errors of one factorized layer, all relative norms in the plan's metric: what the plan
     predicted, what the stored factors measure, and what a theorem allows: lower ≤ measured ≤
     upper, up to the `rounding` of the stored factors. `uniqueness`: of a CP alone. `correction`: of
-    a refit layer, ‖V − W‖/‖W‖ of the weight V that was factorized in the place of W; the errors
+    a refit layer, ‖V − W‖/‖V‖ of the weight V that was factorized in the place of W; the errors
     are then V's, in the metric of the refit."""
 
     method: str
@@ -67,8 +66,7 @@ class Part:
         self.name, self.module, self.layer, self.method = name, module, layer, method
         self.metric = metric
         self.weight = dense_weight(module) if weight is None else weight
-        self.whitened = self.whiten(self.weight)
-        self.spectra = spectra or analyze_weight(self.whitened, groups_of(module))
+        self.spectra = spectra or analyze_weight(self.whiten(self.weight), groups_of(module))
 
     @classmethod
     def of(
@@ -87,9 +85,12 @@ class Part:
 
     def fill_(self, built: Factorized) -> None:
         """Factors, and the dense layer's bias with what it takes up of the mean error."""
-        factors = self.method.factorize(self.whitened, self.spectra, self.layer.ranks)
-        bias = getattr(self.module, "bias", None)
-        fill_(built, self.metric.unwhiten(factors) if self.metric else factors, bias)
+        given = (self.weight, self.spectra, self.layer.ranks)
+        if self.metric is None:
+            factors = self.method.factorize(*given)
+        else:
+            factors = self.method.factorize_in(self.metric, *given)
+        fill_(built, factors, getattr(self.module, "bias", None))
         if self.metric and self.metric.mean is not None:
             change = self.weight.to(torch.float64) - built.dense_weight()
             update = self.metric.bias_update(change)
@@ -111,9 +112,7 @@ class Part:
             dense_macs=layer.dense_macs,
             predicted_relative_error=layer.relative_error,
             error_kind=layer.error_kind,
-            measured_relative_error=relative_error(
-                self.whitened, self.whiten(built.dense_weight())
-            ),
+            measured_relative_error=self.distance(built.dense_weight()),
             lower_bound=(certificate.lower / norm) ** 0.5,
             upper_bound=(certificate.upper / norm) ** 0.5,
             bound=certificate.theorem,
@@ -124,6 +123,11 @@ class Part:
         )
         _check_certificate(self.name, report)
         return report
+
+    def distance(self, other: Tensor) -> float:
+        """‖W − other‖/‖W‖ in the metric, float64; ‖other‖ for W = 0."""
+        difference = self.weight.to(torch.float64) - other.to(torch.float64)
+        return float(self.whiten(difference).norm()) / (self.spectra.squared_norm**0.5 or 1.0)
 
     def whiten(self, weight: Tensor) -> Tensor:
         """A weight in the layer's metric, float64."""

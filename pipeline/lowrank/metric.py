@@ -63,19 +63,25 @@ class Metric:
         By the contract of methods the first factor alone contracts the in-channels (its mode 1)
         and the last alone makes the out-channels (its mode 0).
         """
-        groups = len(self.right)
         first, *middle, last = factors
-        kernel = _by_taps(first, groups)  # g, rank, in, taps
-        _, rank, inputs, taps = kernel.shape
+        return (self._unwhiten_inputs(first), *middle, self.unwhiten_outputs(last))
+
+    def unwhiten_outputs(self, last: Tensor) -> Tensor:
+        """left⁻¹ on the mode 0 of a last factor."""
+        if self.left is None:
+            return last
+        matrix = split_groups(last, len(self.left)).flatten(2)  # g, out, rank · taps
+        turned: Tensor = torch.linalg.solve_triangular(self.left, matrix, upper=True)
+        return turned.reshape(last.shape)
+
+    def _unwhiten_inputs(self, first: Tensor) -> Tensor:
+        """right⁻¹ on the mode 1 of a first factor."""
+        kernel = _by_taps(first, len(self.right))
+        groups, rank, inputs, taps = kernel.shape
         # One matrix a group: a solve for each rank would read `right` as often.
         matrix = kernel.transpose(2, 3).reshape(groups, rank * taps, inputs)
-        turned = torch.linalg.solve_triangular(self.right, matrix, upper=False, left=False)
-        turned = turned.view(groups, rank, taps, inputs)
-        first = turned.transpose(2, 3).reshape(first.shape)
-        if self.left is not None:
-            matrix = split_groups(last, groups).flatten(2)  # g, out, rank · taps
-            last = torch.linalg.solve_triangular(self.left, matrix, upper=True).reshape(last.shape)
-        return (first, *middle, last)
+        turned: Tensor = torch.linalg.solve_triangular(self.right, matrix, upper=False, left=False)
+        return turned.view(groups, rank, taps, inputs).transpose(2, 3).reshape(first.shape)
 
     def bias_update(self, change: Tensor) -> Tensor | None:
         """What the bias gains when the weight loses `change` (out, in/groups, *kernel): (out,)

@@ -25,7 +25,6 @@ from pipeline.lowrank.cost import padding_mask
 from pipeline.lowrank.divergence import Divergence
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.fitting import LayerReport, Part
-from pipeline.lowrank.linalg import relative_error
 from pipeline.lowrank.methods import make_methods
 from pipeline.lowrank.metric import UNCERTAIN, Metric, cholesky, make_metric
 from pipeline.lowrank.moments import Moments, check_sums, gram
@@ -169,8 +168,7 @@ def refit_(
         if bias is not None:
             change = _mean_change(weight, built.dense_weight(), drift)
             built[-1].bias.copy_(bias + change)  # type: ignore[operator]
-        moved = relative_error(part.whiten(weight), part.whitened)
-        reports[name] = replace(part.report(built), correction=moved)
+        reports[name] = replace(part.report(built), correction=part.distance(weight))
         replace_(compressed, name, built)
     return reports
 

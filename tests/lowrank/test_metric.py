@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.methods import METHODS, make_methods
+from pipeline.lowrank.methods import METHODS, Method, make_methods
 from pipeline.lowrank.metric import Metric, make_metric
 from pipeline.lowrank.moments import Moments
 from pipeline.lowrank.spectrum import analyze_weight
@@ -56,7 +56,9 @@ def test_the_error_in_the_metric_is_the_one_predicted(name: str, kind: LayerKind
     candidates = method.candidates(case.target, whitened, spectra)
     assert candidates
     for candidate in candidates[:: max(1, len(candidates) // 4)]:
-        factors = metric.unwhiten(method.factorize(whitened, spectra, candidate.ranks))
+        factors = method.factorize_in(metric, case.weight, spectra, candidate.ranks)
+        contract = Method.factorize_in(method, metric, case.weight, spectra, candidate.ranks)
+        torch.testing.assert_close(factors, contract, rtol=1e-7, atol=1e-9)
         error = squared_norm(metric, case.weight - method.reconstruct(factors))
         if candidate.error_kind == "exact":
             assert error == pytest.approx(candidate.squared_error, rel=1e-6, abs=1e-9)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -13,6 +13,9 @@ from pipeline.lowrank.candidate import Candidate
 from pipeline.lowrank.methods.uniqueness import Uniqueness
 from pipeline.lowrank.spectrum import Spectra
 from pipeline.lowrank.target import CONVOLUTIONS, Target, dense_weight, groups_of
+
+if TYPE_CHECKING:  # networks are loaded without their analysis
+    from pipeline.lowrank.metric import Metric
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,13 @@ class Method(Protocol):
     ) -> tuple[Tensor, ...]:
         """The factors of one candidate, from nothing but these three; `spectra` need not be
         those of the weight in its own norm, but hold bases that fit its shape."""
+
+    def factorize_in(
+        self, metric: Metric, weight: Tensor, spectra: Spectra, ranks: Sequence[int]
+    ) -> tuple[Tensor, ...]:
+        """What `factorize` makes of the whitened weight, and the metric divided out again: factors
+        of `weight` itself, float64."""
+        return metric.unwhiten(self.factorize(metric.whiten(weight), spectra, ranks))
 
     @abstractmethod
     def certify(self, spectra: Spectra, ranks: Sequence[int]) -> Certificate:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from pipeline.lowrank.methods.base import (
 )
 from pipeline.lowrank.spectrum import Spectra
 from pipeline.lowrank.target import Target
+
+if TYPE_CHECKING:  # networks are loaded without their analysis
+    from pipeline.lowrank.metric import Metric
 
 
 class SVD(Method):
@@ -56,11 +59,17 @@ class SVD(Method):
     def factorize(
         self, weight: Tensor, spectra: Spectra, ranks: Sequence[int]
     ) -> tuple[Tensor, ...]:
-        (rank,) = ranks
-        left = spectra.views["mode0"].basis[..., :rank]
-        matrix = split_groups(weight.to(torch.float64), spectra.groups).flatten(2)
-        first = (left.mT @ matrix).reshape(-1, *weight.shape[1:])
-        return first, left.reshape(-1, rank, *[1] * (weight.ndim - 2))
+        basis = spectra.views["mode0"].basis[..., : ranks[0]]
+        return _project(weight, basis.mT), _last(basis, weight.ndim)
+
+    def factorize_in(
+        self, metric: Metric, weight: Tensor, spectra: Spectra, ranks: Sequence[int]
+    ) -> tuple[Tensor, ...]:
+        """As the contract says, for a third of the products: Uᵀ·(left·W·right)·right⁻¹ is
+        (Uᵀ·left)·W."""
+        basis = spectra.views["mode0"].basis[..., : ranks[0]]
+        turned = basis.mT if metric.left is None else basis.mT @ metric.left
+        return _project(weight, turned), metric.unwhiten_outputs(_last(basis, weight.ndim))
 
     def certify(self, spectra: Spectra, ranks: Sequence[int]) -> Certificate:
         tail = spectra.views["mode0"].tails[ranks[0]].item()
@@ -95,3 +104,14 @@ class SVD(Method):
         if len(ranks) != 1:
             return f"svd takes one rank, not {len(ranks)}"
         return check_rank("rank", ranks[0], min(shape[0], math.prod(shape[1:])))
+
+
+def _project(weight: Tensor, rows: Tensor) -> Tensor:
+    """rows (groups, rank, out/groups) · weight, in the shape of a first factor, float64."""
+    matrix = split_groups(weight.to(torch.float64), len(rows)).flatten(2)
+    return (rows @ matrix).reshape(-1, *weight.shape[1:])
+
+
+def _last(basis: Tensor, dimensions: int) -> Tensor:
+    """basis (groups, out/groups, rank) in the shape of a last factor."""
+    return basis.reshape(-1, basis.shape[-1], *[1] * (dimensions - 2))
