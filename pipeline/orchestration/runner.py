@@ -66,20 +66,20 @@ def reproduce_here(locks: Path) -> None:
     chain = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
     params = yaml.safe_load(Path("params.yaml").read_text())
     locks.mkdir(parents=True, exist_ok=True)
-    keys = {}
-    graph = repo.index.graph  # edges point from a stage to what it needs
-    for stage in graph:
-        upstream = sorted(s.addressing for s in networkx.descendants(graph, stage))
-        keys[stage.addressing] = stage_key([*upstream, stage.addressing], chain, params)
-
     changed = []
+
+    def key_of(stage: Any) -> str:
+        # Edges point from a stage to what it needs. The index is the one that DVC has at hand.
+        upstream = networkx.descendants(repo.index.graph, stage)
+        names = [*sorted(s.addressing for s in upstream), stage.addressing]
+        return stage_key(names, chain, params)
 
     def under_lock(stage: Any, **options: Any) -> Any:
         """DVC's own step under a lock, less writing dvc.lock, which takes as long as the rest."""
         name = stage.addressing
         watch.outcome = UNCHANGED
         watch.on_run = lambda: update_status(Path(), stage=name, stages={**outcomes, name: RAN})
-        with FileLock(locks / f"{name}-{keys[name]}.lock"):
+        with FileLock(locks / f"{name}-{key_of(stage)}.lock"):
             done = stage.reproduce(**options)
         if done:
             changed.append(done)
