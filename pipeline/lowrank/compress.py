@@ -16,7 +16,7 @@ from pipeline.lowrank.moments import collect_moments
 from pipeline.lowrank.overrides import Override, named_methods
 from pipeline.lowrank.planning import Plan, make_plan
 from pipeline.lowrank.policies import Policy
-from pipeline.lowrank.surgery import layer_at, replace_, skeleton
+from pipeline.lowrank.surgery import check_ranks, layer_at, replace_, skeleton
 from pipeline.lowrank.target import kind_of
 
 
@@ -122,4 +122,4 @@ def _check_fit(model: nn.Module, chosen: Plan) -> None:
                 f"layer {name!r} is a {type(module).__name__}, which has no factorized form; "
                 "remove it from the plan"
             )
-        skeleton(name, module, layer.method, layer.ranks)
+        check_ranks(name, module, layer.method, layer.ranks)

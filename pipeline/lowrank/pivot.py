@@ -19,6 +19,7 @@ from pipeline.lowrank.target import dense_weight, groups_of
 
 _LARGEST = 3.0  # entries of the coefficients stay below, so that low precision loses little
 _SWAPS = 1000
+_DEPENDENT = 1e-8  # of a column's length: what is left of it beside the columns before it
 
 
 class PivotedOutput(nn.Module):
@@ -135,10 +136,14 @@ def pivot_rows(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return torch.arange(rank), matrix.new_zeros(rows - rank, rank), matrix
     if not bool(matrix.any()):
         return torch.arange(rank), matrix.new_zeros(rows - rank, rank), matrix[:rank]
-    # The span counts, not the lengths: an orthonormal basis of it makes the choice well posed,
-    # also where a direction has no energy.
-    span, _ = torch.linalg.qr(matrix)
-    lower, exchanges = torch.linalg.lu_factor(span)
+    # Partial pivoting chooses the same rows for any triangular mixture of the columns, so there is
+    # no need of an orthonormal basis, but where the columns do not determine their span.
+    span = matrix
+    lower, exchanges, _ = torch.linalg.lu_factor_ex(span)
+    left = lower.diagonal().abs()
+    if bool((left <= _DEPENDENT * torch.linalg.vector_norm(span, dim=0)).any()):
+        span, _ = torch.linalg.qr(matrix)
+        lower, exchanges = torch.linalg.lu_factor(span)
     places = list(range(rows))  # row of the matrix at each place of L·U
     for row, other in enumerate((exchanges - 1).tolist()):
         places[row], places[other] = places[other], places[row]

@@ -46,19 +46,25 @@ class Factorized(nn.Sequential):
         return dense
 
 
+def check_ranks(name: str, module: nn.Module, method: str, ranks: Sequence[int]) -> None:
+    """Raises LowRankError when the ranks do not fit the layer `module`."""
+    outputs, *others = dense_weight(module).shape
+    shape = (outputs // groups_of(module), *others)
+    if problem := get_method(method).check_ranks(shape, ranks):
+        raise LowRankError(
+            f"layer {name!r} ({' × '.join(map(str, [outputs, *others]))}): {problem}; make the "
+            "plan again with rank-select, or correct it"
+        )
+
+
 def skeleton(name: str, module: nn.Module, method: str, ranks: Sequence[int]) -> Factorized:
     """The factorized layer with uninitialised weights, checked against the module it replaces.
 
     Raises LowRankError when the ranks do not fit the layer.
     """
-    cls = get_method(method)
-    outputs, *others = dense_weight(module).shape
-    if problem := cls.check_ranks((outputs // groups_of(module), *others), ranks):
-        raise LowRankError(
-            f"layer {name!r} ({' × '.join(map(str, [outputs, *others]))}): {problem}; make the "
-            "plan again with rank-select, or correct it"
-        )
-    return Factorized(cls.layers(module, ranks), method, ranks).train(module.training)
+    check_ranks(name, module, method, ranks)
+    layers = get_method(method).layers(module, ranks)
+    return Factorized(layers, method, ranks).train(module.training)
 
 
 def fill_(layer: Factorized, factors: Sequence[Tensor], bias: Tensor | None) -> None:
