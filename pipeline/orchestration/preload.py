@@ -5,6 +5,7 @@ No thread of Python's may be started here, and nothing computed by torch: a fork
 
 from __future__ import annotations
 
+import gc
 from importlib import import_module
 from io import BytesIO
 
@@ -46,3 +47,4 @@ def _draw() -> None:
 for _name in _LIBRARIES:
     import_module(_name)
 _draw()
+gc.freeze()  # what is here stays: no fork looks through it for garbage
