@@ -9,6 +9,7 @@ import torch
 from pipeline.lowrank.analysis import analyze, reached_targets, save_analysis
 from pipeline.lowrank.checkpoint import load_network
 from pipeline.lowrank.moments import collect_moments
+from pipeline.workload.bfloat16 import check_bfloat16
 from pipeline.workload.calibration import evenly, statistics_batches
 from pipeline.workload.data import load_meta, predictions_of
 from pipeline.workload.threads import set_threads
@@ -19,6 +20,7 @@ from stages._io import main, section
 def run() -> None:
     set_threads(section("fabric")["threads"])
     options = section("analyze")
+    check_bfloat16({"analyze": options})
     metric, damping = options["metric"], options["damping"]
     patterns = {key: options[key] for key in ("include", "exclude")}
     model = load_network(Path("out/baseline"))

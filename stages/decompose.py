@@ -13,6 +13,7 @@ from pipeline.lowrank.checkpoint import load_network, read_network, save_network
 from pipeline.lowrank.compress import apply_
 from pipeline.lowrank.planning import load_plan
 from pipeline.lowrank.refit import refit_if_closer
+from pipeline.workload.bfloat16 import check_bfloat16
 from pipeline.workload.calibration import held_out_batches, statistics_batches
 from pipeline.workload.data import load_meta, load_split, predictions_of
 from pipeline.workload.threads import set_threads
@@ -23,11 +24,16 @@ DATA, BASELINE = Path("out/data"), Path("out/baseline")
 
 def run() -> None:
     set_threads(section("fabric")["threads"])
-    options = section("decompose") | {"seed": section("seed")}
+    options, chosen, refit = (
+        section("decompose") | {"seed": section("seed")},
+        section("refit"),
+        None,
+    )
+    check_bfloat16({"refit": chosen})
     del options["methods"]  # the plan names the method of each layer
     plan, analysis = load_plan(Path("out/plan.json")), load_analysis(Path("out/analysis"))
-    model, reports = apply_(load_network(BASELINE), plan, analysis, **options)
-    dense, chosen, refit = load_network(BASELINE), section("refit"), None
+    dense, model = load_network(BASELINE), load_network(BASELINE)
+    model, reports = apply_(model, plan, analysis, **options)
     if chosen["share"] and reports:
         parts = (chosen["batch_size"], section("analyze")["holdout"])
         refit = refit_if_closer(

@@ -9,6 +9,7 @@ import torch
 from lightning_fabric import Fabric, seed_everything
 
 from pipeline.lowrank.errors import LowRankError
+from pipeline.workload.bfloat16 import check_bfloat16
 from pipeline.workload.threads import set_threads
 
 
@@ -28,7 +29,8 @@ def make_fabric(options: FabricOptions, seed: int) -> Fabric:
     """A launched Fabric in a process made deterministic and seeded.
 
     With several devices the strategy starts the other processes here. Raises LowRankError for
-    an accelerator, strategy or precision that this machine doesn't have.
+    an accelerator, strategy or precision that this machine doesn't have, bfloat16 on a CPU
+    without it included.
     """
     set_deterministic(options.threads)
     seed_everything(seed, verbose=False)
@@ -48,6 +50,8 @@ def make_fabric(options: FabricOptions, seed: int) -> Fabric:
             f"devices={options.devices}, strategy={options.strategy}, "
             f"precision={options.precision}); correct the fabric section"
         ) from error
+    chosen = {"accelerator": fabric.device.type, "precision": options.precision}
+    check_bfloat16({"fabric": chosen})
     return fabric
 
 

@@ -9,7 +9,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-OPTIMIZERS = ("sgd", "adamw")
+from pipeline.workload.muon import MuonWithAdamW
+
+OPTIMIZERS = ("sgd", "adamw", "muon")
 
 _WARM_UP = 0.3  # of the cycle
 _FIRST, _LAST = 1 / 25, 1 / 25e4  # of the peak
@@ -20,9 +22,12 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Over the parameters that require gradients; biases and normalisation are not decayed.
 
-    sgd: Nesterov momentum; adamw: β₁ = momentum, β₂ = 0.99 (short trainings), decay decoupled.
+    sgd: Nesterov momentum; adamw: β₁ = momentum, β₂ = 0.99 (short trainings), decay decoupled;
+    muon: see MuonWithAdamW.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
+    if name == "muon":
+        return MuonWithAdamW(trained, learning_rate, momentum, weight_decay)
     groups = [
         {"params": [p for p in trained if p.dim() > 1], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},

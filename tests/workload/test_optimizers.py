@@ -45,6 +45,49 @@ def test_biases_are_not_decayed_and_frozen_parameters_left_out() -> None:
         assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.01, 0.0)
 
 
+def test_muon_is_torchs_for_matrices_and_adamw_for_the_rest() -> None:
+    shapes = [(5, 3), (4,), (2, 3, 3, 3), (3, 6), ()]
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator) for shape in shapes]
+    found, expected = ([nn.Parameter(t.clone()) for t in start] for _ in range(2))
+    model = nn.Module()
+    for place, parameter in enumerate(found):
+        model.register_parameter(f"p{place}", parameter)
+    one = make_optimizer(model, "muon", 1.0, 0.8, 0.1)
+    muon = torch.optim.Muon(
+        [p for p in expected if p.dim() == 2],
+        momentum=0.8,
+        weight_decay=0.1,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    kernels, vectors = ([p for p in expected if p.dim() in dims] for dims in ((4,), (0, 1)))
+    adamw = torch.optim.AdamW(
+        [{"params": kernels}, {"params": vectors, "weight_decay": 0.0}],
+        betas=(0.8, 0.99),
+        weight_decay=0.1,
+    )
+    for rate in (0.01, 0.03, 0.02):
+        for optimizer in (one, muon, adamw):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        for a, b in zip(found, expected, strict=True):
+            a.grad = torch.randn(a.shape, generator=generator)
+            b.grad = a.grad.clone()
+        for optimizer in (one, muon, adamw):
+            optimizer.step()
+    for a, b, before in zip(found, expected, start, strict=True):
+        assert torch.equal(a, b)
+        assert not torch.equal(a, before)
+
+
+def test_muon_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LowRankError, match=r"optimizer=muon: nothing that is trained is a matrix"):
+        make_optimizer(nn.Conv2d(2, 2, 3), "muon", 0.1, 0.9, 0.0)
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(LowRankError, match=r"has no Muon; install torch 2\.9 or newer"):
+        make_optimizer(nn.Linear(2, 2), "muon", 0.1, 0.9, 0.0)
+
+
 def test_the_clock_counts_steps_or_time(fabric: Fabric) -> None:
     assert Clock(100, None, fabric).position(40) == 40
     clock = Clock(100, 1.0, fabric)
@@ -89,7 +132,9 @@ def test_a_training_ends_with_its_time(splits: tuple[Split, Split], fabric: Fabr
 def test_no_time_is_refused(splits: tuple[Split, Split], fabric: Fabric) -> None:
     with pytest.raises(LowRankError, match=r"minutes=0: must be greater than 0"):
         train(network(), *splits, replace(OPTIONS, minutes=0), fabric=fabric, seed=0)
-    with pytest.raises(LowRankError, match=r"optimizer=lion: unknown; choose one of sgd, adamw"):
+    with pytest.raises(
+        LowRankError, match=r"optimizer=lion: unknown; choose one of sgd, adamw, muon"
+    ):
         train(network(), *splits, replace(OPTIONS, optimizer="lion"), fabric=fabric, seed=0)
 
 
@@ -110,7 +155,7 @@ def interrupted(after: int) -> Objective:
     return objective  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 @pytest.mark.parametrize("after", [9, 17, 18, 19, 35])
 def test_a_stopped_training_goes_on_to_the_same_bits(
     splits: tuple[Split, Split],
