@@ -1,12 +1,14 @@
 """Metric × form × allocation × budget on one network, text or images and split, nothing
-fine-tuned: what each part of the default is worth beside the published algorithms.
+fine-tuned, and repaired: what each part of the default is worth beside the published algorithms.
 
     python -m pipeline experiment=smollm2
     python -m benchmarks.metrics WORKSPACE --cost params --scope targets --budgets 0.8 0.6
     python -m pipeline experiment=fashion_mnist
     python -m benchmarks.metrics WORKSPACE --cost macs --plain tucker2 --budgets 0.5 0.35 0.25
+    … --repair 1
 
-WORKSPACE is the folder that the run prints; its analysis must be in the metric fisher. The
+WORKSPACE is the folder that the run prints; its analysis must be in the metric fisher.
+With --repair every network is then fine-tuned as the workspace's was, for so many epochs. The
 published algorithms are expressed through this project's metrics and its uniform allocation:
 plain SVD; FWSVD (Hsu et al. 2022: rows weighed by their Fisher information); ASVD (Yuan et al.
 2023: inputs scaled by the square root of their size); the whitening of SVD-LLM (Wang et al.
@@ -17,16 +19,19 @@ from __future__ import annotations
 
 import argparse
 import copy
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import yaml
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pipeline.lowrank.analysis import Analysis, load_analysis
-from pipeline.lowrank.checkpoint import load_network
+from pipeline.lowrank.checkpoint import load_network, read_network, save_network
 from pipeline.lowrank.compress import apply_
 from pipeline.lowrank.methods import make_methods
 from pipeline.lowrank.metric import Metric
@@ -35,6 +40,8 @@ from pipeline.lowrank.policies import Budget
 from pipeline.lowrank.spectrum import analyze_weight
 from pipeline.workload.comparison import compare_networks
 from pipeline.workload.data import load_meta, load_split
+from pipeline.workload.devices import FabricOptions, make_fabric
+from pipeline.workload.fine_tuning import fine_tune
 from pipeline.workload.splits import Split
 
 
@@ -111,25 +118,52 @@ def main() -> None:
     parser.add_argument("--plain", default="svd")
     parser.add_argument("--examples", type=int, default=None, help="of the test split; all")
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--only", default="", help="rows whose label holds this text")
+    parser.add_argument("--only", nargs="+", default=[""], help="rows that hold one of these texts")
+    parser.add_argument("--repair", type=int, default=0, help="epochs of fine-tuning; none")
     arguments = parser.parse_args()
     out = arguments.workspace / "out"
+    params = yaml.safe_load((arguments.workspace / "params.yaml").read_text())
+    fabric = make_fabric(FabricOptions(**params["fabric"]), params["seed"])
     model, meta = load_network(out / "baseline"), load_meta(out / "data")
     splits = {n: _cut(load_split(out / "data", n), arguments.examples) for n in ("test",)}
     fisher = load_analysis(out / "analysis")
     analyses: dict[str, Analysis] = {"fisher": fisher}
     for row in rows(arguments.plain, f"pivoted_{arguments.plain}"):
-        if arguments.only not in row.label:
+        if not any(text in row.label for text in arguments.only):
             continue
         if row.metric not in analyses:
             analyses = {"fisher": fisher, row.metric: in_metric(fisher, model, row.metric)}
         for kept in arguments.budgets:
             budget = Budget(**{arguments.cost: kept}, scope=arguments.scope)
             plan = plan_of(row, analyses[row.metric], model, budget)
-            built, _ = apply_(copy.deepcopy(model), plan, analyses[row.metric])
-            networks = {"dense": model, "compressed": built}
+            networks = {"dense": model}
+            networks["compressed"], reports = apply_(
+                copy.deepcopy(model), plan, analyses[row.metric]
+            )
+            if arguments.repair:
+                layers = {n: {"method": r.method, "ranks": r.ranks} for n, r in reports.items()}
+                options = params["fine_tune"] | {"epochs": arguments.repair}
+                networks["repaired"] = repaired(
+                    out, networks["compressed"], layers, options, fabric, params["seed"]
+                )
             scores = compare_networks(networks, splits, meta["task"], arguments.batch)
             print(f"{row.label:28s} {kept:5.2f}  {_read(scores)}", flush=True)
+
+
+def repaired(
+    out: Path,
+    built: nn.Module,
+    layers: Mapping[str, Any],
+    options: Mapping[str, Any],
+    fabric: Fabric,
+    seed: int,
+) -> nn.Module:
+    """What the stage fine-tune makes of a network; `layers` as of `save_network`."""
+    with tempfile.TemporaryDirectory() as folder:
+        before, after = Path(folder, "compressed"), Path(folder, "finetuned")
+        save_network(before, built, read_network(out / "baseline").spec, layers)
+        fine_tune(after, before, out / "baseline", out / "data", options, fabric=fabric, seed=seed)
+        return load_network(after)
 
 
 def _cut(split: Split, examples: int | None) -> Split:
@@ -141,15 +175,16 @@ def _cut(split: Split, examples: int | None) -> Split:
 
 
 def _read(scores: Mapping[str, Mapping[str, float]]) -> str:
-    dense, now = scores["dense"], scores["compressed"]
-    if "perplexity" in now:
-        ends = (now["perplexity_ratio_low"], now["perplexity_ratio_high"])
-        ratio = now["perplexity_ratio"]
-        return (
-            f"perplexity {now['perplexity']:.1f}  ratio {ratio:.3f} [{ends[0]:.3f}, {ends[1]:.3f}]"
-        )
-    key = "accuracy" if "accuracy" in now else "cosine"
-    return f"{key} {100 * now[key]:.2f} %  dense {100 * dense[key]:.2f} %"
+    return "  ".join(f"{name} {_figure(values)}" for name, values in scores.items())
+
+
+def _figure(values: Mapping[str, float]) -> str:
+    if "perplexity" in values:
+        low, high = (values[f"perplexity_ratio_{end}"] for end in ("low", "high"))
+        ratio = f"{values['perplexity_ratio']:.3f} [{low:.3f}, {high:.3f}]"
+        return f"perplexity {values['perplexity']:.1f}, ratio {ratio}"
+    key = "accuracy" if "accuracy" in values else "cosine"
+    return f"{key} {100 * values[key]:.2f} %"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ BLOCKS = re.findall(r"^```bash\n(.*?)^```", README, flags=re.MULTILINE | re.DOTA
 # quarter of an hour is cut to a minute by fewer epochs and examples.
 MAKE = "make "
 QUICK = {
-    "python -m pipeline experiment=fashion_mnist": " baseline.epochs=1 fine_tune.epochs=1 fabric.precision=32-true"
+    "python -m pipeline experiment=fashion_mnist": " baseline.epochs=1 fine_tune.epochs=1"
+    " fabric.precision=32-true"
     " data.train=2000 data.test=10000 'model.widths=[8,16]' 'model.blocks=[1,1]'"
     " rank_select.budget=0.6"
 }
