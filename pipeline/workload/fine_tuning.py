@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from pipeline.lowrank.adapter import AdapterOptions, attach_, freeze_, merge_
 from pipeline.lowrank.checkpoint import load_network, read_network, save_network
@@ -49,7 +51,8 @@ def fine_tune(
     `options` is the fine_tune section: `parameters` says what is trained (all of them, the
     factors, adapters on the factors, merged afterwards, or none: the network is copied),
     `objective` what is minimised (the cross-entropy with the labels, or with them and the dense
-    network in `baseline`, or an encoder's distance to the dense embeddings). The validation
+    network in `baseline`, or an encoder's distance to the dense embeddings; nothing is dropped
+    out where the dense network, which answers with all its units, is the teacher). The validation
     loss never gets greater than the compressed network's. A training that was stopped goes on
     where it was, if nothing that it depends on has changed.
     """
@@ -67,6 +70,8 @@ def fine_tune(
             attach_(model, adapter_options(options), seed)
         elif options["parameters"] == "factors":
             freeze_(model, options["adapter_others"])
+        if options["objective"] == "distill":
+            _without_dropout(model)
         training = load_split(data, "train")
         objective, quality = _aim(options, baseline, data, (training, validation), fabric)
         curve = train(
@@ -95,6 +100,12 @@ def adapter_options(section: Mapping[str, Any]) -> AdapterOptions:
     return AdapterOptions(
         **{k: section[f"adapter_{k}"] for k in AdapterOptions.__dataclass_fields__}
     )
+
+
+def _without_dropout(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, _DropoutNd):
+            module.p = 0.0
 
 
 def _aim(

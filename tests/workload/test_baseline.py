@@ -219,3 +219,27 @@ def test_no_repair_and_unknown_words(
         repaired(parameters="lora")
     with pytest.raises(LowRankError, match=r"fine_tune.objective=kl: unknown; choose one of"):
         repaired(objective="kl")
+
+
+def test_a_network_that_learns_its_own_answers_has_nothing_to_learn(
+    tmp_path: Path, digits: Path, fabric: Fabric
+) -> None:
+    """Dropout would be an error of its own; with labels it stays."""
+    spec = {"_target_": "tests.workload.dropout_case.Dropping", "rate": 0.5}
+    dense = tmp_path / "dense"
+    make_baseline(dense, digits, spec, {**TRAIN, "epochs": 1}, fabric=fabric, seed=0)
+    options = {**REPAIR, "epochs": 1, "distill_weight": 1.0, "learning_rate": 1e-9}
+    first = {}
+    for objective in ("distill", "labels"):
+        curve = fine_tune(
+            tmp_path / objective,
+            dense,
+            dense,
+            digits,
+            {**options, "objective": objective},
+            fabric=fabric,
+            seed=0,
+        )
+        first[objective] = curve.steps[0]["train_loss"]
+    assert abs(first["distill"]) < 1e-5
+    assert first["labels"] > curve.epochs[0]["validation_loss"]
