@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,11 +29,11 @@ class _Enough(Exception):  # noqa: N818
     """The rest of a forward pass is not wanted."""
 
 
-def find_blocks(model: nn.Module, targets: Sequence[str]) -> list[str]:
+def find_blocks(model: nn.Module, targets: Sequence[str], remedy: str) -> list[str]:
     """Names of the entries of the ModuleList or Sequential that holds most of the `targets`,
     an nn.Sequential among them replaced by its own entries.
 
-    Raises LowRankError where no list of at least two entries holds a target.
+    Raises LowRankError, with the `remedy`, where no list of at least two entries holds a target.
     """
     best: tuple[int, list[str]] = (0, [])
     for name, module in model.named_modules():
@@ -43,8 +44,8 @@ def find_blocks(model: nn.Module, targets: Sequence[str]) -> list[str]:
                 best = (held, entries)
     if not best[1]:
         raise LowRankError(
-            "refit needs blocks that follow one another, in a ModuleList or Sequential, and the "
-            "network has none that holds a factorized layer; set refit.share=0"
+            "the network has no blocks that follow one another, in a ModuleList or Sequential, "
+            f"with a factorized layer in them; set {remedy}"
         )
     return best[1]
 
@@ -110,6 +111,23 @@ def record_calls(model: nn.Module, blocks: Sequence[str], batch: Any) -> list[Ca
     if len(outputs) < len(blocks):
         raise LowRankError(f"refit: {blocks[len(calls)]} is not used in the forward pass")
     return calls
+
+
+class Outputs:
+    """What blocks of a network gave in its last forward pass, from now on."""
+
+    def __init__(self, model: nn.Module, blocks: Sequence[str]) -> None:
+        self._found: dict[str, Tensor] = {}
+        for block in blocks:
+            model.get_submodule(block).register_forward_hook(partial(self._keep, block))
+
+    def take(self) -> list[Tensor]:
+        """The states, in the order in which the blocks ran; they are not kept any longer."""
+        found, self._found = self._found, {}
+        return list(found.values())
+
+    def _keep(self, block: str, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        self._found[block] = _state(output).clone()  # what follows may work in place
 
 
 class Walk:

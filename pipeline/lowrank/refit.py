@@ -178,7 +178,7 @@ def _drifts(
 ) -> Iterator[tuple[str, Drift]]:
     """Of the targets in the blocks, in the order in which they run. One must be refit before the
     next is asked for: what that one reads is measured then."""
-    blocks = find_blocks(dense, targets)
+    blocks = find_blocks(dense, targets, "refit.share=0")
     calls = [record_calls(dense, blocks, batch) for batch in batches]
     masks = [padding_mask(batch) for batch in batches]
     before, after = (Walk(m, blocks, batches, calls) for m in (dense, compressed))

@@ -142,6 +142,7 @@ class FineTune(Training):
     objective: str = MISSING
     temperature: float = MISSING
     distill_weight: float = MISSING
+    states_weight: float = MISSING
     adapter_rank: int = MISSING
     adapter_alpha: float = MISSING
     adapter_init: str = MISSING

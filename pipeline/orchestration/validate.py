@@ -60,6 +60,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rank_select.contest_examples": _NOT_NEGATIVE,
     "fine_tune.temperature": _POSITIVE,
     "fine_tune.distill_weight": (lambda v: 0 <= v <= 1, "choose a number in [0, 1]"),
+    "fine_tune.states_weight": _NOT_NEGATIVE,
     "fine_tune.adapter_rank": _COUNT,
     "fine_tune.adapter_alpha": _POSITIVE,
     "fine_tune.adapter_targets": (lambda v: len(v) > 0, '["*"] means all factorized layers'),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from pipeline.lowrank.adapter import AdapterOptions, attach_, freeze_, merge_
+from pipeline.lowrank.blocks import Outputs, find_blocks
 from pipeline.lowrank.checkpoint import load_network, read_network, save_network
 from pipeline.lowrank.errors import LowRankError
 from pipeline.workload.baseline import training_options
@@ -26,6 +27,7 @@ from pipeline.workload.objectives import (
     cross_entropy,
     distillation,
     embedding_distillation,
+    with_states,
 )
 from pipeline.workload.resumption import Resumption
 from pipeline.workload.splits import Split
@@ -51,8 +53,9 @@ def fine_tune(
     `options` is the fine_tune section: `parameters` says what is trained (all of them, the
     factors, adapters on the factors, merged afterwards, or none: the network is copied),
     `objective` what is minimised (the cross-entropy with the labels, or with them and the dense
-    network in `baseline`, or an encoder's distance to the dense embeddings; nothing is dropped
-    out where the dense network, which answers with all its units, is the teacher). The validation
+    network in `baseline`, or an encoder's distance to the dense embeddings, and with
+    `states_weight` also the distance of the states after each block; nothing is dropped out where
+    the dense network, which answers with all its units, is the teacher). The validation
     loss never gets greater than the compressed network's. A training that was stopped goes on
     where it was, if nothing that it depends on has changed.
     """
@@ -70,10 +73,9 @@ def fine_tune(
             attach_(model, adapter_options(options), seed)
         elif options["parameters"] == "factors":
             freeze_(model, options["adapter_others"])
-        if options["objective"] == "distill":
-            _without_dropout(model)
         training = load_split(data, "train")
-        objective, quality = _aim(options, baseline, data, (training, validation), fabric)
+        folders, splits = (baseline, data), (training, validation)
+        objective, quality = _aim(model, file.layers, options, folders, splits, fabric)
         curve = train(
             model,
             training,
@@ -102,35 +104,49 @@ def adapter_options(section: Mapping[str, Any]) -> AdapterOptions:
     )
 
 
+def _aim(
+    model: nn.Module,
+    layers: Iterable[str],
+    options: Mapping[str, Any],
+    folders: tuple[Path, Path],
+    splits: tuple[Split, Split],
+    fabric: Fabric,
+) -> tuple[Objective, Quality]:
+    """What is minimised, and what is measured on the validation split; the folders are those of
+    the dense network and of the data."""
+    smoothing, (training, validation) = options["label_smoothing"], splits
+    if options["objective"] == "labels":
+        return cross_entropy(smoothing), quality_sums
+    dense, weight = load_network(folders[0]), options["states_weight"]
+    quality: Quality = quality_sums
+    # Of an answer that is kept from an earlier step there are no states.
+    teacher = Teacher(dense, training, fabric, options["augment"], keep=not weight)
+    if predictions_of(load_meta(folders[1])) == "directions":
+        reference = embeddings(dense, validation, VALIDATION_BATCH)
+        quality = partial(fidelity_sums, reference)
+        objective = embedding_distillation(teacher)
+    else:
+        objective = _distillation(teacher, options)
+    _without_dropout(model)
+    if weight:
+        blocks = find_blocks(model, list(layers), "fine_tune.states_weight=0")
+        objective = with_states(objective, Outputs(model, blocks), Outputs(dense, blocks), weight)
+    return objective, quality
+
+
+def _distillation(teacher: Teacher, options: Mapping[str, Any]) -> Objective:
+    return distillation(
+        teacher,
+        temperature=options["temperature"],
+        weight=options["distill_weight"],
+        label_smoothing=options["label_smoothing"],
+    )
+
+
 def _without_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, _DropoutNd):
             module.p = 0.0
-
-
-def _aim(
-    options: Mapping[str, Any],
-    baseline: Path,
-    data: Path,
-    splits: tuple[Split, Split],
-    fabric: Fabric,
-) -> tuple[Objective, Quality]:
-    """What is minimised, and what is measured on the validation split."""
-    smoothing, (training, validation) = options["label_smoothing"], splits
-    if options["objective"] == "labels":
-        return cross_entropy(smoothing), quality_sums
-    dense = load_network(baseline)
-    teacher = Teacher(dense, training, fabric, options["augment"])
-    if predictions_of(load_meta(data)) == "directions":
-        reference = embeddings(dense, validation, VALIDATION_BATCH)
-        return embedding_distillation(teacher), partial(fidelity_sums, reference)
-    soft = distillation(
-        teacher,
-        temperature=options["temperature"],
-        weight=options["distill_weight"],
-        label_smoothing=smoothing,
-    )
-    return soft, quality_sums
 
 
 def _key(

@@ -10,8 +10,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.lowrank.blocks import Outputs
 from pipeline.lowrank.deployment import lay_out
-from pipeline.workload.splits import Split
+from pipeline.workload.splits import PADDING, Split
 
 _CACHE_BYTES = 256 * 2**20
 _TEACHER_BATCH = 500
@@ -45,14 +46,22 @@ class Teacher:
     no gradients.
 
     Where nothing is augmented an example's answer is always the same: they are computed once,
-    if all of them together fit 256 MiB.
+    if all of them together fit 256 MiB and `keep` allows it.
     """
 
-    def __init__(self, network: nn.Module, training: Split, fabric: Fabric, augment: str) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        training: Split,
+        fabric: Fabric,
+        augment: str,
+        *,
+        keep: bool = True,
+    ) -> None:
         self._network = network.eval().requires_grad_(False).to(fabric.device)
         lay_out(self._network, torch.channels_last)
         self._fabric = fabric
-        self._cache = self._all(training) if augment == "none" else None
+        self._cache = self._all(training) if keep and augment == "none" else None
 
     @torch.no_grad()
     def answers(self, batch: Batch) -> Tensor:
@@ -114,3 +123,26 @@ def embedding_distillation(teacher: Teacher) -> Objective:
         return 1 - functional.cosine_similarity(found, teacher.answers(batch)).mean()
 
     return objective
+
+
+def with_states(
+    objective: Objective, student: Outputs, teacher: Outputs, weight: float
+) -> Objective:
+    """`objective`, in which both networks run, plus weight times the mean over the blocks of
+    ‖h − h'‖²/‖h‖², where h is the teacher's state after a block and h' the student's, both
+    without the padding of a batch of tokens (Romero et al. 2015; Sun et al. 2019)."""
+
+    def summed(network: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+        loss = objective(network, batch)
+        pairs = list(zip(student.take(), teacher.take(), strict=True))
+        errors = [_relative_square(found, state, batch.inputs) for found, state in pairs]
+        return loss + weight * torch.stack(errors).mean()
+
+    return summed
+
+
+def _relative_square(found: Tensor, state: Tensor, inputs: Tensor) -> Tensor:
+    if not inputs.is_floating_point():
+        text = inputs != PADDING
+        found, state = found[text], state[text]
+    return (found - state).float().square().sum() / state.float().square().sum()

@@ -138,7 +138,7 @@ def test_blocks_are_walked_as_the_network_runs_them() -> None:
     for dense, shape in ((Stack().eval(), (12,)), (make_cnn().eval(), (3, 8, 8))):
         batch = torch.randn(4, *shape)
         names = [n for n, m in dense.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-        blocks = find_blocks(dense, names)
+        blocks = find_blocks(dense, names, "refit.share=0")
         walk = Walk(dense, blocks, [batch], [record_calls(dense, blocks, batch)])
         for place in range(len(blocks)):
             walk.go_on(place)
@@ -169,8 +169,8 @@ class Alone(nn.Module):
 def test_other_networks_are_refused() -> None:
     with pytest.raises(LowRankError, match=r"blocks\.11 is not called just once.*refit\.share=0"):
         record_calls(Skipping(), [f"blocks.{i}" for i in range(12)], torch.randn(2, 12))
-    with pytest.raises(LowRankError, match="has none that holds a factorized layer"):
-        find_blocks(Alone(), ["layer"])
+    with pytest.raises(LowRankError, match=r"with a factorized layer in them; set refit\.share=0"):
+        find_blocks(Alone(), ["layer"], "refit.share=0")
     net = Stack()
     chosen = plan(net, Budget(params=0.5), torch.randn(1, 12))
     assert chosen.analysis is not None

@@ -132,6 +132,7 @@ REPAIR = {
     "objective": "labels",
     "temperature": 2.0,
     "distill_weight": 0.5,
+    "states_weight": 0.0,
     "adapter_rank": 1,
     "adapter_alpha": 1.0,
     "adapter_init": "svd",

@@ -8,6 +8,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.lowrank.blocks import Outputs
 from pipeline.workload import objectives
 from pipeline.workload.objectives import (
     Batch,
@@ -15,8 +16,9 @@ from pipeline.workload.objectives import (
     cross_entropy,
     distillation,
     embedding_distillation,
+    with_states,
 )
-from pipeline.workload.splits import Split
+from pipeline.workload.splits import PADDING, Split, TokenSplit
 
 
 @pytest.fixture
@@ -119,3 +121,46 @@ def test_embeddings_are_brought_to_the_teachers_direction(split: Split, fabric: 
     cosines = (truth * found).sum(1) / (truth.norm(dim=1) * found.norm(dim=1))
     assert objective(student, batch).item() == pytest.approx(1 - cosines.mean().item(), rel=1e-5)
     assert abs(objective(teacher, batch).item()) < 1e-6
+
+
+def test_states_add_their_relative_squared_error(split: Split, fabric: Fabric) -> None:
+    teacher, student, batch = network(1).eval(), network(2).eval(), batch_of(split, EXAMPLES)
+    blocks = ["1", "3"]
+    answers = Teacher(teacher, split, fabric, "none", keep=False)
+    objective = distillation(answers, temperature=1.0, weight=1.0, label_smoothing=0.0)
+    plain = objective(student, batch).item()
+    states = with_states(objective, Outputs(student, blocks), Outputs(teacher, blocks), 0.3)
+    expected = []
+    for end in (2, 4):
+        found, state = student[:end](batch.inputs), teacher[:end](batch.inputs)
+        expected.append((((found - state) ** 2).sum() / (state**2).sum()).item())
+    for _ in range(2):
+        found = states(student, batch).item()
+        assert found == pytest.approx(plain + 0.3 * sum(expected) / 2, rel=1e-5)
+    assert min(expected) > 0.1
+    student(split.batch(EXAMPLES)[0][:2])  # a validation in between leaves nothing behind
+    assert states(student, batch).item() == found
+
+
+def test_states_of_padding_do_not_count(fabric: Fabric) -> None:
+    tokens = torch.tensor([[5, 7, PADDING, PADDING], [1, 2, 3, PADDING], [9, PADDING, 4, 4]])
+    split = TokenSplit(tokens, torch.zeros(3, 0, dtype=torch.int64))
+
+    class Reader(nn.Module):
+        def __init__(self, seed: int) -> None:
+            super().__init__()
+            torch.manual_seed(seed)
+            self.layers = nn.Sequential(nn.Embedding(20, 6), nn.Linear(6, 6))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.layers(inputs.clamp(min=0)).mean(1)  # type: ignore[no-any-return]
+
+    student, teacher = Reader(1), Reader(2)
+    batch = Batch(tokens, split.labels, torch.arange(3))
+    objective = embedding_distillation(Teacher(teacher, split, fabric, "none", keep=False))
+    plain = objective(student, batch).item()
+    states = with_states(objective, *(Outputs(m, ["layers.1"]) for m in (student, teacher)), 1.0)
+    text = tokens[tokens != PADDING]
+    found, state = student.layers(text), teacher.layers(text)
+    expected = plain + ((found - state) ** 2).sum().item() / (state**2).sum().item()
+    assert states(student, batch).item() == pytest.approx(expected, rel=1e-5)

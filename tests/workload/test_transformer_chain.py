@@ -107,13 +107,15 @@ def test_a_refit_is_measured_and_shown(
 
 @pytest.mark.parametrize("task", sorted(LAYERS))
 def test_the_dense_network_repairs(workspace: Path, task: str) -> None:
-    """Distillation by AdamW: towards the dense net's predictions, or towards its embeddings."""
+    """Distillation towards the dense net's predictions by AdamW; towards its embeddings, and the
+    states after its blocks, by Muon."""
+    way = ["optimizer=muon", "states_weight=1"] if task == "encoder" else ["optimizer=adamw"]
     book = write_book(workspace / "b.txt", 24)
     write_model(workspace / "net", task)
     overrides = [
         *(f"model.task={task}", "model.name=net", f"analyze.include=[{LAYERS[task]}]"),
         *(f"data.path={book}", "rank_select.budget=0.4", "rank_select.contest_examples=0"),
-        *("fine_tune=distill", "fine_tune.optimizer=adamw", "fine_tune.learning_rate=0.003"),
+        *("fine_tune=distill", "fine_tune.learning_rate=0.003", *(f"fine_tune.{o}" for o in way)),
         *("fine_tune.epochs=12", "fine_tune.batch_size=4", "fine_tune.descent_points=0"),
         *("fine_tune.parameters=factors", "fine_tune.distill_weight=1", "fine_tune.temperature=1"),
     ]
