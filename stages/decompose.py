@@ -24,16 +24,12 @@ DATA, BASELINE = Path("out/data"), Path("out/baseline")
 
 def run() -> None:
     set_threads(section("fabric")["threads"])
-    options, chosen, refit = (
-        section("decompose") | {"seed": section("seed")},
-        section("refit"),
-        None,
-    )
+    options, chosen = section("decompose") | {"seed": section("seed")}, section("refit")
     check_bfloat16({"refit": chosen})
     del options["methods"]  # the plan names the method of each layer
     plan, analysis = load_plan(Path("out/plan.json")), load_analysis(Path("out/analysis"))
-    dense, model = load_network(BASELINE), load_network(BASELINE)
-    model, reports = apply_(model, plan, analysis, **options)
+    model, reports = apply_(load_network(BASELINE), plan, analysis, **options)
+    dense, refit = load_network(BASELINE), None
     if chosen["share"] and reports:
         parts = (chosen["batch_size"], section("analyze")["holdout"])
         refit = refit_if_closer(

@@ -24,7 +24,6 @@ from pipeline.orchestration.status import DONE, FAILED, LOG, RUNNING, STOPPED, u
 from pipeline.orchestration.store import PARENT
 from pipeline.orchestration.sweep import STOP, read_record
 from pipeline.orchestration.workspace import StoppedError, make_workspace, reproduce
-from pipeline.workload.bfloat16 import check_bfloat16
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,6 @@ def run_job(config: DictConfig, job: Job) -> dict[str, float]:
     with _noted(job):
         params = pin(to_params(config), Path(HydraConfig.get().runtime.cwd))
         parent = _enter(job)
-        check_bfloat16(params)
         make_workspace(job.root, job.workspace, params)
         if job.sweep is None:
             reproduce(job.root, job.workspace)

@@ -18,7 +18,8 @@ def check_bfloat16(params: Mapping[str, Mapping[str, Any]]) -> None:
     times slower than in float32: hours would become days.
 
     params: any of the sections `fabric` (a precision matters if the accelerator is the CPU),
-    `analyze` and `refit` (both always run on the CPU).
+    `analyze` and `refit` (both always run on the CPU). Asked by the stages, not before them:
+    results that another machine computed are taken from the cache anywhere.
     """
     fabric, remedies = params.get("fabric", {}), []
     if fabric.get("accelerator") == "cpu" and fabric["precision"].startswith("bf16"):
