@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -118,7 +119,7 @@ def main() -> None:
     parser.add_argument("--plain", default="svd")
     parser.add_argument("--examples", type=int, default=None, help="of the test split; all")
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--only", nargs="+", default=[""], help="rows that hold one of these texts")
+    parser.add_argument("--only", nargs="+", default=[""], help="regular expressions of rows; all")
     parser.add_argument("--repair", type=int, default=0, help="epochs of fine-tuning; none")
     arguments = parser.parse_args()
     out = arguments.workspace / "out"
@@ -129,7 +130,7 @@ def main() -> None:
     fisher = load_analysis(out / "analysis")
     analyses: dict[str, Analysis] = {"fisher": fisher}
     for row in rows(arguments.plain, f"pivoted_{arguments.plain}"):
-        if not any(text in row.label for text in arguments.only):
+        if not any(re.search(pattern, row.label) for pattern in arguments.only):
             continue
         if row.metric not in analyses:
             analyses = {"fisher": fisher, row.metric: in_metric(fisher, model, row.metric)}
