@@ -12,6 +12,7 @@ from pipeline.lowrank.moments import collect_moments
 from pipeline.workload.bfloat16 import check_bfloat16
 from pipeline.workload.calibration import evenly, statistics_batches
 from pipeline.workload.data import load_meta, predictions_of
+from pipeline.workload.memory import peak_memory_gib
 from pipeline.workload.threads import set_threads
 from pipeline.workload.weight_history import weights_in_training
 from stages._io import main, section
@@ -44,6 +45,7 @@ def run() -> None:
     analysis = analyze(model, example, metric=metric, moments=moments, damping=damping, **patterns)
     weights = weights_in_training(Path("out/baseline"), model, list(analysis.targets))
     save_analysis(Path("out/analysis"), analysis, weights)
+    print(f"analyze: {len(analysis.targets)} layers, peak memory {peak_memory_gib():.2f} GiB")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,22 @@
+"""The peak of the memory is the process's own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_the_peak_counts_what_was_given_back() -> None:
+    code = (
+        "from pipeline.workload.memory import peak_memory_gib as peak\n"
+        "before = peak()\n"
+        "block = bytearray(2**30)\n"
+        "block[::4096] = b'1' * len(block[::4096])\n"
+        "del block\n"
+        "print(before, peak())"
+    )
+    command = [sys.executable, "-c", code]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    before, after = map(float, printed.split())
+    assert 0.001 < before < 0.9, "that of this process, which it was forked from"
+    assert 1.0 < after < 1.2
