@@ -18,5 +18,6 @@ def test_the_peak_counts_what_was_given_back() -> None:
     command = [sys.executable, "-c", code]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     before, after = map(float, printed.split())
-    assert 0.001 < before < 0.9, "that of this process, which it was forked from"
-    assert 1.0 < after < 1.2
+    assert before > 0.001
+    least = max(before, 1.0)  # before: that of this process, which it was forked from
+    assert least <= after < least + 0.2
