@@ -28,7 +28,6 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pipeline.lowrank.analysis import Analysis, load_analysis
@@ -123,8 +122,6 @@ def main() -> None:
     parser.add_argument("--repair", type=int, default=0, help="epochs of fine-tuning; none")
     arguments = parser.parse_args()
     out = arguments.workspace / "out"
-    params = yaml.safe_load((arguments.workspace / "params.yaml").read_text())
-    fabric = make_fabric(FabricOptions(**params["fabric"]), params["seed"])
     model, meta = load_network(out / "baseline"), load_meta(out / "data")
     splits = {n: _cut(load_split(out / "data", n), arguments.examples) for n in ("test",)}
     fisher = load_analysis(out / "analysis")
@@ -143,23 +140,21 @@ def main() -> None:
             )
             if arguments.repair:
                 layers = {n: {"method": r.method, "ranks": r.ranks} for n, r in reports.items()}
-                options = params["fine_tune"] | {"epochs": arguments.repair}
                 networks["repaired"] = repaired(
-                    out, networks["compressed"], layers, options, fabric, params["seed"]
+                    arguments.workspace, networks["compressed"], layers, arguments.repair
                 )
             scores = compare_networks(networks, splits, meta["task"], arguments.batch)
             print(f"{row.label:28s} {kept:5.2f}  {_read(scores)}", flush=True)
 
 
 def repaired(
-    out: Path,
-    built: nn.Module,
-    layers: Mapping[str, Any],
-    options: Mapping[str, Any],
-    fabric: Fabric,
-    seed: int,
+    workspace: Path, built: nn.Module, layers: Mapping[str, Any], epochs: int
 ) -> nn.Module:
-    """What the stage fine-tune makes of a network; `layers` as of `save_network`."""
+    """What the workspace's stage fine-tune makes of a network in so many epochs; `layers` as of
+    `save_network`."""
+    out, params = workspace / "out", yaml.safe_load((workspace / "params.yaml").read_text())
+    options, seed = params["fine_tune"] | {"epochs": epochs}, params["seed"]
+    fabric = make_fabric(FabricOptions(**params["fabric"]), seed)
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder, "compressed"), Path(folder, "finetuned")
         save_network(before, built, read_network(out / "baseline").spec, layers)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.lowrank.blocks import Outputs
+from pipeline.lowrank.cost import padding_mask
 from pipeline.lowrank.deployment import lay_out
-from pipeline.workload.splits import PADDING, Split
+from pipeline.workload.splits import Split
 
 _CACHE_BYTES = 256 * 2**20
 _TEACHER_BATCH = 500
@@ -142,7 +143,6 @@ def with_states(
 
 
 def _relative_square(found: Tensor, state: Tensor, inputs: Tensor) -> Tensor:
-    if not inputs.is_floating_point():
-        text = inputs != PADDING
+    if (text := padding_mask(inputs)) is not None:
         found, state = found[text], state[text]
     return (found - state).float().square().sum() / state.float().square().sum()
