@@ -19,7 +19,7 @@ from torch import nn
 
 from pipeline.lowrank import Compute, apply_, plan
 from pipeline.lowrank.bounds import Bounds, certify
-from pipeline.workload.models import ResNet
+from pipeline.models.resnet import ResNet
 
 
 def resnet18(images: torch.Tensor) -> nn.Module:

@@ -30,19 +30,19 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from pipeline.lowrank.analysis import Analysis, load_analysis
-from pipeline.lowrank.checkpoint import load_network, read_network, save_network
-from pipeline.lowrank.compress import apply_
+from pipeline.data.files import load_meta, load_split
+from pipeline.data.splits import Split
+from pipeline.evaluation.networks import compare_networks
+from pipeline.lowrank.analysis.analysis import Analysis, load_analysis
+from pipeline.lowrank.analysis.metrics import Metric
+from pipeline.lowrank.analysis.spectra import analyze_weight
+from pipeline.lowrank.factorize.apply import apply_
+from pipeline.lowrank.forms.files import load_network, read_network, save_network
 from pipeline.lowrank.methods import make_methods
-from pipeline.lowrank.metric import Metric
-from pipeline.lowrank.planning import Plan, make_plan
-from pipeline.lowrank.policies import Budget
-from pipeline.lowrank.spectrum import analyze_weight
-from pipeline.workload.comparison import compare_networks
-from pipeline.workload.data import load_meta, load_split
-from pipeline.workload.devices import FabricOptions, make_fabric
-from pipeline.workload.fine_tuning import fine_tune
-from pipeline.workload.splits import Split
+from pipeline.lowrank.planning.plan import Plan, make_plan
+from pipeline.lowrank.planning.policies import Budget
+from pipeline.machine.devices import FabricOptions, make_fabric
+from pipeline.training.fine_tune import fine_tune
 
 
 class Row(NamedTuple):

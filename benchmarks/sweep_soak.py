@@ -27,7 +27,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from tests.chain import Tree
-from tests.orchestration.small_tree import make_small_tree
+from tests.sweeps.small_tree import make_small_tree
 
 JOBS = ("rank_select=energy,error", "decompose=svd,tucker2")
 PARALLEL = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")

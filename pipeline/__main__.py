@@ -18,18 +18,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from pipeline.config.compose import check_overrides
 from pipeline.lowrank.errors import LowRankError
-from pipeline.orchestration.command import (
+from pipeline.reporting.sweep.status import DONE
+from pipeline.sweeps.command import (
     Command,
     describe_sweep,
     hydra_arguments,
     parse_command,
 )
-from pipeline.orchestration.compose import check_overrides
-from pipeline.orchestration.job import Job, run_job
-from pipeline.orchestration.status import DONE
-from pipeline.orchestration.sweep import opened
-from pipeline.orchestration.sweep_view import print_outcome, sweep_view
+from pipeline.sweeps.job import Job, run_job
+from pipeline.sweeps.record import opened
+from pipeline.sweeps.view import print_outcome, sweep_view
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -73,7 +73,7 @@ def sweep(command: Command) -> int:
     if interrupted:
         return 130
     # Plotly and matplotlib: seconds of import, not needed before.
-    from pipeline.orchestration.comparison.write import publish_comparison
+    from pipeline.sweeps.comparison import publish_comparison
 
     print(publish_comparison(folder, described["track"], record["parent_run_id"]), flush=True)
     return 0 if record["state"] == DONE else 1

@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from pipeline.config.extraction import run_extraction
 from pipeline.lowrank.errors import LowRankError
-from pipeline.orchestration.extraction import run_extraction
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.orchestration.comparison.write import write_comparison
+from pipeline.reporting.sweep.write import write_comparison
 
 
 def main() -> None:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-from pipeline.orchestration.live import curve_logger
-from pipeline.workload.curve import Curve
-from pipeline.workload.devices import FabricOptions, make_fabric
+from pipeline.machine.devices import FabricOptions, make_fabric
+from pipeline.tracking.live import curve_logger
+from pipeline.training.curve import Curve
 from stages._io import section, write_json
 
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import torch
 
-from pipeline.lowrank.analysis import analyze, reached_targets, save_analysis
-from pipeline.lowrank.checkpoint import load_network
-from pipeline.lowrank.moments import collect_moments
-from pipeline.workload.bfloat16 import check_bfloat16
-from pipeline.workload.calibration import evenly, statistics_batches
-from pipeline.workload.data import load_meta, predictions_of
-from pipeline.workload.memory import peak_memory_gib
-from pipeline.workload.threads import set_threads
-from pipeline.workload.weight_history import weights_in_training
+from pipeline.data.calibration import evenly, statistics_batches
+from pipeline.data.files import load_meta, predictions_of
+from pipeline.lowrank.analysis.analysis import analyze, reached_targets, save_analysis
+from pipeline.lowrank.analysis.moments import collect_moments
+from pipeline.lowrank.forms.files import load_network
+from pipeline.machine.memory import peak_memory_gib
+from pipeline.machine.number_formats import check_bfloat16
+from pipeline.machine.threads import set_threads
+from pipeline.training.weight_history import weights_in_training
 from stages._io import main, section
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from pipeline.workload.baseline import make_baseline
+from pipeline.training.baseline import make_baseline
 from stages._io import main, section
 from stages._training import run_training
 

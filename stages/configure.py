@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.orchestration.compose import compose_params, write_params
-from pipeline.orchestration.pins import require_pins
+from pipeline.config.compose import compose_params, write_params
+from pipeline.config.pins import require_pins
 from stages._io import main
 
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from torch import nn
 
-from pipeline.lowrank.analysis import load_analysis
+from pipeline.data.calibration import held_out_batches, statistics_batches
+from pipeline.data.files import load_meta, load_split, predictions_of
+from pipeline.lowrank.analysis.analysis import load_analysis
 from pipeline.lowrank.bounds import Bounds, certify
-from pipeline.lowrank.checkpoint import load_network, read_network, save_network
-from pipeline.lowrank.compress import apply_
-from pipeline.lowrank.planning import load_plan
-from pipeline.lowrank.refit import refit_if_closer
-from pipeline.workload.bfloat16 import check_bfloat16
-from pipeline.workload.calibration import held_out_batches, statistics_batches
-from pipeline.workload.data import load_meta, load_split, predictions_of
-from pipeline.workload.threads import set_threads
+from pipeline.lowrank.factorize.apply import apply_
+from pipeline.lowrank.factorize.refit import refit_if_closer
+from pipeline.lowrank.forms.files import load_network, read_network, save_network
+from pipeline.lowrank.planning.plan import load_plan
+from pipeline.machine.number_formats import check_bfloat16
+from pipeline.machine.threads import set_threads
 from stages._io import main, section, write_json
 
 DATA, BASELINE = Path("out/data"), Path("out/baseline")

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.lowrank.checkpoint import load_network, read_network
-from pipeline.workload.comparison import compare_networks
-from pipeline.workload.data import example_input, load_meta, load_split
-from pipeline.workload.devices import FabricOptions, make_fabric
-from pipeline.workload.latency import measured_once
-from pipeline.workload.report import network_size, write_reports
-from pipeline.workload.reporting.facts import read_facts
-from pipeline.workload.reporting.numbers import check_bounds
-from pipeline.workload.reporting.timings import FOLDERS
+from pipeline.data.files import example_input, load_meta, load_split
+from pipeline.evaluation.latency import measured_once
+from pipeline.evaluation.networks import compare_networks
+from pipeline.lowrank.forms.files import load_network, read_network
+from pipeline.machine.devices import FabricOptions, make_fabric
+from pipeline.reporting.run.facts import read_facts
+from pipeline.reporting.run.numbers import check_bounds
+from pipeline.reporting.run.timings import FOLDERS
+from pipeline.reporting.run.write import network_size, write_reports
 from stages._io import main, section, write_json
 
 DATA, OUT, REPORTS = Path("out/data"), Path("out"), Path("reports")

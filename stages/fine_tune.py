@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from pipeline.workload.fine_tuning import fine_tune
+from pipeline.training.fine_tune import fine_tune
 from stages._io import main, section
 from stages._training import run_training
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.workload.preparation import prepare_data
+from pipeline.data.preparation import prepare_data
 from stages._io import main, section
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from pipeline.lowrank.analysis import load_analysis
-from pipeline.lowrank.checkpoint import load_network
-from pipeline.lowrank.contest import hold_contest, hold_limit
-from pipeline.lowrank.divergence import Divergence
+from pipeline.data.calibration import held_out_batches
+from pipeline.data.files import load_meta, predictions_of
+from pipeline.lowrank.analysis.analysis import load_analysis
+from pipeline.lowrank.analysis.divergence import Divergence
+from pipeline.lowrank.factorize.contest import hold_contest, hold_limit
+from pipeline.lowrank.forms.files import load_network
 from pipeline.lowrank.methods import make_methods
-from pipeline.lowrank.overrides import make_overrides, named_methods
-from pipeline.lowrank.planning import make_plan, save_plan
-from pipeline.lowrank.policies import make_policy
-from pipeline.workload.calibration import held_out_batches
-from pipeline.workload.data import load_meta, predictions_of
-from pipeline.workload.threads import set_threads
+from pipeline.lowrank.planning.overrides import make_overrides, named_methods
+from pipeline.lowrank.planning.plan import make_plan, save_plan
+from pipeline.lowrank.planning.policies import make_policy
+from pipeline.machine.threads import set_threads
 from stages._io import main, section
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.orchestration.tracking import track_run
-from pipeline.workload.tables import print_summary
+from pipeline.reporting.run.summary import print_summary
+from pipeline.tracking.run import track_run
 from stages._io import main, write_json
 
 

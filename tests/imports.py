@@ -81,13 +81,24 @@ def needed_by(command: str) -> set[Path]:
     return {file for file in project_files(module) if has_code(file)}
 
 
+# A stage depends on a whole folder where it needs at least this part of its files: dvc.yaml stays
+# readable, and what a stage needs a file or two of does not run it again.
+MOST = 0.6
+
+
 def code_deps(needed: set[Path]) -> list[str]:
-    """Files as deps of a stage: folders below a room where all of one is needed."""
+    """Files as deps of a stage; the outermost folder below a room of which most is needed."""
     named = set()
     for file in needed:
-        folder = next((f for f in reversed(file.parents[:-2]) if _all_of(f) <= needed), None)
+        folders = reversed(file.parents[:-2])
+        folder = next((f for f in folders if _share(f, needed) >= MOST), None)
         named.add((folder or file).as_posix())
     return sorted(named)
+
+
+def _share(folder: Path, needed: set[Path]) -> float:
+    inside = _all_of(folder)
+    return len(inside & needed) / len(inside)
 
 
 def _all_of(folder: Path) -> set[Path]:

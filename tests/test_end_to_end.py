@@ -14,10 +14,10 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from pipeline.lowrank.checkpoint import load_network
-from pipeline.orchestration.store import TAG_CONFIG, TAG_LOCK
-from pipeline.orchestration.tracking import flatten
-from pipeline.workload.data import load_split
+from pipeline.data.files import load_split
+from pipeline.lowrank.forms.files import load_network
+from pipeline.tracking.run import flatten
+from pipeline.tracking.store import TAG_CONFIG, TAG_LOCK
 from tests.chain import STAGES, Tree, make_tree, ran, restored
 
 pytestmark = pytest.mark.e2e

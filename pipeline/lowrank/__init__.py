@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 # Names are imported when they are asked for: a stage that needs one module of this package
 # then depends on that one alone, and a change to a policy does not train the baseline again.
 if TYPE_CHECKING:
-    from pipeline.lowrank.adapter import AdapterOptions, attach_, merge_
-    from pipeline.lowrank.analysis import Analysis, analyze
-    from pipeline.lowrank.compress import apply_, compress_, plan
+    from pipeline.lowrank.adapters.attach import AdapterOptions, attach_, merge_
+    from pipeline.lowrank.adapters.extract import Extraction, extract_adapter, save_adapter
+    from pipeline.lowrank.analysis.analysis import Analysis, analyze
     from pipeline.lowrank.errors import LowRankError
-    from pipeline.lowrank.fitting import LayerReport
-    from pipeline.lowrank.lora import Extraction, extract_adapter, save_adapter
+    from pipeline.lowrank.factorize.apply import apply_, compress_, plan
+    from pipeline.lowrank.factorize.layer import LayerReport
+    from pipeline.lowrank.forms.surgery import Factorized
     from pipeline.lowrank.methods import CP, METHODS, SVD, SpatialSVD, SVDIn, Tucker, Tucker2
-    from pipeline.lowrank.overrides import Override
-    from pipeline.lowrank.planning import Plan, load_plan, save_plan
-    from pipeline.lowrank.policies import (
+    from pipeline.lowrank.planning.overrides import Override
+    from pipeline.lowrank.planning.plan import Plan, load_plan, save_plan
+    from pipeline.lowrank.planning.policies import (
         EVBMF,
         Budget,
         Compute,
@@ -32,19 +33,18 @@ if TYPE_CHECKING:
         Loss,
         OptimalThreshold,
     )
-    from pipeline.lowrank.surgery import Factorized
 
 _HOMES = {
-    "adapter": ("AdapterOptions", "attach_", "merge_"),
-    "analysis": ("Analysis", "analyze"),
-    "compress": ("apply_", "compress_", "plan"),
+    "adapters.attach": ("AdapterOptions", "attach_", "merge_"),
+    "analysis.analysis": ("Analysis", "analyze"),
+    "factorize.apply": ("apply_", "compress_", "plan"),
     "errors": ("LowRankError",),
-    "fitting": ("LayerReport",),
-    "lora": ("Extraction", "extract_adapter", "save_adapter"),
+    "factorize.layer": ("LayerReport",),
+    "adapters.extract": ("Extraction", "extract_adapter", "save_adapter"),
     "methods": ("CP", "METHODS", "SVD", "SVDIn", "SpatialSVD", "Tucker", "Tucker2"),
-    "overrides": ("Override",),
-    "planning": ("Plan", "load_plan", "save_plan"),
-    "policies": (
+    "planning.overrides": ("Override",),
+    "planning.plan": ("Plan", "load_plan", "save_plan"),
+    "planning.policies": (
         "EVBMF",
         "Budget",
         "Compute",
@@ -54,7 +54,7 @@ _HOMES = {
         "Loss",
         "OptimalThreshold",
     ),
-    "surgery": ("Factorized",),
+    "forms.surgery": ("Factorized",),
 }
 _EXPORTS = {name: module for module, names in _HOMES.items() for name in names}
 

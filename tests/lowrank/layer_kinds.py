@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.lowrank.cost import describe_target, trace_positions
+from pipeline.lowrank.analysis.spectra import Spectra, analyze_weight
+from pipeline.lowrank.forms.surgery import Factorized, fill_, skeleton
 from pipeline.lowrank.methods import Method
-from pipeline.lowrank.spectrum import Spectra, analyze_weight
-from pipeline.lowrank.surgery import Factorized, fill_, skeleton
-from pipeline.lowrank.target import Target, dense_weight, groups_of
+from pipeline.lowrank.network.costs import describe_target, trace_positions
+from pipeline.lowrank.network.targets import Target, dense_weight, groups_of
 
 
 class Conv1D(nn.Module):

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.bounds.convolution import Convolution, absolute_sums, convolution_norm
 from pipeline.lowrank.bounds.norms import EPS, Norm, absolute_norm, spectral_norm
-from pipeline.lowrank.pivot import PivotedInput, PivotedOutput
-from pipeline.lowrank.surgery import Factorized
-from pipeline.lowrank.target import dense_weight, groups_of, kind_of
+from pipeline.lowrank.forms.pivots import PivotedInput, PivotedOutput
+from pipeline.lowrank.forms.surgery import Factorized
+from pipeline.lowrank.network.targets import dense_weight, groups_of, kind_of
 
 _Conv = nn.modules.conv._ConvNd
 _BatchNorm = nn.modules.batchnorm._BatchNorm

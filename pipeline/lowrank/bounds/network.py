@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.lowrank.bounds.flow import leaves
+from pipeline.lowrank.bounds.carried import leaves
 from pipeline.lowrank.bounds.layers import LayerBound, LayerBounds
 from pipeline.lowrank.bounds.linear import NotCertifiedError, example_norms, run
 from pipeline.lowrank.bounds.propagation import Propagation

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pipeline.lowrank.bounds import functions
-from pipeline.lowrank.bounds.flow import (
+from pipeline.lowrank.bounds import traced_functions as traced
+from pipeline.lowrank.bounds.carried import (
     Flow,
     Gain,
     added,
@@ -20,7 +20,7 @@ from pipeline.lowrank.bounds.flow import (
     rearranged,
     values,
 )
-from pipeline.lowrank.bounds.gains import (
+from pipeline.lowrank.bounds.constants import (
     batch_norm_gain,
     equal_modules,
     folded_into,
@@ -124,14 +124,14 @@ class Propagation:
     def _in_place(self, node: fx.Node) -> bool:
         if node.op == "call_module":
             return bool(getattr(self.dense.get_submodule(str(node.target)), "inplace", False))
-        return node.op != "get_attr" and functions.in_place(node.target, node.kwargs)
+        return node.op != "get_attr" and traced.in_place(node.target, node.kwargs)
 
     def _step(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if node.op == "get_attr":
             return self._attribute(str(node.target))
         flows = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Flow)]
         call = self._caller(node)
-        if not flows or functions.of_shape_only(node.target, args):
+        if not flows or traced.of_shape_only(node.target, args):
             return call(*values(args), **values(kwargs))
         if node.op == "call_module":
             return self._module(node, [*args, *kwargs.values()], flows)
@@ -207,26 +207,26 @@ class Propagation:
         call: Callable[..., Any],
     ) -> Any:
         target = node.target
-        if target in functions.PRODUCTS or (target in functions.MULTIPLY and len(flows) > 1):
+        if target in traced.PRODUCTS or (target in traced.MULTIPLY and len(flows) > 1):
             raise attention_refused(_label(node))
-        if target in functions.REARRANGE:
+        if target in traced.REARRANGE:
             return rearranged(args, kwargs, flows, call)
-        if target in functions.ADD + functions.SUBTRACT and len(args) == 2 and not kwargs:
+        if target in traced.ADD + traced.SUBTRACT and len(args) == 2 and not kwargs:
             return added(args, flows, call)
-        if target in functions.CONCATENATE:
+        if target in traced.CONCATENATE:
             return concatenated(args, kwargs, flows, call)
-        if target in functions.MULTIPLY and len(args) == 2:
+        if target in traced.MULTIPLY and len(args) == 2:
             args = (flows[0], next(a for a in args if a is not flows[0]))
         if len(flows) != 1 or not args or args[0] is not flows[0]:
             raise NotCertifiedError("no rule for this function of these arguments")
         (flow,) = flows
-        if target in functions.DROPOUT:
+        if target in traced.DROPOUT:
             if kwargs.get("training", args[2] if len(args) > 2 else True):
                 raise NotCertifiedError("dropout is active in eval mode")
             return flow
         rest = args[1:]
 
-        if target in functions.MULTIPLY:
+        if target in traced.MULTIPLY:
             call = torch.mul  # a number may stand first
 
         def op(value: Tensor) -> Tensor:

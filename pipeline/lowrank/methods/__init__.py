@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.lowrank.candidate import Candidate
+from pipeline.lowrank.analysis.spectra import Spectra
 from pipeline.lowrank.errors import LowRankError, suggest
 from pipeline.lowrank.methods.base import Certificate, Method
+from pipeline.lowrank.methods.candidate import Candidate
 from pipeline.lowrank.methods.cp import CP
 from pipeline.lowrank.methods.pivoted import PivotedSVD, PivotedTucker2
 from pipeline.lowrank.methods.spatial_svd import SpatialSVD
@@ -18,8 +19,7 @@ from pipeline.lowrank.methods.svd import SVD
 from pipeline.lowrank.methods.svd_in import SVDIn
 from pipeline.lowrank.methods.tucker import Tucker
 from pipeline.lowrank.methods.tucker2 import Tucker2
-from pipeline.lowrank.spectrum import Spectra
-from pipeline.lowrank.target import Target
+from pipeline.lowrank.network.targets import Target
 
 METHODS: dict[str, type[Method]] = {
     method.name: method

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.lowrank.linalg import left_eigenbasis, unfold
-from pipeline.lowrank.target import Target
+from pipeline.lowrank.network.targets import Target
 
 _RIDGE = 1e-10  # relative to the mean diagonal: keeps the normal equations solvable
 _FASTER, _SLOWER = 1.2, 0.5  # how the extrapolation grows after a sweep that helped, and else

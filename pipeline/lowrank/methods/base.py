@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from pipeline.lowrank.candidate import Candidate
+from pipeline.lowrank.analysis.spectra import Spectra
+from pipeline.lowrank.methods.candidate import Candidate
 from pipeline.lowrank.methods.uniqueness import Uniqueness
-from pipeline.lowrank.spectrum import Spectra
-from pipeline.lowrank.target import CONVOLUTIONS, Target, dense_weight, groups_of
+from pipeline.lowrank.network.targets import CONVOLUTIONS, Target, dense_weight, groups_of
 
 if TYPE_CHECKING:  # networks are loaded without their analysis
-    from pipeline.lowrank.metric import Metric
+    from pipeline.lowrank.analysis.metrics import Metric
 
 
 @dataclass(frozen=True)

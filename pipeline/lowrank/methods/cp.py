@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.lowrank.candidate import Candidate, CandidateGrid
+from pipeline.lowrank.analysis.spectra import Spectra
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.linalg import split_groups
 from pipeline.lowrank.methods import als
@@ -26,11 +26,11 @@ from pipeline.lowrank.methods.base import (
     like,
     pointwise,
 )
+from pipeline.lowrank.methods.candidate import Candidate, CandidateGrid
 from pipeline.lowrank.methods.hooi import project
 from pipeline.lowrank.methods.tucker2 import Tucker2
 from pipeline.lowrank.methods.uniqueness import Uniqueness, cp_uniqueness, rank_upper_bound
-from pipeline.lowrank.spectrum import Spectra
-from pipeline.lowrank.target import Target
+from pipeline.lowrank.network.targets import Target
 
 _CORRECTIONS = 10  # sweeps: on planted kernels they shrank diverging components 20 to 200 times
 _ROOM = 1.5  # directions kept for each component while the fit runs on a small core

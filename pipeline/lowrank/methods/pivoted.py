@@ -1,6 +1,6 @@
 """Pivoted forms of the SVD and of Tucker-2: the same factors, the same errors, rank² numbers
-less for each pivoted side (see `pipeline.lowrank.pivot`). At full rank they cost what the dense
-layer costs, so there is no break-even rank to stay below."""
+less for each pivoted side (see `pipeline.lowrank.forms.pivots`). At full rank they cost what
+the dense layer costs, so there is no break-even rank to stay below."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.lowrank.candidate import CandidateGrid
+from pipeline.lowrank.analysis.spectra import Spectra
+from pipeline.lowrank.forms.pivots import PivotedInput, PivotedOutput, absorb_input, absorb_output
 from pipeline.lowrank.linalg import split_groups
 from pipeline.lowrank.methods.base import Method, channels, like, pointwise
+from pipeline.lowrank.methods.candidate import CandidateGrid
 from pipeline.lowrank.methods.svd import SVD
 from pipeline.lowrank.methods.tucker2 import Tucker2
-from pipeline.lowrank.pivot import PivotedInput, PivotedOutput, absorb_input, absorb_output
-from pipeline.lowrank.spectrum import Spectra
-from pipeline.lowrank.target import Target
+from pipeline.lowrank.network.targets import Target
 
 
 class PivotedSVD(SVD):

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.lowrank.candidate import Candidate, CandidateGrid
+from pipeline.lowrank.analysis.spectra import Spectra, spatial_matrix
 from pipeline.lowrank.linalg import balance, split_groups
 from pipeline.lowrank.methods.base import Certificate, Method, along, channels, check_rank
-from pipeline.lowrank.spectrum import Spectra, spatial_matrix
-from pipeline.lowrank.target import Target
+from pipeline.lowrank.methods.candidate import Candidate, CandidateGrid
+from pipeline.lowrank.network.targets import Target
 
 
 class SpatialSVD(Method):

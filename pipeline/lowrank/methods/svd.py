@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.lowrank.candidate import Candidate, CandidateGrid
+from pipeline.lowrank.analysis.spectra import Spectra
 from pipeline.lowrank.linalg import balance, split_groups
 from pipeline.lowrank.methods.base import (
     Certificate,
@@ -21,11 +21,11 @@ from pipeline.lowrank.methods.base import (
     linear,
     pointwise,
 )
-from pipeline.lowrank.spectrum import Spectra
-from pipeline.lowrank.target import Target
+from pipeline.lowrank.methods.candidate import Candidate, CandidateGrid
+from pipeline.lowrank.network.targets import Target
 
 if TYPE_CHECKING:  # networks are loaded without their analysis
-    from pipeline.lowrank.metric import Metric
+    from pipeline.lowrank.analysis.metrics import Metric
 
 
 class SVD(Method):

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.lowrank.candidate import Candidate, CandidateGrid
+from pipeline.lowrank.analysis.spectra import Spectra
 from pipeline.lowrank.linalg import balance, split_groups, unfold
 from pipeline.lowrank.methods.base import (
     Certificate,
@@ -19,8 +19,8 @@ from pipeline.lowrank.methods.base import (
     like,
     pointwise,
 )
-from pipeline.lowrank.spectrum import Spectra
-from pipeline.lowrank.target import Target
+from pipeline.lowrank.methods.candidate import Candidate, CandidateGrid
+from pipeline.lowrank.network.targets import Target
 
 
 class SVDIn(Method):

@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.lowrank.candidate import Candidate, CandidateGrid, merge
+from pipeline.lowrank.analysis.spectra import Spectra
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.linalg import balance_around, split_groups
 from pipeline.lowrank.methods.base import (
@@ -29,9 +29,9 @@ from pipeline.lowrank.methods.base import (
     check_rank,
     pointwise,
 )
+from pipeline.lowrank.methods.candidate import Candidate, CandidateGrid, merge
 from pipeline.lowrank.methods.hooi import hooi
-from pipeline.lowrank.spectrum import Spectra
-from pipeline.lowrank.target import Target
+from pipeline.lowrank.network.targets import Target
 
 
 @dataclass(frozen=True)

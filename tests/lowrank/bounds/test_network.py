@@ -14,8 +14,8 @@ from torch.nn import functional
 from pipeline.lowrank import Energy, LowRankError, compress_
 from pipeline.lowrank.bounds import Bounds, certify, source_formula
 from pipeline.lowrank.bounds.linear import is_linear
-from pipeline.lowrank.surgery import Factorized
-from pipeline.workload.models import ResNet
+from pipeline.lowrank.forms.surgery import Factorized
+from pipeline.models.resnet import ResNet
 from tests.lowrank.bounds.test_norms import gaussian
 
 

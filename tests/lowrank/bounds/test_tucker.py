@@ -8,8 +8,8 @@ import pytest
 import torch
 from tensorly.decomposition import partial_tucker
 
+from pipeline.lowrank.analysis.spectra import analyze_weight
 from pipeline.lowrank.methods import Tucker2
-from pipeline.lowrank.spectrum import analyze_weight
 from tests.lowrank.bounds.test_norms import gaussian
 
 RANKS = [(1, 1), (2, 5), (4, 3), (6, 2), (8, 6)]

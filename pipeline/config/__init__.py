@@ -1,0 +1,1 @@
+"""Hydra's configuration, typed, checked and pinned."""

@@ -1,0 +1,92 @@
+"""Extraction of adapters: configuration in, an adapter folder and a table out."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from torch import nn
+
+from pipeline.config.compose import explain
+from pipeline.config.schema import ExtractLora
+from pipeline.lowrank.adapters.extract import Weights, extract_adapter, save_adapter
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.forms.files import load_network, read_state
+from pipeline.lowrank.planning.policies import make_policy
+from pipeline.reporting.run.summary import print_adapter
+
+# Endings of transformers' classes whose adapters peft should give `generate`.
+_GENERATIVE = ("ForCausalLM", "LMHeadModel")
+
+
+def run_extraction(conf: Path, overrides: Sequence[str], console: Console | None = None) -> None:
+    """Composes conf/extract_lora.yaml with the overrides, extracts, writes and prints.
+
+    Raises LowRankError for whatever is wrong; nothing is written then.
+    """
+    options = _compose(conf, overrides)
+    if options["rank_select"]["overrides"]:
+        raise LowRankError("rank_select.overrides: not used here; choose by include and exclude")
+    policy = make_policy(options["rank_select"])
+    base, tuned = (_load(key, Path(options[key])) for key in ("base", "tuned"))
+    extraction = extract_adapter(
+        base, tuned, policy, include=options["include"], exclude=options["exclude"]
+    )
+    task = "CAUSAL_LM" if type(base).__name__.endswith(_GENERATIVE) else None
+    save_adapter(Path(options["out"]), extraction, base=options["base"], task_type=task)
+    print_adapter(extraction, options["out"], console or Console(highlight=False))
+
+
+def _compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    try:
+        with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
+            config = compose("extract_lora", overrides=list(overrides))
+        typed = OmegaConf.merge(OmegaConf.structured(ExtractLora), config)
+        options = OmegaConf.to_container(typed, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise LowRankError(explain(error, ExtractLora)) from error
+    assert isinstance(options, dict)
+    return {str(key): value for key, value in options.items()}
+
+
+def _load(key: str, path: Path) -> Weights:
+    """The network at `path`: a module where its architecture is known, else a state dict."""
+    if not path.exists():
+        raise LowRankError(f"{key}={path}: no such file or folder; correct the path")
+    if path.is_file():
+        return read_state(path)
+    if (path / "network.json").is_file():
+        return load_network(path)
+    if (path / "config.json").is_file():
+        return _load_transformers(key, path)
+    raise LowRankError(
+        f"{key}={path}: holds neither config.json (of transformers) nor network.json (of this "
+        "project); give such a folder, or a .safetensors file"
+    )
+
+
+def _load_transformers(key: str, path: Path) -> nn.Module:
+    try:
+        transformers = importlib.import_module("transformers")
+    except ModuleNotFoundError as error:
+        raise LowRankError(
+            f"{key}={path}: needs transformers; pip install 'lowrank-pipeline[transformers]'"
+        ) from error
+    try:
+        name = json.loads((path / "config.json").read_text())["architectures"][0]
+        transformers.utils.logging.disable_progress_bar()
+        model = getattr(transformers, name).from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise LowRankError(
+            f"{key}={path}: transformers cannot load it ({str(error).splitlines()[0]})"
+        ) from error
+    assert isinstance(model, nn.Module)
+    return model.eval()

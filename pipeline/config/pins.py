@@ -1,0 +1,108 @@
+"""External inputs pinned by content: what comes from outside is named by its sha256."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import sys
+import sysconfig
+from collections.abc import Mapping
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.validate import value_at
+from pipeline.lowrank.errors import LowRankError
+from pipeline.machine.checksums import content_sha256, file_sha256, files_at
+from pipeline.machine.fetching import DATASETS, DEBIAN, PYPI
+
+# The key of a path → the key that pins what lies there.
+_FILES = {
+    "data.path": "data.sha256",
+    "data.text.ood_path": "data.text.ood_sha256",
+    "data.text.tokenizer": "data.text.tokenizer_sha256",
+    "model.name": "model.sha256",
+    "baseline.weights": "baseline.sha256",
+}
+_OR_A_NAME = ("data.text.tokenizer", "model.name")  # on a hub
+_MODEL_PIN = "baseline.model_sha256"
+
+
+def pin(params: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """Fills in missing checksums and makes the paths absolute (relative to `directory`).
+
+    With its inputs named by content, a run's DVC keys are exact: another file under the same
+    name is another run. Raises LowRankError for a file that is missing.
+    """
+    pinned = copy.deepcopy(params)
+    for key, sha256 in _files(params).items():
+        value = value_at(pinned, key)
+        if value is None:
+            continue
+        path = Path(directory, value).absolute()
+        if files_at(path):
+            _set(pinned, key, str(path))
+            if value_at(pinned, sha256) is None:
+                _set(pinned, sha256, content_sha256(path))
+        elif not (key in _OR_A_NAME or value.startswith((PYPI, DEBIAN, DATASETS))):
+            raise LowRankError(f"{key}={path}: no such file; correct the path")
+    if value_at(pinned, _MODEL_PIN) is None:
+        _set(pinned, _MODEL_PIN, source_sha256(pinned["model"]["_target_"], directory))
+    return pinned
+
+
+def require_pins(params: dict[str, Any], directory: Path) -> None:
+    """For plain `dvc repro`: every external input must be pinned in conf/ already.
+
+    Raises LowRankError with the line to add: a file that is swapped later can then never be
+    taken for the one that was meant.
+    """
+    pinned = pin(params, directory)
+    missing = [
+        f"{key}: {value_at(pinned, key)}"
+        for key in (*_files(params).values(), _MODEL_PIN)
+        if value_at(pinned, key) != value_at(params, key)
+    ]
+    if missing:
+        raise LowRankError(
+            "dvc repro needs external inputs pinned by content; add to the configuration:\n  "
+            + "\n  ".join(missing)
+            + "\n(python -m pipeline fills them in by itself)"
+        )
+
+
+def source_sha256(target: str, directory: Path) -> str | None:
+    """Hash of the source of a class that is neither this project's nor an installed package's.
+
+    A module is hashed as its file, a package as all its .py files. None for project code (a
+    DVC dependency) and for installed packages (versions are logged with each run).
+    """
+    top = target.partition(".")[0]
+    if top in ("pipeline", "stages"):
+        return None
+    spec = PathFinder.find_spec(top, [str(directory), *sys.path])
+    if spec is None or spec.origin is None or _installed(Path(spec.origin)):
+        return None
+    origin = Path(spec.origin)
+    if not spec.submodule_search_locations:
+        return file_sha256(origin)
+    digest = hashlib.sha256()
+    for path in sorted(origin.parent.rglob("*.py")):
+        digest.update(f"{path.relative_to(origin.parent)}:{file_sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _files(params: Mapping[str, Any]) -> dict[str, str]:
+    """Those of _FILES that this configuration has: `model` is free but for transformers."""
+    transformer = params["model"]["_target_"] == "pipeline.models.huggingface.load"
+    return {k: v for k, v in _FILES.items() if transformer or not k.startswith("model.")}
+
+
+def _set(params: dict[str, Any], key: str, value: Any) -> None:
+    section, _, name = key.rpartition(".")
+    value_at(params, section)[name] = value
+
+
+def _installed(path: Path) -> bool:
+    roots = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
+    return any(path.is_relative_to(root) for root in roots)

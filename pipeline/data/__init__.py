@@ -1,0 +1,1 @@
+"""Data sets: sources, splits, and what the stage prepare writes."""

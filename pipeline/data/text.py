@@ -1,0 +1,205 @@
+"""Token splits: documents → sequences of token ids, by task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.data.generation import generate_sequences
+from pipeline.data.sources.texts import Corpus, read_texts
+from pipeline.data.splits import consecutive_ranges, stratified_indices
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.network.calling import PADDING
+from pipeline.models.huggingface import TASKS, load_tokenizer
+
+_FEWEST_WORDS = 8  # of a passage: headings and captions are none
+
+Tensors = dict[str, Tensor]
+Splits = dict[str, Tensors]
+
+
+def read_token_splits(
+    path: str | None,
+    sha256: str | None,
+    sizes: Mapping[str, int | None],
+    seed: int,
+    text: Mapping[str, Any] | None,
+) -> tuple[Splits, dict[str, Any]]:
+    """({split: {"inputs" (N, T) int64, "labels"}}, what data.json says of them).
+
+    `text` is the section data.text. By its task the examples are
+    causal_lm: the documents of a split joined (a blank line between them) and cut into T
+    tokens; labels (N, T) are the next tokens, so that every token is predicted once;
+    encoder: paragraphs, cut off after T tokens; no labels (N, 0);
+    sequence_classification: documents, cut off after T tokens; labels (N,) are their classes.
+    Documents go to one split whole and in their order (train first, test last); labelled ones
+    are independent and stratified by `seed`. A second text (`ood_path`) is a split "ood".
+    `generated` sequences that the language model itself writes are spread over "calibration".
+    """
+    if path is None or text is None:
+        raise LowRankError("data.path is null: the source text needs files; set data.path")
+    task, length = text["task"], text["sequence_length"]
+    if task not in TASKS:
+        raise LowRankError(f"data.text.task={task}: unknown; choose one of {', '.join(TASKS)}")
+    if text["generated"] and task != "causal_lm":
+        raise LowRankError(
+            f"data.text.generated={text['generated']}: a model of the task {task} writes no text; "
+            "set it to 0"
+        )
+    columns = {key: text[key] for key in ("text_column", "label_column")}
+    corpus = read_texts(path, sha256, **columns)
+    tokenizer = load_tokenizer(text["tokenizer"], text["tokenizer_sha256"])
+    meta: dict[str, Any] = {
+        "task": task,
+        "classes": None,
+        "class_names": None,
+        "vocabulary": len(tokenizer),
+        "input_shape": [length],
+        "sha256": {corpus.name: corpus.sha256},
+        "source": corpus.name,
+    }
+    if task == "sequence_classification":
+        splits, meta["class_names"] = _labelled(corpus, tokenizer, text, sizes, seed)
+        meta["classes"] = len(meta["class_names"])
+        return splits, meta
+    if columns["label_column"] is not None:
+        raise LowRankError(f"data.text.label_column: not used by the task {task}; set it to null")
+    make = _Passages(tokenizer, length) if task == "encoder" else _Stream(tokenizer, length)
+    splits = _by_document(corpus, make, sizes)
+    if text["generated"]:
+        own = _generated(text, seed)
+        splits["calibration"] = {k: _spread(v, own[k]) for k, v in splits["calibration"].items()}
+    if text["ood_path"] is not None:
+        other = read_texts(text["ood_path"], text["ood_sha256"], **columns)
+        units: Iterable[Any] = chain.from_iterable(make.units(d.text) for d in other.documents)
+        splits["ood"] = make.examples("text.ood", units, text["ood"])
+        meta["sha256"] |= {f"out of domain: {other.name}": other.sha256}
+    return splits, meta
+
+
+def _generated(text: Mapping[str, Any], seed: int) -> Tensors:
+    length = text["sequence_length"]
+    name, sha256 = text["tokenizer"], text["tokenizer_sha256"]
+    tokens = generate_sequences(name, sha256, text["generated"], length + 1, seed)
+    return {"inputs": tokens[:, :-1].contiguous(), "labels": tokens[:, 1:].contiguous()}
+
+
+def _spread(some: Tensor, others: Tensor) -> Tensor:
+    """Rows of both in their order, evenly mixed, so that every part holds its share of each."""
+    place = [(torch.arange(len(rows)) + 0.5) / len(rows) for rows in (some, others)]
+    return torch.cat([some, others])[torch.cat(place).argsort(stable=True)]
+
+
+class _Stream:
+    """Sequences for a causal language model, from a stream of tokens."""
+
+    unit = "tokens"
+
+    def __init__(self, tokenizer: Any, length: int) -> None:
+        self._tokenizer, self._length = tokenizer, length
+
+    def units(self, text: str) -> list[int]:
+        """The document's tokens, and those of a blank line."""
+        text = f"{text.strip()}\n\n"
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+    def needed(self, size: int) -> int:
+        return size * self._length + 1
+
+    def examples(self, split: str, units: Iterable[int], size: int | None) -> Tensors:
+        """A token more than the inputs: the last one is a label only."""
+        ids = torch.tensor(list(islice(units, None if size is None else self.needed(size))))
+        count = _enough(split, (len(ids) - 1) // self._length, size)
+        used = count * self._length
+        shape = (count, self._length)
+        # Two copies: safetensors refuses tensors that share memory.
+        return {"inputs": ids[:used].view(shape), "labels": ids[1 : used + 1].view(shape).clone()}
+
+
+class _Passages:
+    """Passages for a sentence encoder: paragraphs of at least a few words."""
+
+    unit = "passages"
+
+    def __init__(self, tokenizer: Any, length: int) -> None:
+        self._tokenizer, self._length = tokenizer, length
+
+    def units(self, text: str) -> list[str]:
+        return [p for p in text.split("\n\n") if len(p.split()) >= _FEWEST_WORDS]
+
+    def needed(self, size: int) -> int:
+        return size
+
+    def examples(self, split: str, units: Iterable[str], size: int | None) -> Tensors:
+        passages = list(islice(units, size))
+        count = _enough(split, len(passages), size)
+        inputs = padded(self._tokenizer, passages, self._length)
+        return {"inputs": inputs, "labels": torch.zeros(count, 0, dtype=torch.int64)}
+
+
+def _by_document(
+    corpus: Corpus, make: _Stream | _Passages, sizes: Mapping[str, int | None]
+) -> Splits:
+    held: list[list[Any]] = [make.units(document.text) for document in corpus.documents]
+    needed = {k: make.needed(v) for k, v in sizes.items() if k != "train" and v is not None}
+    ranges = consecutive_ranges([len(one) for one in held], needed, rest="train", unit=make.unit)
+    return {
+        split: make.examples(split, chain.from_iterable(held[i] for i in chosen), sizes[split])
+        for split, chosen in ranges.items()
+    }
+
+
+def _labelled(
+    corpus: Corpus,
+    tokenizer: Any,
+    text: Mapping[str, Any],
+    sizes: Mapping[str, int | None],
+    seed: int,
+) -> tuple[Splits, list[str]]:
+    """Stratified splits of labelled documents, and the classes' names in sorted order."""
+    for key, wanted in (("label_column", True), ("ood_path", False)):
+        if (text[key] is not None) != wanted:
+            remedy = "name the column of the labels" if wanted else "set it to null"
+            raise LowRankError(
+                f"data.text.{key}={text[key]}: the task sequence_classification "
+                f"{'needs it' if wanted else 'has no use for it'}; {remedy}"
+            )
+    found = {document.label for document in corpus.documents}
+    if None in found or len(found) < 2:
+        raise LowRankError(
+            f"{corpus.name}: the column {text['label_column']!r} must give every row a label, "
+            "of at least two; correct data.text.label_column"
+        )
+    # Numbers by size (10 after 9), anything else by its text.
+    names = sorted(found, key=lambda label: (not isinstance(label, int), label))
+    place = {label: index for index, label in enumerate(names)}
+    labels = torch.tensor([place[document.label] for document in corpus.documents])
+    inputs = padded(tokenizer, [d.text for d in corpus.documents], text["sequence_length"])
+    indices = stratified_indices(labels, sizes, rest="train", seed=seed)
+    splits = {
+        k: {"inputs": inputs[chosen], "labels": labels[chosen]} for k, chosen in indices.items()
+    }
+    return splits, [str(name) for name in names]
+
+
+def padded(tokenizer: Any, texts: Sequence[str], length: int) -> Tensor:
+    """(N, length) int64: each text's tokens with the tokenizer's special ones, cut off after
+    `length`, and PADDING behind them."""
+    inputs = torch.full((len(texts), length), PADDING, dtype=torch.int64)
+    for row, ids in enumerate(tokenizer(texts, truncation=True, max_length=length)["input_ids"]):
+        inputs[row, : len(ids)] = torch.tensor(ids)
+    return inputs
+
+
+def _enough(split: str, count: int, size: int | None) -> int:
+    if count < max(size or 1, 1):
+        raise LowRankError(
+            f"data.{split}={size}: its documents give {count} examples only; ask for fewer, or "
+            "give more text"
+        )
+    return count

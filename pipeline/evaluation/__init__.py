@@ -1,0 +1,1 @@
+"""Quality, sizes and latency of networks, measured."""

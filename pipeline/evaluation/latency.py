@@ -1,0 +1,187 @@
+"""Latency on this machine's CPU, measured side by side and kept out of DVC's outputs.
+
+Timings differ from run to run and from machine to machine, so they live in a scratch folder
+under a key of the weights, the options and the machine: measured once for each.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.data.files import load_split
+from pipeline.data.splits import TokenSplit
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.forms.files import load_network
+from pipeline.lowrank.forms.running import has_pivots, lay_out, multiply_out_
+from pipeline.machine.checksums import file_sha256
+from pipeline.machine.scratch import scratch, write_whole
+
+_MILLISECONDS = 1e-6  # of a nanosecond
+_WAY = "each network in its fastest form"  # changes the key when the way of measuring does
+
+_Name = TypeVar("_Name", bound=Hashable)
+
+
+def measured_once(
+    networks: Mapping[str, Path], data: Path, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Latencies of the network folders on a batch of test examples, measured or remembered.
+
+    `networks` names them in order, the dense one first. `options` has `latency_batch_size`,
+    `latency_repetitions`, `latency_warmup` and optionally `threads` (as in the fabric section;
+    by default as many as torch uses); other keys are ignored.
+
+    Every network runs in each form that it has (see `forms`) and counts in its fastest one.
+
+    Returns {"machine": {…}, "weights": {NAME: sha256}, "batch_size": int, "tokens" of an
+    example (None where it has none), "forms": {NAME: the fastest form}, NAME: {"latency_ms":
+    median, "iqr_ms": …}, …, "speedup": latency of the first network / latency of the last one}.
+    """
+    used = _options(options)
+    machine = machine_facts(used["threads"])
+    weights = {name: file_sha256(path / "model.safetensors") for name, path in networks.items()}
+    stored = scratch("timings") / f"{_key(weights, used, machine, _WAY)}.json"
+    if stored.is_file():
+        remembered: dict[str, Any] = json.loads(stored.read_text())
+        return remembered
+    split = load_split(data, "test")
+    inputs, _ = split.batch(torch.arange(used["latency_batch_size"]) % len(split))
+    runs = {
+        (name, form): network
+        for name, path in networks.items()
+        for form, network in forms(load_network(path)).items()
+    }
+    measured = interleaved_latencies(
+        runs,
+        inputs,
+        repetitions=used["latency_repetitions"],
+        warmup=used["latency_warmup"],
+        threads=used["threads"],
+    )
+    best = {
+        name: min((run for run in runs if run[0] == name), key=lambda r: measured[r]["latency_ms"])
+        for name in networks
+    }
+    times = {name: measured[run] for name, run in best.items()}
+    first, *_, last = times
+    result = {
+        "machine": machine,
+        "weights": weights,
+        "batch_size": used["latency_batch_size"],
+        "tokens": inputs.shape[1] if isinstance(split, TokenSplit) else None,
+        "forms": {name: form for name, (_, form) in best.items()},
+        **times,
+        "speedup": times[first]["latency_ms"] / times[last]["latency_ms"],
+    }
+    write_whole(stored, json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def forms(network: nn.Module) -> dict[str, nn.Module]:
+    """The forms in which a network may run, all of one function: as stored; with pivoted factors
+    multiplied out; and with the kernels of its 2-D convolutions in channels last."""
+    found = {"as stored": network}
+    if has_pivots(network):
+        found["multiplied out"] = multiply_out_(copy.deepcopy(network))
+    if any(isinstance(module, nn.Conv2d) for module in network.modules()):
+        for name, form in list(found.items()):
+            turned = copy.deepcopy(form)
+            lay_out(turned, torch.channels_last)
+            found["channels last" if form is network else f"{name}, channels last"] = turned
+    return found
+
+
+def interleaved_latencies(
+    models: Mapping[_Name, nn.Module],
+    inputs: Tensor,
+    *,
+    repetitions: int,
+    warmup: int,
+    threads: int,
+) -> dict[_Name, dict[str, float]]:
+    """{name: {"latency_ms": median, "iqr_ms": interquartile range}} of one forward pass.
+
+    The models take turns within each repetition, so that whatever else the machine does hits
+    all of them alike. The number of threads and the models' modes are restored.
+    """
+    nanoseconds: dict[_Name, list[int]] = {name: [] for name in models}
+    modes = {name: model.training for name, model in models.items()}
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for model in models.values():
+            model.eval()
+        with torch.inference_mode():
+            for repetition in range(warmup + repetitions):
+                for name, model in models.items():
+                    start = time.perf_counter_ns()
+                    model(inputs)
+                    if repetition >= warmup:
+                        nanoseconds[name].append(time.perf_counter_ns() - start)
+    finally:
+        torch.set_num_threads(threads_before)
+        for name, model in models.items():
+            model.train(modes[name])
+    return {name: _summary(values) for name, values in nanoseconds.items()}
+
+
+def machine_facts(threads: int) -> dict[str, Any]:
+    """What a latency depends on besides the network: processor, cores, torch, threads."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "torch": torch.__version__,
+        "threads": threads,
+    }
+
+
+def _options(options: Mapping[str, Any]) -> dict[str, int]:
+    threads = options.get("threads")
+    used = {
+        "latency_batch_size": options["latency_batch_size"],
+        "latency_repetitions": options["latency_repetitions"],
+        "latency_warmup": options["latency_warmup"],
+        "threads": torch.get_num_threads() if threads is None else threads,
+    }
+    for name, value in used.items():
+        least = 0 if name == "latency_warmup" else 1
+        if value < least:
+            raise LowRankError(f"evaluate.{name}={value}: must be at least {least}")
+    return used
+
+
+def _summary(nanoseconds: list[int]) -> dict[str, float]:
+    median = statistics.median(nanoseconds)
+    if len(nanoseconds) == 1:
+        return {"latency_ms": median * _MILLISECONDS, "iqr_ms": 0.0}
+    lower, _, upper = statistics.quantiles(nanoseconds, n=4, method="inclusive")
+    return {"latency_ms": median * _MILLISECONDS, "iqr_ms": (upper - lower) * _MILLISECONDS}
+
+
+def _key(*parts: Any) -> str:
+    # A list of pairs keeps the order of the networks, which "speedup" depends on.
+    weights, *rest = parts
+    text = json.dumps([list(weights.items()), *rest], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,1 @@
+"""Low-rank adapters: extracted from two networks, or trained on factors and merged."""

@@ -1,0 +1,175 @@
+"""Low-rank adapters on the factors of a compressed network: trained, then merged.
+
+Each factor F, seen as the matrix out × (in·taps), becomes F + (α/r)·B·A while it is trained
+(Hu et al. 2021), and is that sum afterwards: the network has the same layers, ranks and keys.
+Measured on digits (budget 0.2, rank 4, learning rate 0.03, seeds 0 to 2): mean validation loss
+0.146 before, 0.084 with "zeros", 0.061 with "svd".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from pipeline.lowrank.analysis.spectra import analyze_weight
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.forms.surgery import Factorized
+from pipeline.lowrank.methods import SVD
+
+OTHERS = ("vectors", "dense")
+INITS = ("zeros", "svd")
+
+
+@dataclass(frozen=True)
+class AdapterOptions:
+    """`rank` r and `alpha` α of B·A·α/r; `targets` are shell-style patterns on the names of
+    factorized layers. `init` "zeros" starts with B = 0; "svd" takes the r leading singular
+    directions out of the factor and trains those (Meng et al. 2024, PiSSA). `others` says what
+    is trained besides: "vectors" (biases and the parameters of normalisation, all of one
+    dimension) and "dense" (the weights of all layers that are not factorized)."""
+
+    rank: int = 4
+    alpha: float = 4.0
+    init: str = "svd"
+    targets: Sequence[str] = ("*",)
+    others: Sequence[str] = ("vectors",)
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise LowRankError(f"the adapter rank is {self.rank}: choose at least 1")
+        if not self.alpha > 0:
+            raise LowRankError(f"the adapter alpha is {self.alpha}: choose a number above 0")
+        if self.init not in INITS:
+            raise LowRankError(f"adapters start from {' or '.join(INITS)}, not from {self.init!r}")
+        if not self.targets:
+            raise LowRankError('no adapter targets: ["*"] means all factorized layers')
+        for other in self.others:
+            if other not in OTHERS:
+                raise LowRankError(
+                    f"{other!r} cannot be trained beside adapters; choose among {', '.join(OTHERS)}"
+                )
+
+
+class Adapter(nn.Module):
+    """weight ↦ weight + (α/r) · left · right, as a parametrization of a layer's weight.
+
+    left (out, rank), right (rank, in/groups · taps). A grouped kernel is seen as the same
+    matrix: its groups have rows of `left` of their own and `right` in common.
+    """
+
+    def __init__(self, weight: Tensor, options: AdapterOptions, generator: torch.Generator) -> None:
+        super().__init__()
+        self.scale = options.alpha / options.rank
+        start = _leading if options.init == "svd" else _zero
+        left, right = start(weight.flatten(1), options.rank, self.scale, generator)
+        self.left = nn.Parameter(left.to(weight))
+        self.right = nn.Parameter(right.to(weight))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        # Under autocast the product would be rounded here and not where it is merged.
+        with torch.autocast(weight.device.type, enabled=False):
+            return weight + self.update().view(weight.shape)
+
+    def update(self) -> Tensor:
+        """(out, in/groups · taps)"""
+        return self.scale * (self.left @ self.right)
+
+
+def attach_(model: nn.Module, options: AdapterOptions, seed: int) -> list[str]:
+    """Puts adapters on the factors of the matching layers and freezes all that is not trained.
+
+    A factor for which rank·(rows + columns) ≥ rows·columns is trained itself: an adapter would
+    have as many parameters and could express less. Returns the names of the adapted factors.
+    Raises LowRankError where no factorized layer matches.
+    """
+    layers = _factorized(model)
+    for pattern in options.targets:
+        if not any(fnmatchcase(name, pattern) for name in layers):
+            raise LowRankError(
+                f"the pattern {pattern!r} matches no factorized layer (there are "
+                f"{', '.join(layers) or 'none'}); correct the adapter targets, or train all "
+                "parameters"
+            )
+    for weight in freeze_(model, options.others):
+        weight.requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    adapted = []
+    for name, layer in layers.items():
+        if any(fnmatchcase(name, pattern) for pattern in options.targets):
+            for place, factor in _weighted(layer).items():
+                if _adapt(factor, options, generator):
+                    adapted.append(f"{name}.{place}" if name else place)
+    return adapted
+
+
+def freeze_(model: nn.Module, others: Sequence[str]) -> list[nn.Parameter]:
+    """Leaves the factors and `others` (see AdapterOptions) to be trained; the factors' weights."""
+    layers = _factorized(model).values()
+    factors = [f.weight for layer in layers for f in _weighted(layer).values()]
+    known = {id(weight) for weight in factors}
+    for parameter in model.parameters():
+        kind = "vectors" if parameter.dim() <= 1 else "dense"
+        parameter.requires_grad_(id(parameter) in known or kind in others)
+    return [weight for weight in factors if isinstance(weight, nn.Parameter)]
+
+
+def merge_(model: nn.Module) -> None:
+    """Adds the adapters into the weights that they adapt, and lets all parameters train again."""
+    for module in model.modules():
+        if not parametrize.is_parametrized(module, "weight"):
+            continue
+        if isinstance(module.parametrizations.weight[0], Adapter):  # type: ignore[union-attr,index]
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+            # The weight was registered anew, behind the bias: back to the order of the class.
+            if "bias" in module._parameters:
+                module.register_parameter("bias", module._parameters.pop("bias"))
+    model.requires_grad_(True)
+
+
+def _factorized(model: nn.Module) -> dict[str, Factorized]:
+    return {n: m for n, m in model.named_modules() if isinstance(m, Factorized)}
+
+
+def _weighted(layer: Factorized) -> dict[str, nn.Module]:
+    """The modules inside a factorized layer that have a weight (reshaping and pivots have none)."""
+    named = layer.named_modules()
+    return {n: m for n, m in named if isinstance(getattr(m, "weight", None), nn.Parameter)}
+
+
+def _adapt(factor: nn.Module, options: AdapterOptions, generator: torch.Generator) -> bool:
+    """Whether the factor got an adapter; else its weight is trained itself."""
+    weight = factor.weight
+    assert isinstance(weight, nn.Parameter)
+    rows, columns = weight.flatten(1).shape
+    if options.rank * (rows + columns) >= rows * columns:
+        weight.requires_grad_(True)
+        return False
+    adapter = Adapter(weight.detach(), options, generator)
+    with torch.no_grad():
+        weight.sub_(adapter.update().view(weight.shape))
+    parametrize.register_parametrization(factor, "weight", adapter)
+    return True
+
+
+def _zero(
+    matrix: Tensor, rank: int, scale: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """left = 0, and right as nn.Linear draws its weight; drawn on the CPU in float32, so that
+    it is the same on every device and in every precision."""
+    rows, columns = matrix.shape
+    right = torch.rand(rank, columns, generator=generator) * 2 - 1
+    return matrix.new_zeros(rows, rank), right / math.sqrt(columns)
+
+
+def _leading(
+    matrix: Tensor, rank: int, scale: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """scale · left · right is the truncated SVD, √σ on each side."""
+    right, left = SVD.balanced(SVD().factorize(matrix, analyze_weight(matrix), (rank,)))
+    return left / math.sqrt(scale), right / math.sqrt(scale)

@@ -1,0 +1,84 @@
+"""What training did to a spectrum: three claims of the literature, measured, not assumed.
+
+Leading singular values grow, trailing ones shrink, the effective rank rises and then falls.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pipeline.lowrank.analysis.diagnostics.rank import NOISE, effective_rank
+
+CLAIMS = ("leading_grew", "trailing_shrank", "rank_rose_then_fell")
+# A rise or fall of the effective rank below one part in a thousand is none.
+_MARGIN = 1e-3
+
+
+@dataclass(frozen=True)
+class TrainingEffect:
+    """One matrix from its initial to its trained state.
+
+    leading_ratio, trailing_ratio: root mean square of the largest tenth and of the smaller half
+    of the singular values, trained / initial; norm_ratio: the same of all values, ‖W‖_F. None
+    where the initial values are zero. Weight decay moves all three: dividing by norm_ratio
+    leaves the change of shape.
+    effective_ranks: of every state, in the order of training. peak: the place of the largest.
+    A claim is None where nothing decides it: ratios of zeros, or fewer than three states.
+    """
+
+    leading_ratio: float | None
+    trailing_ratio: float | None
+    norm_ratio: float | None
+    effective_ranks: tuple[float, ...]
+    peak: int
+    leading_grew: bool | None
+    trailing_shrank: bool | None
+    rank_rose_then_fell: bool | None
+
+
+def measure_training(states: Sequence[Tensor]) -> TrainingEffect:
+    """states: the singular values (n,) of one matrix, descending, float64, at two or more
+    moments of its training, the initial state first and the trained one last."""
+    before, after = states[0], states[-1]
+    lead, half = math.ceil(len(before) / 10), len(before) // 2
+    leading = _ratio(before[:lead], after[:lead], before)
+    trailing = _ratio(before[half:], after[half:], before)
+    ranks = tuple(effective_rank(values) for values in states)
+    return TrainingEffect(
+        leading_ratio=leading,
+        trailing_ratio=trailing,
+        norm_ratio=_ratio(before, after, before),
+        effective_ranks=ranks,
+        peak=ranks.index(max(ranks)),
+        leading_grew=None if leading is None else leading > 1.0,
+        trailing_shrank=None if trailing is None else trailing < 1.0,
+        rank_rose_then_fell=_rose_then_fell(ranks),
+    )
+
+
+def count_claims(effects: Iterable[TrainingEffect]) -> dict[str, dict[str, int]]:
+    """{claim: {"holds": matrices in which it holds, "of": matrices in which it is decided}}."""
+    every = list(effects)
+    counts = {}
+    for claim in CLAIMS:
+        decided = [held for effect in every if (held := getattr(effect, claim)) is not None]
+        counts[claim] = {"holds": sum(decided), "of": len(decided)}
+    return counts
+
+
+def _ratio(before: Tensor, after: Tensor, whole: Tensor) -> float | None:
+    """Norm of `after` / norm of `before`; None where `before` is rounding beside the whole."""
+    start = float(before.norm())
+    if start <= NOISE * float(whole[0]) * math.sqrt(len(before)):
+        return None
+    return float(after.norm()) / start
+
+
+def _rose_then_fell(ranks: Sequence[float]) -> bool | None:
+    if len(ranks) < 3:
+        return None
+    return max(ranks[1:-1]) > (1.0 + _MARGIN) * max(ranks[0], ranks[-1])

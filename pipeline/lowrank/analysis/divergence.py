@@ -1,0 +1,55 @@
+"""How far a compressed network's predictions are from the dense one's, measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.network.calling import call, prediction_rows
+from pipeline.lowrank.tasks.predictions import get_predictions
+
+
+class Divergence:
+    """Mean divergence per unit (an example, or a token that is not padding) over batches that no
+    statistic has seen; the dense network's predictions are computed once.
+
+    batches: what the model takes; it gives what `cost.prediction_rows` reads. No labels needed.
+    predictions: of PREDICTIONS; for "categories" it is KL(dense ‖ other) in nats.
+    """
+
+    def __init__(
+        self, dense: nn.Module, batches: Sequence[Any], predictions: str = "categories"
+    ) -> None:
+        if not len(batches):
+            raise LowRankError(
+                "no calibration data is held out for measuring plans: raise analyze.holdout or "
+                "data.calibration, or do without: rank_select.contest_examples=0 refit=none"
+            )
+        self.batches, self._predictions = batches, get_predictions(predictions)
+        self._dense = [self._normalised(dense, batch) for batch in batches]
+
+    def of(self, model: nn.Module) -> float:
+        """Of this model's predictions, ≥ 0; inf where they hold NaN or Inf."""
+        total, units = 0.0, 0
+        for batch, dense in zip(self.batches, self._dense, strict=True):
+            other = self._normalised(model, batch)
+            total += float(self._predictions.divergence(dense, other))
+            units += len(dense)
+        mean = total / units
+        return mean if math.isfinite(mean) else math.inf
+
+    def _normalised(self, model: nn.Module, batch: Any) -> Tensor:
+        """(units, width) in eval mode, padding left out."""
+        training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                output = call(model, batch)
+        finally:
+            model.train(training)
+        return self._predictions.normalised(prediction_rows(output, batch))

@@ -1,0 +1,133 @@
+"""The weights themselves, whatever the metric: spectra of every target, now and in training."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pipeline.lowrank.analysis.diagnostics import (
+    Diagnosis,
+    TrainingEffect,
+    count_claims,
+    diagnose,
+    measure_training,
+)
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.linalg import singular_values
+from pipeline.lowrank.network.targets import dense_weight
+
+_FILE = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class WeightSpectra:
+    """Singular values of every target's weight as a matrix (out, in·taps), in training.
+
+    steps: optimizer steps of the states, ascending; the last is the trained network, the first
+    the initial one where more than one is known. absent: why only the trained state is known,
+    None where more are. shapes: {target: (rows, columns)}. values: {target: (states,
+    min(rows, columns))} descending, float64, the unit of the weight.
+    """
+
+    steps: tuple[int, ...]
+    absent: str | None
+    shapes: Mapping[str, tuple[int, int]]
+    values: Mapping[str, Tensor]
+
+    @cached_property
+    def trained(self) -> dict[str, Diagnosis]:
+        """{target: diagnosis of its trained weight}."""
+        return {name: diagnose(self.values[name][-1], self.shapes[name]) for name in self.values}
+
+    @cached_property
+    def initial(self) -> dict[str, Diagnosis]:
+        """{target: diagnosis of its initial weight}; empty where that is not known."""
+        if self.absent is not None:
+            return {}
+        return {name: diagnose(self.values[name][0], self.shapes[name]) for name in self.values}
+
+    @cached_property
+    def effects(self) -> dict[str, TrainingEffect]:
+        """{target: what training did to it}; empty where the initial weights are not known."""
+        if self.absent is not None:
+            return {}
+        return {name: measure_training(list(values)) for name, values in self.values.items()}
+
+    def target_json(self, name: str) -> dict[str, Any]:
+        """The part of analysis.json on one target."""
+        return {
+            "shape": list(self.shapes[name]),
+            "trained": asdict(self.trained[name]),
+            "initial": asdict(self.initial[name]) if self.initial else None,
+            "training": asdict(self.effects[name]) if self.effects else None,
+        }
+
+    def training_json(self) -> dict[str, Any]:
+        """The part of analysis.json on the network: the claims, or why there are none."""
+        claims = None if self.absent is not None else count_claims(self.effects.values())
+        return {"steps": list(self.steps), "absent": self.absent, "claims": claims}
+
+
+def weight_spectra(
+    model: nn.Module,
+    names: Sequence[str],
+    *,
+    step: int = 0,
+    earlier: Iterable[tuple[int, nn.Module]] = (),
+    absent: str | None = "no earlier state of this network is known",
+) -> WeightSpectra:
+    """Spectra of the named layers of a trained network and of earlier states of it.
+
+    step: of the trained state. earlier: (step, network) ascending, the initial one first; the
+    weights of one are read before the next is asked for, so that it may be the same module.
+    absent: the reason to give where `earlier` is empty.
+    """
+    steps, states = [], []
+    for earlier_step, network in earlier:
+        steps.append(earlier_step)
+        states.append({name: _matrix_values(network, name) for name in names})
+    states.append({name: _matrix_values(model, name) for name in names})
+    weights = {name: dense_weight(model.get_submodule(name)) for name in names}
+    return WeightSpectra(
+        steps=(*steps, step),
+        absent=None if steps else absent,
+        shapes={n: (w.shape[0], math.prod(w.shape[1:])) for n, w in weights.items()},
+        values={name: torch.stack([state[name] for state in states]) for name in names},
+    )
+
+
+def save_weight_spectra(folder: Path, spectra: WeightSpectra) -> None:
+    """Writes folder/weights.safetensors, float64."""
+    facts = {"steps": spectra.steps, "absent": spectra.absent, "shapes": dict(spectra.shapes)}
+    save_file(
+        {f"{name}/values": values.contiguous() for name, values in spectra.values.items()},
+        folder / _FILE,
+        metadata={"facts": json.dumps(facts)},
+    )
+
+
+def load_weight_spectra(folder: Path) -> WeightSpectra:
+    """Reads what `save_weight_spectra` wrote, targets in the model's order."""
+    path = folder / _FILE
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads(file.metadata()["facts"])
+            shapes = {name: (rows, columns) for name, (rows, columns) in facts["shapes"].items()}
+            values = {name: file.get_tensor(f"{name}/values") for name in shapes}
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise LowRankError(f"{path}: no readable spectra ({error}); rerun analyze") from error
+    return WeightSpectra(tuple(facts["steps"]), facts["absent"], shapes, values)
+
+
+def _matrix_values(model: nn.Module, name: str) -> Tensor:
+    return singular_values(dense_weight(model.get_submodule(name)).flatten(1))

@@ -1,0 +1,192 @@
+"""Metrics: the norm in which the error of a layer is measured, as a whitening of its weight.
+
+‖G^½·ΔW·A^½‖ is the Frobenius norm of left·ΔW·right for any left, right with leftᵀ·left = G and
+right·rightᵀ = A. So every method works on the whitened weight in the plain Frobenius norm, with
+all its theorems, and its outermost factors are turned back afterwards. A and G are never
+inverted beyond their damping, and one eigenbasis serves every rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.lowrank.analysis.moments import Moments
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.linalg import split_groups
+from pipeline.lowrank.network.targets import Target
+
+_FILE = "metrics.safetensors"
+METRICS = ("weight", "input", "fisher")
+
+DAMPING = 0.1  # of G, relative to its mean diagonal
+
+# Input directions that calibration never shows keep this share of the mean input energy: the
+# factors stay defined there, and what they do there changes nothing that was measured.
+INPUT_DAMPING = 1e-6
+UNCERTAIN = 2e-7  # of the trace, about the largest eigenvalue: float32's rounding
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Whitening of one target, float64.
+
+    left: (groups, out/groups, out/groups) upper triangular, leftᵀ·left = G, or None for G = I;
+    right: (groups, in/groups, in/groups) lower triangular, right·rightᵀ = A. Kernels are
+    whitened on their channel modes, with A averaged over the taps. mean: (groups, in/groups)
+    E[x] of a layer that has a bias, else None: A is then the covariance, because the bias takes
+    up the mean error (`bias_update`).
+    """
+
+    left: Tensor | None
+    right: Tensor
+    mean: Tensor | None = None
+
+    def whiten(self, weight: Tensor) -> Tensor:
+        """(out, in/groups, *kernel) → the same shape: left · weight · right, float64."""
+        kernel = _by_taps(weight.to(torch.float64), len(self.right))
+        whitened = torch.einsum("goik,gij->gojk", kernel, self.right)
+        if self.left is not None:
+            whitened = torch.einsum("gpo,goik->gpik", self.left, whitened)
+        return whitened.reshape(weight.shape)
+
+    def unwhiten(self, factors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Factors of a whitened weight → factors of the weight.
+
+        By the contract of methods the first factor alone contracts the in-channels (its mode 1)
+        and the last alone makes the out-channels (its mode 0).
+        """
+        first, *middle, last = factors
+        return (self._unwhiten_inputs(first), *middle, self.unwhiten_outputs(last))
+
+    def unwhiten_outputs(self, last: Tensor) -> Tensor:
+        """left⁻¹ on the mode 0 of a last factor."""
+        if self.left is None:
+            return last
+        matrix = split_groups(last, len(self.left)).flatten(2)  # g, out, rank · taps
+        turned: Tensor = torch.linalg.solve_triangular(self.left, matrix, upper=True)
+        return turned.reshape(last.shape)
+
+    def _unwhiten_inputs(self, first: Tensor) -> Tensor:
+        """right⁻¹ on the mode 1 of a first factor."""
+        kernel = _by_taps(first, len(self.right))
+        groups, rank, inputs, taps = kernel.shape
+        # One matrix a group: a solve for each rank would read `right` as often.
+        matrix = kernel.transpose(2, 3).reshape(groups, rank * taps, inputs)
+        turned: Tensor = torch.linalg.solve_triangular(self.right, matrix, upper=False, left=False)
+        return turned.view(groups, rank, taps, inputs).transpose(2, 3).reshape(first.shape)
+
+    def bias_update(self, change: Tensor) -> Tensor | None:
+        """What the bias gains when the weight loses `change` (out, in/groups, *kernel): (out,)
+        change·E[x], which no other bias beats in squared error; None for a layer without one."""
+        if self.mean is None:
+            return None
+        kernel = _by_taps(change.to(torch.float64), len(self.right))
+        return torch.einsum("goik,gi->go", kernel, self.mean).flatten()
+
+    def stretch(self) -> float:
+        """Whitening lengthens no weight by more: ‖left‖₂·‖right‖₂, each from above by
+        √(‖·‖₁·‖·‖∞), which takes no decomposition."""
+        sides = (self.right, self.left) if self.left is not None else (self.right,)
+        return math.prod(float(_norm_from_above(side).max()) for side in sides)
+
+
+def _norm_from_above(matrices: Tensor) -> Tensor:
+    sizes = matrices.abs()
+    return (sizes.sum(-1).amax(-1) * sizes.sum(-2).amax(-1)).sqrt()
+
+
+def _by_taps(weight: Tensor, groups: int) -> Tensor:
+    """(out, in/groups, *kernel) → (groups, out/groups, in/groups, taps)."""
+    return weight.reshape(groups, -1, weight.shape[1], weight[0, 0].numel())
+
+
+def make_metric(name: str, moments: Moments, target: Target, damping: float) -> Metric:
+    """The metric `input` or `fisher` of a target.
+
+    input: ‖ΔW·A^½‖, A = E[xxᵀ], the error of the layer's output (as SVD-LLM minimises it).
+    fisher: ‖G^½·ΔW·A^½‖, half its square ≈ the increase of the loss in nats per unit (token or
+    example), G damped by `damping` times its mean diagonal. What is kept is float32, and the
+    metric is defined by that: it is the same after a round trip through a file.
+
+    Raises LowRankError for moments without gradients under `fisher`.
+    """
+    left = None
+    if name == "fisher":
+        if moments.outputs is None:
+            raise LowRankError(
+                "the metric fisher needs gradients: collect moments with gradients=True"
+            )
+        outputs = moments.outputs
+        left = _stored(cholesky(outputs, _floor(outputs, damping)).mT)
+    gram, mean = _channels(moments, target.kernel_size)
+    floor = _floor(gram, INPUT_DAMPING)
+    if not target.bias:
+        return Metric(left, _stored(cholesky(gram, floor)))
+    # The floor of the whole Gram: a channel that hardly varies still carries its mean.
+    covariance = gram - mean[:, :, None] * mean[:, None, :]
+    return Metric(left, _stored(cholesky(covariance, floor)), _stored(mean))
+
+
+def _stored(value: Tensor) -> Tensor:
+    return value.float().double().contiguous()
+
+
+def _channels(moments: Moments, taps: int) -> tuple[Tensor, Tensor]:
+    """Second moment and mean of the input channels, averaged over the taps of a patch."""
+    groups, size = moments.mean.shape
+    blocks = moments.inputs.reshape(groups, size // taps, taps, size // taps, taps)
+    mean = moments.mean.reshape(groups, size // taps, taps).mean(-1)
+    return blocks.diagonal(dim1=2, dim2=4).mean(-1), mean
+
+
+def _floor(gram: Tensor, damping: float) -> Tensor:
+    """(groups, 1) damping · (mean diagonal), and what float32 sums leave uncertain of the smallest
+    eigenvalues; 1 for a zero Gram, which so counts as I."""
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    mean, trace = diagonal.mean(-1, keepdim=True), diagonal.sum(-1, keepdim=True)
+    return torch.where(mean > 0, damping * mean + UNCERTAIN * trace, 1.0)
+
+
+def cholesky(gram: Tensor, floor: Tensor) -> Tensor:
+    """Lower Cholesky factor of gram + floor · I."""
+    shift = torch.diag_embed(floor.expand(gram.shape[:-1]))
+    factor: Tensor = torch.linalg.cholesky(gram + shift)
+    return factor
+
+
+def save_metrics(folder: Path, metrics: Mapping[str, Metric]) -> None:
+    """Writes folder/metrics.safetensors (float32), nothing for no metrics."""
+    if not metrics:
+        return
+    tensors = {
+        f"{name}/{key}": value.float().contiguous()
+        for name, metric in metrics.items()
+        for key, value in vars(metric).items()
+        if value is not None
+    }
+    save_file(tensors, folder / _FILE)
+
+
+def load_metrics(folder: Path) -> dict[str, Metric]:
+    """Reads what `save_metrics` wrote. Raises LowRankError when it is missing or damaged."""
+    path = folder / _FILE
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise LowRankError(f"{path}: no readable metrics ({error}); rerun analyze") from error
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        name, _, part = key.rpartition("/")
+        parts.setdefault(name, {})[part] = value.double()
+    return {
+        name: Metric(found.get("left"), found["right"], found.get("mean"))
+        for name, found in parts.items()
+    }

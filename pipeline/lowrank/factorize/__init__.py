@@ -1,0 +1,1 @@
+"""Plans carried out: layers built, measured, certified, refit, and plans compared."""

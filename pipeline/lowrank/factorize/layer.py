@@ -1,0 +1,154 @@
+"""One planned layer: what fills its factors, and what certifies them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.lowrank.analysis.analysis import Analysis
+from pipeline.lowrank.analysis.metrics import Metric
+from pipeline.lowrank.analysis.spectra import Spectra, analyze_weight
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.forms.surgery import Factorized, fill_, shift_bias_
+from pipeline.lowrank.methods import Method
+from pipeline.lowrank.methods.uniqueness import Uniqueness
+from pipeline.lowrank.network.targets import dense_weight, groups_of
+from pipeline.lowrank.planning.plan import PlannedLayer
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """Errors of one factorized layer, all relative norms in the plan's metric: what the plan
+    predicted, what the stored factors measure, and what a theorem allows: lower ≤ measured ≤
+    upper, up to the `rounding` of the stored factors. `uniqueness`: of a CP alone. `correction`: of
+    a refit layer, ‖V − W‖/‖V‖ of the weight V that was factorized in the place of W; the errors
+    are then V's, in the metric of the refit."""
+
+    method: str
+    ranks: tuple[int, ...]
+    params: int
+    macs: int
+    dense_params: int
+    dense_macs: int
+    predicted_relative_error: float
+    error_kind: str
+    measured_relative_error: float
+    lower_bound: float
+    upper_bound: float
+    bound: str
+    rounding: float
+    uniqueness: Uniqueness | None = None
+    correction: float | None = None
+
+
+class Part:
+    """A planned layer: the weight to approximate in a metric, what fills its factors, and what
+    certifies them.
+
+    weight: (out, in/groups, *kernel), the dense layer's own or one that takes its place.
+    metric: None is the Frobenius norm. spectra: of the whitened weight.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        layer: PlannedLayer,
+        method: Method,
+        metric: Metric | None,
+        *,
+        weight: Tensor | None = None,
+        spectra: Spectra | None = None,
+    ) -> None:
+        self.name, self.module, self.layer, self.method = name, module, layer, method
+        self.metric = metric
+        self.weight = dense_weight(module) if weight is None else weight
+        self.spectra = spectra or analyze_weight(self.whiten(self.weight), groups_of(module))
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        module: nn.Module,
+        layer: PlannedLayer,
+        method: Method,
+        analysis: Analysis | None,
+    ) -> Self:
+        """As the analysis knows the layer; without one, in the Frobenius norm."""
+        if analysis is None:
+            return cls(name, module, layer, method, None)
+        metric, spectra = analysis.metrics.get(name), analysis.spectra[name]
+        return cls(name, module, layer, method, metric, spectra=spectra)
+
+    def fill_(self, built: Factorized) -> None:
+        """Factors, and the dense layer's bias with what it takes up of the mean error."""
+        given = (self.weight, self.spectra, self.layer.ranks)
+        if self.metric is None:
+            factors = self.method.factorize(*given)
+        else:
+            factors = self.method.factorize_in(self.metric, *given)
+        fill_(built, factors, getattr(self.module, "bias", None))
+        if self.metric and self.metric.mean is not None:
+            change = self.weight.to(torch.float64) - built.dense_weight()
+            update = self.metric.bias_update(change)
+            assert update is not None
+            shift_bias_(built, update)
+
+    def report(self, built: Factorized) -> LayerReport:
+        """Raises LowRankError if the factors are out of bounds."""
+        layer, spectra = self.layer, self.spectra
+        certificate = self.method.certify(spectra, layer.ranks)
+        norm = spectra.squared_norm or 1.0
+        outputs, *others = self.weight.shape
+        report = LayerReport(
+            method=layer.method,
+            ranks=layer.ranks,
+            params=layer.params,
+            macs=layer.macs,
+            dense_params=layer.dense_params,
+            dense_macs=layer.dense_macs,
+            predicted_relative_error=layer.relative_error,
+            error_kind=layer.error_kind,
+            measured_relative_error=self.distance(built.dense_weight()),
+            lower_bound=(certificate.lower / norm) ** 0.5,
+            upper_bound=(certificate.upper / norm) ** 0.5,
+            bound=certificate.theorem,
+            rounding=_rounding(built, norm, self.metric.stretch() if self.metric else 1.0),
+            uniqueness=self.method.uniqueness(
+                [outputs // groups_of(self.module), *others], layer.ranks
+            ),
+        )
+        _check_certificate(self.name, report)
+        return report
+
+    def distance(self, other: Tensor) -> float:
+        """‖W − other‖/‖W‖ in the metric, float64; ‖other‖ for W = 0."""
+        difference = self.weight.to(torch.float64) - other.to(torch.float64)
+        return float(self.whiten(difference).norm()) / (self.spectra.squared_norm**0.5 or 1.0)
+
+    def whiten(self, weight: Tensor) -> Tensor:
+        """A weight in the layer's metric, float64."""
+        return self.metric.whiten(weight) if self.metric else weight
+
+
+def _rounding(layer: Factorized, squared_norm: float, stretch: float) -> float:
+    """How far storing the factors in their own precision may move the relative error:
+    eps · number of factors · Π‖factor‖ · (stretch of the metric) / ‖W‖, and the 1e-8 that squares
+    leave in float64."""
+    product = torch.stack([torch.linalg.vector_norm(f.to(torch.float64)) for f in layer.factors])
+    eps = max(torch.finfo(f.dtype).eps for f in layer.factors)
+    return float(eps * len(layer) * product.prod() * stretch / squared_norm**0.5) + 1e-7
+
+
+def _check_certificate(name: str, report: LayerReport) -> None:
+    low, high = report.lower_bound - report.rounding, report.upper_bound + report.rounding
+    if not low <= report.measured_relative_error <= high:
+        raise LowRankError(
+            f"layer {name!r}: the measured relative error {report.measured_relative_error:.6g} is "
+            f"outside its {report.bound} bounds [{report.lower_bound:.6g}, "
+            f"{report.upper_bound:.6g}]; the analysis belongs to other weights, or this is a bug: "
+            "rerun analyze"
+        )

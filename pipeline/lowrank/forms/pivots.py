@@ -1,0 +1,256 @@
+"""Pivoted factors: a matrix of rank r has r(m + n) − r² degrees of freedom, so r² numbers of two
+factors of r(m + n) are redundant. Fixing that freedom makes r rows of one factor the identity:
+these channels are passed on instead of being computed, and full rank costs what dense costs.
+
+The network is the same function; only its form is smaller (interpolative decomposition: Cheng et
+al. 2005; as a form of low-rank layers: Zhao et al. 2025, "PIFA", arXiv 2501.19090).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.lowrank.linalg import split_groups
+from pipeline.lowrank.network.targets import dense_weight, groups_of
+
+_LARGEST = 3.0  # entries of the coefficients stay below, so that low precision loses little
+_SWAPS = 1000
+_DEPENDENT = 1e-8  # of a column's length: what is left of it beside the columns before it
+
+
+class PivotedOutput(nn.Module):
+    """Makes `outputs` channels of fewer: some are the input channels themselves (the pivots), the
+    others are computed from them by `rest`; the bias comes last. `dim` is the one of the channels,
+    counted from the end (so that there may be a batch or none).
+
+    In training the whole factor is multiplied out: moving channels, forth and back, takes a CPU
+    2 to 4 times as long as the products that it saves.
+    """
+
+    order: Tensor
+
+    def __init__(self, rest: nn.Module, outputs: int, dim: int, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self.rest, self.dim = rest, dim
+        self.bias = bias
+        # order[i]: where output channel i stands in (inputs, computed).
+        index = torch.arange(outputs, device=dense_weight(rest).device)
+        self.register_buffer("order", index)
+
+    @classmethod
+    def like(cls, last: nn.Module) -> PivotedOutput:
+        """In the place of `last`, a Linear or a 1×1 convolution with more outputs than inputs;
+        weights and order are still to be filled in."""
+        weight, groups = dense_weight(last), groups_of(last)
+        outputs, inner = weight.shape[0], groups * weight.shape[1]
+        rest = pointwise_as(last, inner, outputs - inner)
+        bias = last.bias
+        assert bias is None or isinstance(bias, nn.Parameter)
+        return cls(rest, outputs, 1 - weight.ndim if weight.ndim > 2 else -1, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return _apply(self.rest, x, self.matrix(), self.bias)
+        y = _take(torch.cat([x, self.rest(x)], self.dim), self.dim, self.order)
+        return y if self.bias is None else y + self.bias.view(-1, *[1] * (-1 - self.dim))
+
+    def matrix(self) -> Tensor:
+        """The whole factor (outputs, rank, 1…) that this layer stands for."""
+        weight, groups = _weight(self.rest), groups_of(self.rest)
+        rank = weight.shape[1]
+        identity = torch.eye(rank, dtype=weight.dtype, device=weight.device).repeat(groups, 1)
+        stacked = torch.cat([identity, weight.flatten(1)])[self.order]
+        return stacked.reshape(len(self.order), rank, *weight.shape[2:])
+
+
+class PivotedInput(nn.Module):
+    """Makes fewer channels of many: some input channels (the pivots) plus what `rest` makes of
+    the other ones; multiplied out in training, as `PivotedOutput`."""
+
+    pivots: Tensor
+    others: Tensor
+
+    def __init__(self, rest: nn.Module, rank: int, inputs: int, dim: int) -> None:
+        super().__init__()
+        self.rest, self.dim = rest, dim
+        index = torch.arange(inputs, device=dense_weight(rest).device)
+        self.register_buffer("pivots", index[:rank].clone())
+        self.register_buffer("others", index[rank:].clone())
+
+    @classmethod
+    def like(cls, first: nn.Module) -> PivotedInput:
+        """In the place of `first`, a Linear or a 1×1 convolution without bias and with fewer
+        outputs than inputs; weights and indices are still to be filled in."""
+        weight, groups = dense_weight(first), groups_of(first)
+        rank, inputs = weight.shape[0], groups * weight.shape[1]
+        rest = pointwise_as(first, inputs - rank, rank)
+        return cls(rest, rank, inputs, 1 - weight.ndim if weight.ndim > 2 else -1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return _apply(self.rest, x, self.matrix(), None)
+        others: Tensor = self.rest(_take(x, self.dim, self.others))
+        return _take(x, self.dim, self.pivots) + others
+
+    def matrix(self) -> Tensor:
+        """The whole factor (rank, inputs of a group, 1…) that this layer stands for."""
+        weight, groups = _weight(self.rest), groups_of(self.rest)
+        rank, others = weight.shape[0] // groups, weight.shape[1]
+        whole = weight.new_zeros(groups, rank, rank + others)
+        columns = torch.arange(groups, device=weight.device)[:, None] * (rank + others)
+        pivots = self.pivots.view(groups, rank) - columns
+        rest = self.others.view(groups, others) - columns
+        identity = torch.eye(rank, dtype=weight.dtype, device=weight.device)
+        whole.scatter_(
+            2, pivots[:, None, :].expand(-1, rank, -1), identity.expand_as(whole[..., :rank])
+        )
+        whole.scatter_(
+            2, rest[:, None, :].expand(-1, rank, -1), weight.reshape(groups, rank, others)
+        )
+        return whole.reshape(groups * rank, rank + others, *weight.shape[2:])
+
+
+def _take(x: Tensor, dim: int, index: Tensor) -> Tensor:
+    """Channels of x. Tokens as rows of one matrix: torch's CPU kernel for the last of two
+    dimensions is twelve times as fast as that for the last of three."""
+    if dim == -1 and x.dim() > 2:
+        rows = x.flatten(0, -2).index_select(-1, index)
+        return rows.view(*x.shape[:-1], len(index))
+    return x.index_select(dim, index)
+
+
+def pivot_rows(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """matrix (m, r), m ≥ r, rank r or less → (pivots (r,), coefficients (m − r, r), basis (r, r))
+    with matrix[pivots] = basis and matrix[others] = coefficients · basis, others ascending.
+
+    Pivots come from LU with partial pivoting and are then exchanged while that enlarges the
+    volume (Goreinov et al. 2010), until no coefficient is larger than 3: well conditioned.
+    float64; pivots ascend.
+    """
+    rows, rank = matrix.shape
+    if rank == 0 or rows == rank:
+        return torch.arange(rank), matrix.new_zeros(rows - rank, rank), matrix
+    if not bool(matrix.any()):
+        return torch.arange(rank), matrix.new_zeros(rows - rank, rank), matrix[:rank]
+    # Partial pivoting chooses the same rows for any triangular mixture of the columns, so there is
+    # no need of an orthonormal basis, but where the columns do not determine their span.
+    span = matrix
+    lower, exchanges, _ = torch.linalg.lu_factor_ex(span)
+    left = lower.diagonal().abs()
+    if bool((left <= _DEPENDENT * torch.linalg.vector_norm(span, dim=0)).any()):
+        span, _ = torch.linalg.qr(matrix)
+        lower, exchanges = torch.linalg.lu_factor(span)
+    places = list(range(rows))  # row of the matrix at each place of L·U
+    for row, other in enumerate((exchanges - 1).tolist()):
+        places[row], places[other] = places[other], places[row]
+    order = torch.tensor(places)
+    coefficients = torch.eye(rows, rank, dtype=span.dtype, device=span.device)
+    coefficients[rank:] = torch.linalg.solve_triangular(
+        lower[:rank], lower[rank:], upper=False, left=False, unitriangular=True
+    )
+    for _ in range(_SWAPS):
+        largest, where = coefficients[rank:].abs().flatten().max(0)
+        if largest <= _LARGEST:
+            break
+        row, column = rank + int(where) // rank, int(where) % rank
+        # Exchange: row `row` becomes pivot `column` (a rank-one update of all coefficients).
+        pivot = coefficients[row, column]
+        change = coefficients[row].clone()
+        change[column] -= 1.0
+        coefficients -= torch.outer(coefficients[:, column] / pivot, change)
+        order[[row, column]] = order[[column, row]]
+        coefficients[[row, column]] = coefficients[[column, row]]
+    pivots, place = order[:rank].sort()
+    other_place = order[rank:].argsort()
+    return pivots, coefficients[rank:][other_place][:, place], matrix[pivots]
+
+
+def absorb_output(layer: nn.Module, previous: Tensor, last: Tensor) -> Tensor:
+    """Fills a PivotedOutput with the last factor (out, rank, 1…) of each group; returns the factor
+    before it (groups · rank, …) with the pivot rows of `last` multiplied in, float64."""
+    assert isinstance(layer, PivotedOutput)
+    rank = last.shape[1]
+    groups = previous.shape[0] // rank
+    size = last.shape[0] // groups
+    order = torch.empty(groups * size, dtype=torch.int64)
+    turned, coefficients = [], []
+    for group, (before, matrix) in enumerate(
+        zip(_split(previous, groups), _split(last, groups), strict=True)
+    ):
+        pivots, coefficient, basis = pivot_rows(matrix)
+        others = _others(pivots, size)
+        start = group * size
+        order[start + pivots] = group * rank + torch.arange(rank)
+        order[start + others] = groups * rank + group * (size - rank) + torch.arange(size - rank)
+        turned.append(basis @ before)
+        coefficients.append(coefficient)
+    layer.order.copy_(order)
+    _fill(layer.rest, torch.cat(coefficients))
+    return torch.cat(turned).reshape(previous.shape)
+
+
+def absorb_input(layer: nn.Module, first: Tensor, following: Tensor) -> Tensor:
+    """Fills a PivotedInput with the first factor (groups · rank, in, 1…); returns the factor after
+    it (out, rank, …) with the pivot columns of `first` multiplied in, float64."""
+    assert isinstance(layer, PivotedInput)
+    rank, size = following.shape[1], first.shape[1]
+    groups = first.shape[0] // rank
+    turned, coefficients, pivots, others = [], [], [], []
+    for group, (matrix, after) in enumerate(
+        zip(_split(first, groups), split_groups(following, groups), strict=True)
+    ):
+        chosen, coefficient, basis = pivot_rows(matrix.T)
+        pivots.append(group * size + chosen)
+        others.append(group * size + _others(chosen, size))
+        coefficients.append(coefficient.T)
+        turned.append(torch.einsum("or...,sr->os...", after, basis))
+    layer.pivots.copy_(torch.cat(pivots))
+    layer.others.copy_(torch.cat(others))
+    _fill(layer.rest, torch.cat(coefficients))
+    return torch.cat(turned).reshape(following.shape)
+
+
+def _apply(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What `layer` would make of x with these numbers for its own."""
+    if isinstance(layer, nn.Linear):
+        return functional.linear(x, weight, bias)
+    result: Tensor = layer._conv_forward(x, weight, bias)  # type: ignore[operator]
+    return result
+
+
+def _split(factor: Tensor, groups: int) -> Tensor:
+    """(groups · m, n, *taps) → (groups, m, n · taps), float64."""
+    return split_groups(factor.to(torch.float64), groups).flatten(2)
+
+
+def _others(pivots: Tensor, size: int) -> Tensor:
+    """The indices below `size` that are no pivots, ascending."""
+    free = torch.ones(size, dtype=torch.bool)
+    free[pivots] = False
+    return free.nonzero().flatten()
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    """In the graph of gradients, and with what parametrizes it."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def pointwise_as(like: nn.Module, inputs: int, outputs: int) -> nn.Module:
+    """A layer of `like`'s kind and groups without bias, weights uninitialised."""
+    weight = dense_weight(like)
+    placement: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
+    if isinstance(like, nn.Linear):
+        return nn.Linear(inputs, outputs, bias=False, **placement)
+    convolution: type[nn.Conv2d] = type(like)  # type: ignore[assignment]
+    return convolution(inputs, outputs, 1, groups=groups_of(like), bias=False, **placement)
+
+
+def _fill(layer: nn.Module, matrix: Tensor) -> None:
+    weight = dense_weight(layer)
+    weight.copy_(matrix.reshape(weight.shape))

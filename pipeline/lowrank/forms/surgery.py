@@ -1,0 +1,114 @@
+"""Surgery: dense layers out, factorized layers in."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.methods import get_method
+from pipeline.lowrank.network.targets import dense_weight, groups_of, kind_of
+
+
+class Factorized(nn.Sequential):
+    """A factorized layer: a Sequential of standard layers that knows how to go back.
+
+    Its state dict, torch.compile, torch.export, ONNX and optimizers see plain torch layers.
+    """
+
+    stands_for_one_layer: ClassVar[bool] = True
+
+    def __init__(self, layers: Sequence[nn.Module], method: str, ranks: Sequence[int]) -> None:
+        super().__init__(*layers)
+        self.method = method
+        self.ranks = tuple(ranks)
+
+    def extra_repr(self) -> str:
+        return f"method={self.method}, ranks={self.ranks}"
+
+    @property
+    def factors(self) -> list[Tensor]:
+        """The factors that the layers hold, first to last."""
+        return get_method(self.method).stored(list(self))
+
+    def dense_weight(self) -> Tensor:
+        """The weight (out, in / groups, *kernel) that the factors stand for, in float64."""
+        return get_method(self.method).reconstruct([f.to(torch.float64) for f in self.factors])
+
+    def to_dense(self, like: nn.Module) -> nn.Module:
+        """A copy of the dense layer `like` (stride, padding, …) with the factors multiplied out."""
+        dense = copy.deepcopy(like)
+        with torch.no_grad():
+            dense_weight(dense).copy_(self.dense_weight())
+            if getattr(dense, "bias", None) is not None:
+                dense.bias.copy_(self[-1].bias)  # type: ignore[operator,arg-type]
+        return dense
+
+
+def check_ranks(name: str, module: nn.Module, method: str, ranks: Sequence[int]) -> None:
+    """Raises LowRankError when the ranks do not fit the layer `module`."""
+    outputs, *others = dense_weight(module).shape
+    shape = (outputs // groups_of(module), *others)
+    if problem := get_method(method).check_ranks(shape, ranks):
+        raise LowRankError(
+            f"layer {name!r} ({' × '.join(map(str, [outputs, *others]))}): {problem}; make the "
+            "plan again with rank-select, or correct it"
+        )
+
+
+def skeleton(name: str, module: nn.Module, method: str, ranks: Sequence[int]) -> Factorized:
+    """The factorized layer with uninitialised weights, checked against the module it replaces.
+
+    Raises LowRankError when the ranks do not fit the layer.
+    """
+    check_ranks(name, module, method, ranks)
+    layers = get_method(method).layers(module, ranks)
+    return Factorized(layers, method, ranks).train(module.training)
+
+
+def fill_(layer: Factorized, factors: Sequence[Tensor], bias: Tensor | None) -> None:
+    """Copies balanced factors (and the dense layer's bias) into a skeleton, in the layer's own
+    dtype."""
+    method = get_method(layer.method)
+    with torch.no_grad():
+        method.store(list(layer), method.balanced(factors))
+        if bias is not None:
+            layer[-1].bias.copy_(bias)  # type: ignore[operator]
+
+
+def shift_bias_(layer: Factorized, update: Tensor) -> None:
+    """Adds (out,) to the bias, in the layer's own dtype."""
+    with torch.no_grad():
+        layer[-1].bias.add_(update.to(layer[-1].bias.dtype))  # type: ignore[operator,arg-type]
+
+
+def replace_(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
+    """Puts `layer` in the place of the module `name`, under all names that it has.
+
+    Returns the model, which is `layer` itself when the target is the root (name "").
+    """
+    if not name:
+        return layer
+    old = model.get_submodule(name)
+    for parent in list(model.modules()):
+        for child_name, child in parent._modules.items():
+            if child is old:
+                parent._modules[child_name] = layer
+    return model
+
+
+def layer_at(model: nn.Module, name: str) -> nn.Module:
+    """The module `name` of the model. Raises LowRankError if the model has none."""
+    try:
+        return model.get_submodule(name)
+    except AttributeError as error:
+        known = [n for n, m in model.named_modules() if kind_of(m)]
+        more = " …" if len(known) > 20 else ""
+        raise LowRankError(
+            f"the plan names the layer {name!r}, which the model does not have (it has "
+            f"{', '.join(known[:20])}{more}); make the plan for this model"
+        ) from error

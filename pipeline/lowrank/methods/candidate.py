@@ -1,0 +1,127 @@
+"""Candidates: what a layer may become, what it then costs, and how wrong it then is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pipeline.lowrank.network.targets import Target
+
+ErrorKind = Literal["exact", "upper_bound", "estimate"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to build a layer.
+
+    `squared_error` is ‖W − Ŵ‖² in the metric; `error_kind` says whether the built layer has
+    exactly this error, at most this error, or about this error. `params` counts the bias.
+    `note` is what a reader of the plan should know about it, if anything.
+    """
+
+    method: str
+    ranks: tuple[int, ...]
+    params: int
+    macs: int
+    squared_error: float
+    error_kind: ErrorKind
+    note: str = ""
+
+
+def dense_candidate(target: Target) -> Candidate:
+    """The layer as it is: no error, full cost. Always on the list."""
+    return Candidate("dense", (), target.params, target.macs, 0.0, "exact")
+
+
+@dataclass(frozen=True)
+class CandidateGrid:
+    """Candidates of one method as columns, before pruning: all tensors of length n.
+
+    ranks: (n, number of ranks) int64; params, macs: (n,) int64; squared_error: (n,) float64.
+    """
+
+    method: str
+    ranks: Tensor
+    params: Tensor
+    macs: Tensor
+    squared_error: Tensor
+    error_kind: ErrorKind
+
+    def saving(self, params: Tensor, macs: Tensor) -> CandidateGrid:
+        """The same candidates at (n,) fewer params and macs."""
+        return replace(self, params=self.params - params, macs=self.macs - macs)
+
+    def find(self, ranks: Sequence[int]) -> Candidate | None:
+        """The candidate with exactly these ranks, worthwhile or not; None if it is not here."""
+        found = (self.ranks == torch.tensor([ranks])).all(1).nonzero().flatten()
+        return self._rows(found)._listed()[0] if len(found) else None
+
+    def worthwhile(self, target: Target) -> list[Candidate]:
+        """The candidates that `pruned` leaves."""
+        return self.pruned(target)._listed()
+
+    def _listed(self) -> list[Candidate]:
+        columns = (self.ranks, self.params, self.macs, self.squared_error)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        return [
+            Candidate(self.method, tuple(ranks), params, macs, max(error, 0.0), self.error_kind)
+            for ranks, params, macs, error in rows
+        ]
+
+    def pruned(self, target: Target) -> CandidateGrid:
+        """The Pareto-optimal candidates that save both parameters and MACs.
+
+        Break-even: a factorization that does not make the layer smaller *and* cheaper is no
+        candidate; if none is left the layer stays dense. (An Embedding has no MACs to save: its
+        candidates trade some for parameters, and lose to the dense one where MACs count.) A
+        candidate survives if no other has less error at the same or less params, or at the same
+        or less MACs.
+        """
+        saves = self.params < target.params
+        if target.macs > 0:
+            saves &= self.macs < target.macs
+        index = saves.nonzero().flatten()
+        error = self.squared_error[index]
+        fronts = [index[_pareto(cost[index], error)] for cost in (self.params, self.macs)]
+        return self._rows(torch.unique(torch.cat(fronts)))
+
+    def _rows(self, index: Tensor) -> CandidateGrid:
+        return replace(
+            self,
+            ranks=self.ranks[index],
+            params=self.params[index],
+            macs=self.macs[index],
+            squared_error=self.squared_error[index],
+        )
+
+
+def merge(grids: Sequence[CandidateGrid]) -> CandidateGrid:
+    """One grid of the rows of several, of the same method and kind of error."""
+    return replace(
+        grids[0],
+        ranks=torch.cat([grid.ranks for grid in grids]),
+        params=torch.cat([grid.params for grid in grids]),
+        macs=torch.cat([grid.macs for grid in grids]),
+        squared_error=torch.cat([grid.squared_error for grid in grids]),
+    )
+
+
+def _pareto(cost: Tensor, error: Tensor) -> Tensor:
+    """Indices of the Pareto front of (cost, error), cheapest first."""
+    if len(cost) == 0:
+        return cost
+    front = _falling(cost.argsort(stable=True), error)
+    # Of equal cost the best is last: sorted by error first, a second pass keeps only that one.
+    front = front[error[front].argsort(stable=True)]
+    return _falling(front[cost[front].argsort(stable=True)], error)
+
+
+def _falling(order: Tensor, error: Tensor) -> Tensor:
+    """The entries of `order` whose error is below that of all before them."""
+    best = error[order].cummin(0).values
+    first = torch.ones(1, dtype=torch.bool)
+    return order[torch.cat([first, best[1:] < best[:-1]])]

@@ -1,0 +1,203 @@
+"""The blocks of a network that follow one another: found, and walked on stored states, so that
+what lies before a block is not computed again for each block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.network.calling import call
+from pipeline.lowrank.network.targets import is_one_layer
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a block is given besides the state, its first argument."""
+
+    arguments: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+
+
+class _Enough(Exception):  # noqa: N818
+    """The rest of a forward pass is not wanted."""
+
+
+def find_blocks(model: nn.Module, targets: Sequence[str], remedy: str) -> list[str]:
+    """Names of the entries of the ModuleList or Sequential that holds most of the `targets`,
+    an nn.Sequential among them replaced by its own entries.
+
+    Raises LowRankError, with the `remedy`, where no list of at least two entries holds a target.
+    """
+    best: tuple[int, list[str]] = (0, [])
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList | nn.Sequential) and not is_one_layer(module):
+            entries = list(_entries(name, module))
+            held = sum(len(targets_in(entry, targets)) for entry in entries)
+            if len(entries) > 1 and held > best[0]:
+                best = (held, entries)
+    if not best[1]:
+        raise LowRankError(
+            "the network has no blocks that follow one another, in a ModuleList or Sequential, "
+            f"with a factorized layer in them; set {remedy}"
+        )
+    return best[1]
+
+
+def _entries(name: str, module: nn.Module) -> Iterator[str]:
+    for key, child in module.named_children():
+        full = f"{name}.{key}" if name else key
+        if type(child) is nn.Sequential:
+            yield from _entries(full, child)
+        else:
+            yield full
+
+
+def targets_in(block: str, targets: Sequence[str]) -> list[str]:
+    return [t for t in targets if t == block or t.startswith(f"{block}.")]
+
+
+@torch.no_grad()
+def record_calls(model: nn.Module, blocks: Sequence[str], batch: Any) -> list[Call]:
+    """How each block is called in a forward pass, which ends with the last of them.
+
+    Raises LowRankError where a block is not called exactly once, right after the one before it,
+    on that one's output, or is given an earlier output besides.
+    """
+    calls: list[Call] = []
+    outputs: list[Tensor] = []
+
+    def before(block: str) -> Callable[..., None]:
+        def hook(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            place = len(calls)
+            others = [*arguments[1:], *keywords.values()]
+            if (
+                place >= len(blocks)
+                or blocks[place] != block
+                or not arguments
+                or (outputs and arguments[0] is not outputs[-1])
+                or any(other is output for other in others for output in outputs)
+            ):
+                raise LowRankError(
+                    f"refit walks the blocks one after the other, and {block} is not called just "
+                    "once, on the output of the block before it; set refit.share=0"
+                )
+            calls.append(Call(arguments[1:], keywords))
+
+        return hook
+
+    def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        outputs.append(_state(output))
+        if len(outputs) == len(blocks):
+            raise _Enough
+
+    handles = []
+    for block in blocks:
+        module = model.get_submodule(block)
+        handles.append(module.register_forward_pre_hook(before(block), with_kwargs=True))
+        handles.append(module.register_forward_hook(after))
+    try:
+        with suppress(_Enough):
+            call(model, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if len(outputs) < len(blocks):
+        raise LowRankError(f"refit: {blocks[len(calls)]} is not used in the forward pass")
+    return calls
+
+
+class Outputs:
+    """What blocks of a network gave in its last forward pass, from now on."""
+
+    def __init__(self, model: nn.Module, blocks: Sequence[str]) -> None:
+        self._found: dict[str, Tensor] = {}
+        for block in blocks:
+            model.get_submodule(block).register_forward_hook(partial(self._keep, block))
+
+    def take(self) -> list[Tensor]:
+        """The states, in the order in which the blocks ran; they are not kept any longer."""
+        found, self._found = self._found, {}
+        return list(found.values())
+
+    def _keep(self, block: str, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        self._found[block] = _state(output).clone()  # what follows may work in place
+
+
+class Walk:
+    """One network's states before a block, batch by batch; first before the first block."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Sequence[str],
+        batches: Sequence[Any],
+        calls: Sequence[Sequence[Call]],
+    ) -> None:
+        """calls: what `record_calls` gave for each of the batches."""
+        self._model, self._blocks, self._calls = model, blocks, calls
+        self.states = [self._first(batch) for batch in batches]
+
+    @torch.no_grad()
+    def inputs(
+        self, place: int, names: Sequence[str], *, leave: bool = False
+    ) -> Iterator[dict[str, Tensor]]:
+        """{layer: what it reads}, in the order in which they run, of each batch; the block at
+        `place` runs until the last of these layers was called once, or to its end, where the
+        states leave it."""
+        for index in range(len(self.states)):
+            found: dict[str, Tensor] = {}
+            with suppress(_Enough), self._watched(names, found, stop=not leave):
+                state = self._run(place, index)
+                if leave:
+                    self.states[index] = state
+            yield found
+
+    @torch.no_grad()
+    def go_on(self, place: int) -> None:
+        """The states leave the block at `place`."""
+        self.states = [self._run(place, index) for index in range(len(self.states))]
+
+    def _run(self, place: int, index: int) -> Tensor:
+        given, block = self._calls[index][place], self._model.get_submodule(self._blocks[place])
+        # A copy: blocks may work in place.
+        return _state(block(self.states[index].clone(), *given.arguments, **given.keywords))
+
+    @torch.no_grad()
+    def _first(self, batch: Any) -> Tensor:
+        found: dict[str, Tensor] = {}
+        with suppress(_Enough), self._watched(self._blocks[:1], found):
+            call(self._model, batch)
+        return found[self._blocks[0]].clone()
+
+    @contextmanager
+    def _watched(
+        self, names: Sequence[str], found: dict[str, Tensor], *, stop: bool = True
+    ) -> Iterator[None]:
+        def hook(name: str) -> Callable[..., None]:
+            def see(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+                found.setdefault(name, arguments[0].detach())
+                if stop and len(found) == len(names):
+                    raise _Enough
+
+            return see
+
+        modules = {name: self._model.get_submodule(name) for name in names}
+        handles = [m.register_forward_pre_hook(hook(n)) for n, m in modules.items()]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _state(output: Any) -> Tensor:
+    """transformers' blocks may give a tuple, whose first entry is the state."""
+    found: Tensor = output[0] if isinstance(output, tuple) else output
+    return found

@@ -1,0 +1,42 @@
+"""Calling a network with whatever its batches are, and reading what it gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PADDING = -1  # in place of a token id: not part of the text, and masked in every model
+
+
+def call(model: nn.Module, batch: Any) -> Any:
+    """model(batch), where a tuple is spread over arguments and a dict over keywords."""
+    if isinstance(batch, dict):
+        return model(**batch)
+    if isinstance(batch, tuple | list):
+        return model(*batch)
+    return model(batch)
+
+
+def padding_mask(batch: Any) -> Tensor | None:
+    """(N, T) bool, false at padding: a dict's `attention_mask`, or a tensor of token ids, where
+    negative ones stand for no token. None for any other batch."""
+    if isinstance(batch, dict):
+        mask = batch.get("attention_mask")
+        return None if mask is None else mask.bool()
+    if isinstance(batch, Tensor) and batch.dim() == 2 and batch.dtype == torch.int64:
+        return batch >= 0
+    return None
+
+
+def prediction_rows(output: Any, batch: Any) -> Tensor:
+    """(units, classes): the logits that a model gave for a batch, padding left out.
+
+    A tensor has its classes in dimension 1, (N, classes, …), as torch's cross-entropy reads
+    it; the `.logits` of an object of transformers have them last.
+    """
+    logits: Tensor = output if isinstance(output, Tensor) else output.logits.movedim(-1, 1)
+    rows = logits.movedim(1, -1).flatten(0, -2)
+    mask = padding_mask(batch)
+    return rows if mask is None or mask.numel() != len(rows) else rows[mask.flatten()]

@@ -1,0 +1,135 @@
+"""Costs: parameters and multiply-accumulates, counted on the module itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.network.calling import call
+from pipeline.lowrank.network.targets import Target, dense_weight, groups_of, kind_of
+
+Cost = Literal["params", "macs", "bytes"]
+Positions = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Costs of a whole network, targets and everything else. `bytes` are those of its
+    parameters in memory, each in its own number format."""
+
+    params: int
+    macs: int
+    bytes: int
+
+    def cost(self, unit: Cost) -> int:
+        return {"params": self.params, "macs": self.macs, "bytes": self.bytes}[unit]
+
+
+def network_totals(model: nn.Module, example: Any) -> Totals:
+    """Costs of the network as it stands; MACs are those of one `example`."""
+    return Totals(
+        params=count_params(model),
+        macs=network_macs(model, example)["total"],
+        bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+    )
+
+
+def count_params(model: nn.Module) -> int:
+    """Number of parameters; a shared parameter counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def trace_positions(model: nn.Module, example: Any) -> dict[str, Positions]:
+    """Runs one forward pass and returns {layer: (input positions, …, output positions)}.
+
+    `example` is a batch of one (a tensor, or a tuple / dict of the model's arguments). A
+    position is one vector of channels that the layer reads or writes; calls are added up. A
+    convolution has an entry more for each further axis of its kernel: after j axes, the first
+    j sizes are the output's and the others the input's.
+    The model's training mode is restored and nothing is accumulated in it.
+    """
+    counts: dict[str, Positions] = {}
+    hooks = []
+    for name, module in model.named_modules():
+        if _is_counted(module):
+            hooks.append(module.register_forward_hook(_counter(name, counts)))
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            call(model, example)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return counts
+
+
+def network_macs(model: nn.Module, example: Any) -> dict[str, Any]:
+    """Multiply-accumulates of one example: {"total": int, "layers": {name: int}}.
+
+    Linear and convolution layers are counted (normalisation, pooling and activations are not:
+    they are additions and comparisons in the order of a percent; an Embedding only looks up).
+    """
+    layers = {}
+    for name, positions in trace_positions(model, example).items():
+        module = model.get_submodule(name)
+        if not isinstance(module, nn.Embedding):
+            transposed = getattr(module, "transposed", False)
+            layers[name] = dense_weight(module).numel() * positions[0 if transposed else -1]
+    return {"total": sum(layers.values()), "layers": layers}
+
+
+def describe_target(name: str, module: nn.Module, positions: Positions) -> Target:
+    """The Target of a layer, given its positions from `trace_positions`.
+
+    Raises LowRankError on NaN or Inf in the weight.
+    """
+    weight = dense_weight(module)
+    if not torch.isfinite(weight).all():
+        raise LowRankError(
+            f"layer {name!r}: the weight holds NaN or Inf; repair the checkpoint, or leave the "
+            f"layer out with analyze.exclude=[{name}]"
+        )
+    kind = kind_of(module)
+    assert kind is not None, "find_targets gives only layers of a known kind"
+    return Target(
+        name=name,
+        kind=kind,
+        shape=tuple(weight.shape),
+        bias=getattr(module, "bias", None) is not None,
+        in_positions=positions[0],
+        out_positions=positions[-1],
+        groups=groups_of(module),
+        between_positions=positions[1:-1],
+        bytes_per_param=weight.element_size(),
+    )
+
+
+def _is_counted(module: nn.Module) -> bool:
+    known = isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+    return known or kind_of(module) is not None
+
+
+def _counter(name: str, counts: dict[str, Positions]) -> Any:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        here = _positions(module, inputs[0], output)
+        before = counts.get(name, (0,) * len(here))
+        counts[name] = tuple(b + h for b, h in zip(before, here, strict=True))
+
+    return hook
+
+
+def _positions(module: nn.Module, value: Tensor, output: Tensor) -> Positions:
+    if not isinstance(module, nn.modules.conv._ConvNd):
+        count = output.numel() // output.shape[-1]
+        return count, count
+    axes = len(module.kernel_size)
+    before, after = value.shape[-axes:], output.shape[-axes:]
+    examples = value.numel() // (module.in_channels * math.prod(before))
+    return tuple(examples * math.prod((*after[:j], *before[j:])) for j in range(axes + 1))

@@ -1,0 +1,211 @@
+"""Targets: the layers that may be factorized, found by type and by name patterns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import Tensor, nn
+
+from pipeline.lowrank.errors import LowRankError
+
+KINDS: dict[type[nn.Module], str] = {
+    nn.Linear: "linear",
+    nn.Conv1d: "conv1d",
+    nn.Conv2d: "conv2d",
+    nn.Conv3d: "conv3d",
+    nn.Embedding: "embedding",
+}
+CONVOLUTIONS: dict[str, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
+    "conv1d": nn.Conv1d,
+    "conv2d": nn.Conv2d,
+    "conv3d": nn.Conv3d,
+}
+# Known by name, so that nothing here needs transformers. Its weight is stored (in, out).
+_TRANSPOSED_LINEAR = "transformers.pytorch_utils.Conv1D"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Facts of one layer that may be factorized; everything a method needs to count costs.
+
+    `shape` is (out, in / groups, *kernel); an Embedding counts as (dimension, entries).
+    `in_positions` and `out_positions` are the numbers of input and output positions per
+    example, summed over all calls of the layer in one forward pass (pixels of a convolution,
+    tokens of a Linear, 1 for a Linear on plain vectors). `between_positions` holds what lies
+    between the two when a convolution goes along one axis after the other: entry j is the
+    number of positions after the kernel's first j + 1 axes.
+    `bytes_per_param` is that of the weight's number format, which factors keep.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    bias: bool
+    in_positions: int
+    out_positions: int
+    groups: int = 1
+    between_positions: tuple[int, ...] = ()
+    bytes_per_param: int = 4
+
+    @property
+    def group_shape(self) -> tuple[int, ...]:
+        """(out / groups, in / groups, *kernel): the weight of one group."""
+        return (self.shape[0] // self.groups, *self.shape[1:])
+
+    @property
+    def kernel_size(self) -> int:
+        """Number of kernel taps: h·w of a Conv2d, 1 of a Linear."""
+        return math.prod(self.shape[2:])
+
+    @property
+    def is_matrix(self) -> bool:
+        """True when the weight is a matrix: a Linear, or a convolution with one tap."""
+        return self.kernel_size == 1
+
+    @property
+    def bias_params(self) -> int:
+        return self.shape[0] if self.bias else 0
+
+    @property
+    def params(self) -> int:
+        """Parameters of the dense layer, bias included."""
+        return math.prod(self.shape) + self.bias_params
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the dense layer per example, bias not counted; an Embedding
+        looks its rows up and has none."""
+        if self.kind == "embedding":
+            return 0
+        return math.prod(self.shape) * self.out_positions
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {
+            "shape": list(self.shape),
+            "between_positions": list(self.between_positions),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Target:
+        between = tuple(value["between_positions"])
+        return cls(**(value | {"shape": tuple(value["shape"]), "between_positions": between}))
+
+
+def find_targets(
+    model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
+) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """Layers to factorize, and why every other layer with a weight matrix is left alone.
+
+    `include` and `exclude` are shell-style patterns on module names (the root is ""); exclude
+    wins. A module reachable under several names is one target, under its first name.
+
+    Returns ({name: module}, {name: reason it is skipped}).
+    Raises LowRankError when a pattern matches no layer, or when no target is left.
+    """
+    layers = {n: m for n, m in model.named_modules() if _matrix_like(m)}
+    for pattern in [*include, *exclude]:
+        if layers and not any(fnmatchcase(name, pattern) for name in layers):
+            raise LowRankError(
+                f"the pattern {pattern!r} matches no layer: the layers with weight matrices are "
+                f"{', '.join(layers)}; correct analyze.include or analyze.exclude"
+            )
+    tied = _tied_weights(model)
+    targets: dict[str, nn.Module] = {}
+    skipped: dict[str, str] = {}
+    for name, module in layers.items():
+        if any(fnmatchcase(name, pattern) for pattern in exclude):
+            skipped[name] = "excluded by analyze.exclude"
+        elif not any(fnmatchcase(name, pattern) for pattern in include):
+            skipped[name] = "not in analyze.include"
+        elif reason := _obstacle(model, name, module, tied):
+            skipped[name] = reason
+        else:
+            targets[name] = module
+    if not targets:
+        why = "; ".join(f"{n or '(root)'}: {r}" for n, r in skipped.items())
+        raise LowRankError(
+            "the model has no layer to factorize: "
+            + (f"all are skipped ({why})" if why else "it has no Linear or convolution layer")
+        )
+    return targets, skipped
+
+
+def kind_of(module: nn.Module) -> str | None:
+    """The name of the layer kind, or None where a layer has no factorized form. Exact types
+    only: a subclass may do anything with its weight."""
+    if _is_transposed_linear(module):
+        return "linear"
+    return KINDS.get(type(module))
+
+
+def is_one_layer(module: nn.Module) -> bool:
+    """Whether a module stands for one layer of the network, whatever it is made of: a factorized
+    layer is a Sequential, but no chain of the network's own layers."""
+    return bool(getattr(module, "stands_for_one_layer", False))
+
+
+def groups_of(module: nn.Module) -> int:
+    return int(getattr(module, "groups", 1))
+
+
+def dense_weight(module: nn.Module) -> Tensor:
+    """The layer's weight as (out, in / groups, *kernel), in its own dtype: a detached view,
+    through which the weight can also be written."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    stored = weight.detach()
+    transposed = isinstance(module, nn.Embedding) or _is_transposed_linear(module)
+    return stored.T if transposed else stored
+
+
+def _is_transposed_linear(module: nn.Module) -> bool:
+    cls = type(module)
+    return f"{cls.__module__}.{cls.__qualname__}" == _TRANSPOSED_LINEAR
+
+
+def _matrix_like(module: nn.Module) -> bool:
+    known = nn.modules.conv._ConvNd | nn.Linear | nn.Bilinear | nn.Embedding | nn.EmbeddingBag
+    return isinstance(module, known) or _is_transposed_linear(module)
+
+
+def _tied_weights(model: nn.Module) -> dict[int, list[str]]:
+    """Parameter id → names of the *different* modules that hold it, where there are several."""
+    holders: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                holders.setdefault(id(parameter), []).append(name)
+    return {key: names for key, names in holders.items() if len(names) > 1}
+
+
+def _obstacle(
+    model: nn.Module, name: str, module: nn.Module, tied: dict[int, list[str]]
+) -> str | None:
+    """Why this layer cannot be replaced by a Sequential of factors, or None."""
+    if kind_of(module) is None:
+        return f"{type(module).__name__} has no factorized form here"
+    if isinstance(module, nn.Embedding) and (option := _embedding_option(module)):
+        return f"Embedding with {option}, which its factors could not keep"
+    parent = model.get_submodule(name.rpartition(".")[0]) if name else None
+    if isinstance(parent, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+        return f"{type(parent).__name__} reads this layer's weight directly"
+    weight = dense_weight(module)
+    if not weight.is_floating_point():
+        return f"weights are {weight.dtype}, not floating point"
+    others = [n for n in tied.get(id(module.weight), []) if n != name]
+    if others:
+        return f"weight is tied to {', '.join(others)}"
+    return None
+
+
+def _embedding_option(module: nn.Embedding) -> str | None:
+    """The option that acts on rows of the table itself, which a product of factors has not."""
+    if module.max_norm is not None:
+        return f"max_norm={module.max_norm}"
+    if module.sparse:
+        return "sparse=True"
+    return "scale_grad_by_freq=True" if module.scale_grad_by_freq else None

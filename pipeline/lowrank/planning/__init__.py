@@ -1,0 +1,1 @@
+"""From candidates to one choice a target, and the plan that says it."""

@@ -1,0 +1,153 @@
+"""One budget for the whole network: min Σ error subject to Σ cost ≤ budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import ClassVar, Literal
+
+import torch
+
+from pipeline.lowrank.errors import LowRankError, suggest
+from pipeline.lowrank.methods.candidate import Candidate
+from pipeline.lowrank.network.costs import Cost, Totals
+from pipeline.lowrank.planning.policies.base import Choice, Option, Policy, Selection
+from pipeline.lowrank.planning.policies.knapsack import Knapsack, exact, greedy
+
+Scope = Literal["network", "targets"]
+ErrorScale = Literal["relative", "absolute"]
+Allocation = Literal["greedy", "exact"]
+
+_CHOICES = {
+    "scope": ("network", "targets"),
+    "error_scale": ("relative", "absolute"),
+    "allocation": ("greedy", "exact"),
+}
+
+
+@dataclass(frozen=True)
+class Budget(Policy):
+    """Keep at most this fraction of the parameters, of the MACs or of the bytes (one of them).
+
+    The fraction is of the whole network (`scope="network"`: everything that is not a target
+    counts as spent) or of the targets alone (`scope="targets"`). Errors are weighed relative to
+    each layer's ‖W‖² (raw Frobenius errors of different layers are not comparable) or as they
+    are. `max_relative_error` bars candidates with a larger ‖W − Ŵ‖/‖W‖: a sum of errors may
+    otherwise be least where one layer loses nearly everything. `allocation` names the solver
+    (`knapsack.greedy` or `knapsack.exact`); both report the optimality gap against the bound of
+    linear programming. A budget is never exceeded.
+    """
+
+    params: float | None = None
+    macs: float | None = None
+    bytes: float | None = None
+    scope: Scope = "network"
+    error_scale: ErrorScale = "relative"
+    allocation: Allocation = "greedy"
+    max_relative_error: float | None = None
+
+    name: ClassVar[str] = "budget"
+
+    def __post_init__(self) -> None:
+        if len(self._given()) != 1:
+            raise LowRankError("give the budget as one of params, macs and bytes")
+        if not 0.0 < self.kept <= 1.0:
+            raise LowRankError(f"budget is {self.kept}: choose a kept fraction in (0, 1]")
+        for key, known in _CHOICES.items():
+            value = getattr(self, key)
+            if value not in known:
+                raise LowRankError(f"{key} is {value!r}: {suggest(value, known)}")
+        if self.max_relative_error is not None and not self.max_relative_error >= 0.0:
+            raise LowRankError(
+                f"max_relative_error is {self.max_relative_error}: choose a number ≥ 0, or null "
+                "for none"
+            )
+
+    def _given(self) -> dict[Cost, float]:
+        kept: dict[Cost, float | None]
+        kept = {"params": self.params, "macs": self.macs, "bytes": self.bytes}
+        return {unit: value for unit, value in kept.items() if value is not None}
+
+    @property
+    def cost(self) -> Cost:
+        return next(iter(self._given()))
+
+    @property
+    def kept(self) -> float:
+        return self._given()[self.cost]
+
+    def select(self, options: Mapping[str, Option], totals: Totals) -> Selection:
+        allowed = {n: self._allowed(o) for n, o in options.items()}
+        fronts = {n: o.front(self.cost) for n, o in allowed.items()}
+        solve = greedy if self.allocation == "greedy" else exact
+        solution = solve(
+            Knapsack(
+                [
+                    torch.tensor([options[n].cost(c, self.cost) for c in f])
+                    for n, f in fronts.items()
+                ],
+                [
+                    torch.tensor([self._error(options[n], c) for c in f], dtype=torch.float64)
+                    for n, f in fronts.items()
+                ],
+                self.allowance(allowed, totals),
+            )
+        )
+        gap = (solution.error - solution.bound) / solution.error if solution.error > 0 else 0.0
+        return Selection(
+            {
+                name: self._choice(options[name], front[item])
+                for (name, front), item in zip(fronts.items(), solution.items, strict=True)
+            },
+            max(0.0, gap),
+        )
+
+    def allowance(self, options: Mapping[str, Option], totals: Totals) -> int:
+        """What the targets may cost together. Raises LowRankError below the smallest possible."""
+        unit = self.cost
+        dense = sum(option.cost(option.dense, unit) for option in options.values())
+        fixed = totals.cost(unit) - dense if self.scope == "network" else 0
+        whole = fixed + dense
+        # The fraction as it was written: 0.7 of 10 is 7, not the float product's 6.99….
+        allowed = math.floor(Fraction(repr(self.kept)) * whole) - fixed
+        floor = sum(min(o.cost(c, unit) for c in o.candidates) for o in options.values())
+        if allowed < floor:
+            limit = self.max_relative_error
+            within = "" if limit is None else f" within max_relative_error={limit:g}"
+            least = (fixed + floor) / whole
+            raise LowRankError(
+                f"a budget of {self.kept:g} of the {unit} cannot be met: with every target at its "
+                f"smallest rank{within} the {self.scope} keeps {least:.4f}; choose at least "
+                f"{_round_up(least)}, or factorize more layers"
+            )
+        return allowed
+
+    def _allowed(self, option: Option) -> Option:
+        """The option without the candidates that `max_relative_error` bars."""
+        if option.given:
+            return replace(option, candidates=[option.given.candidate])
+        if self.max_relative_error is None:
+            return option
+        limit = self.max_relative_error**2
+        return replace(
+            option,
+            candidates=[c for c in option.candidates if option.relative_squared(c) <= limit],
+        )
+
+    def _error(self, option: Option, candidate: Candidate) -> float:
+        if self.error_scale == "absolute":
+            return candidate.squared_error
+        return option.relative_squared(candidate)
+
+    def _choice(self, option: Option, candidate: Candidate) -> Choice:
+        if option.settled:
+            return option.settled
+        if candidate.method != "dense":
+            return Choice(candidate, f"share of the budget {self.kept:g} of the {self.cost}")
+        return Choice(candidate, "dense: the budget allows it, and other layers save more cheaply")
+
+
+def _round_up(fraction: float, step: float = 1e-3) -> str:
+    return f"{math.ceil(fraction / step) * step:.3f}"

@@ -1,0 +1,71 @@
+"""Ranks that the user gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import ClassVar
+
+from pipeline.lowrank.errors import LowRankError, suggest
+from pipeline.lowrank.network.costs import Cost, Totals
+from pipeline.lowrank.planning.policies.base import (
+    Choice,
+    LocalPolicy,
+    Option,
+    Selection,
+    check_cost,
+)
+from pipeline.lowrank.planning.policies.ranks import Ranks, at_ranks, check_ranks, named_ranks
+
+
+@dataclass(frozen=True)
+class Fixed(LocalPolicy):
+    """Given ranks: one number for all, a fraction of the full rank of each view, or a mapping
+    of shell-style patterns on layer names to numbers, fractions or lists (one number a rank).
+
+    Of several patterns the first that matches counts; a layer that none matches stays dense.
+    Ranks at or above break-even become the nearest below it. `cost` decides between methods.
+    """
+
+    ranks: Ranks | Mapping[str, Ranks] = 0.25
+    cost: Cost = "params"
+
+    name: ClassVar[str] = "fixed"
+
+    def __post_init__(self) -> None:
+        check_cost(self.cost)
+        if isinstance(self.ranks, Mapping):
+            for value in self.ranks.values():
+                check_ranks(value)
+        else:
+            check_ranks(self.ranks)
+
+    def select(self, options: Mapping[str, Option], totals: Totals) -> Selection:
+        if isinstance(self.ranks, Mapping):
+            check_patterns("rank_select.ranks", self.ranks, options)
+        return super().select(options, totals)
+
+    def choose(self, option: Option) -> Choice:
+        name, value = option.target.name, self.ranks
+        if isinstance(value, Mapping):
+            pattern = first_match(value, name)
+            if pattern is None:
+                return Choice(option.dense, "dense: no pattern of the given ranks matches it")
+            value = value[pattern]
+        return at_ranks(option, named_ranks(option, value), self.cost, f"ranks given ({value})")
+
+
+def first_match(patterns: Mapping[str, object], name: str) -> str | None:
+    """The first shell-style pattern that matches the name."""
+    return next((pattern for pattern in patterns if fnmatchcase(name, pattern)), None)
+
+
+def check_patterns(key: str, patterns: Mapping[str, object], names: Mapping[str, object]) -> None:
+    """Raises LowRankError for a pattern that matches no name: it was mistyped."""
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise LowRankError(
+                f"{key}: the pattern {pattern!r} matches no layer that may be factorized; "
+                f"{suggest(pattern, names)}"
+            )

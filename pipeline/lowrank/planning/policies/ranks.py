@@ -1,0 +1,111 @@
+"""From ranks that somebody named to a candidate: views, whole numbers, fractions, lists."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.methods.candidate import Candidate
+from pipeline.lowrank.network.costs import Cost
+from pipeline.lowrank.planning.policies.base import Choice, Option
+
+# A whole number for every rank, a fraction of the full rank, or one number a rank.
+Ranks = int | float | Sequence[int]
+
+
+def view_shape(shape: Sequence[int], view: str) -> tuple[int, int]:
+    """Rows and columns of a view of the weight of one group (out, in, *kernel).
+
+    "mode{i}" is the mode-i unfolding: the size of mode i × the product of all others, so that
+    mode0 is out × in·taps and mode1 is in × out·taps. "spatial" is in·height × out·width.
+    Full rank is the smaller of the two.
+
+    >>> view_shape((16, 8, 3, 3), "mode1")
+    (8, 144)
+    """
+    if view == "spatial":
+        return shape[1] * shape[2], shape[0] * shape[3]
+    rows = shape[int(view.removeprefix("mode"))]
+    return rows, math.prod(shape) // rows
+
+
+def check_ranks(value: object) -> None:
+    """Raises LowRankError unless `value` is a Ranks."""
+    many = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    whole = all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in many)
+    if many and (whole or (isinstance(value, float) and 0.0 < value < 1.0)):
+        return
+    raise LowRankError(
+        f"ranks is {value!r}: choose a whole number ≥ 1, a fraction of the full rank in (0, 1), or "
+        "a list of whole numbers, one for each rank of the method"
+    )
+
+
+def named_ranks(option: Option, value: Ranks) -> dict[str, tuple[int, ...]]:
+    """{competing method: its ranks} under `value`.
+
+    A whole number and a fraction stand for every rank; the number is cut to each view's full
+    rank, the fraction of it rounded down, but not to 0. A list stands for the methods that have
+    so many ranks. Methods without views have one rank and no full rank to take a fraction of.
+    Raises LowRankError when no method is left.
+    """
+    ranks: dict[str, tuple[int, ...]] = {}
+    for method, views in option.views.items():
+        full = [min(view_shape(option.target.group_shape, view)) for view in views]
+        if isinstance(value, float):
+            share = Fraction(repr(value))
+            ranks[method] = tuple(max(1, math.floor(share * limit)) for limit in full)
+        elif isinstance(value, int):
+            ranks[method] = tuple(min(value, limit) for limit in full) or (value,)
+        elif len(value) == max(1, len(views)):
+            ranks[method] = tuple(value)
+    ranks = {method: found for method, found in ranks.items() if found}
+    if not ranks:
+        raise LowRankError(
+            f"layer {option.target.name!r}: ranks {value} suit none of its methods "
+            f"({', '.join(option.views) or 'none is below break-even'}); give one number for each "
+            "rank of a method, or keep: dense"
+        )
+    return ranks
+
+
+def worthwhile(option: Option, method: str, ranks: tuple[int, ...]) -> Candidate | None:
+    """The method's candidate with exactly these ranks if it saves parameters and MACs, also
+    where another one beats it and it is not listed."""
+    for candidate in option.candidates:
+        if candidate.method == method and candidate.ranks == ranks:
+            return candidate
+    assert option.exact is not None, "whoever makes options with views gives it"
+    exact = option.exact(method, ranks)
+    if exact is None or exact.params >= option.dense.params or exact.macs >= option.dense.macs:
+        return None
+    return exact
+
+
+def at_ranks(option: Option, ranks: Mapping[str, tuple[int, ...]], unit: Cost, rule: str) -> Choice:
+    """The candidate with exactly these ranks where it is below break-even; otherwise the one of
+    least error with no rank above them; dense where there is none. Of several methods the
+    cheapest in `unit`, exact ones first."""
+    found: list[tuple[bool, int, Choice]] = []
+    for method, wanted in ranks.items():
+        text = f"{rule}: {method} {'×'.join(map(str, wanted))}"
+        candidate, near = worthwhile(option, method, wanted), False
+        if candidate is None:
+            candidate, near = _nearest_below(option, method, wanted), True
+            text += " is not below break-even; nearest that is"
+        if candidate is not None:
+            found.append((near, option.cost(candidate, unit), Choice(candidate, text)))
+    if found:
+        return min(found, key=lambda f: f[:2])[2]
+    return Choice(option.dense, f"dense: {rule}, but no ranks up to these are below break-even")
+
+
+def _nearest_below(option: Option, method: str, ranks: tuple[int, ...]) -> Candidate | None:
+    below = (
+        c
+        for c in option.candidates
+        if c.method == method and all(r <= w for r, w in zip(c.ranks, ranks, strict=True))
+    )
+    return min(below, key=lambda c: c.squared_error, default=None)

@@ -1,0 +1,1 @@
+"""What networks predict: losses, divergences and measures of quality, one file a task."""

@@ -1,0 +1,1 @@
+"""The machine: threads, memory, number formats, devices, files from packages."""

@@ -1,0 +1,1 @@
+"""Networks to compress: ours, and those of transformers."""

@@ -1,1 +1,0 @@
-"""Hydra, DVC and MLflow: composing, running in workspaces, tracking."""

@@ -1,0 +1,1 @@
+"""From the outputs of the stages to tables, figures and pages."""

@@ -1,0 +1,122 @@
+"""Which jobs are worth choosing from: the Pareto front of quality and a cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pipeline.reporting.sweep.entries import Comparison, Entry, Network
+from pipeline.reporting.words import human_count
+
+# Values this far apart, as a ratio, are read better on a logarithmic axis.
+_WIDE = 5.0
+# An interquartile range above this fraction of the median tells of a busy machine.
+_NOISY = 0.25
+
+
+@dataclass(frozen=True)
+class Cost:
+    """`of` (network, dense network) is the cost, None where it is not known; `counts` says that
+    it is a number of things, written with k and M."""
+
+    key: str
+    title: str
+    axis: str
+    of: Callable[[Network, Network], float | None]
+    show: Callable[[float], str]
+    counts: bool = True
+
+
+def _relative_latency(network: Network, dense: Network) -> float | None:
+    """Timings of two jobs were taken apart, under another load; the dense network's was taken
+    beside each."""
+    if network.latency_ms is None or dense.latency_ms is None:
+        return None
+    return network.latency_ms / dense.latency_ms
+
+
+def _count(value: float) -> str:
+    return human_count(round(value))
+
+
+COSTS = (
+    Cost("params", "Parameters", "parameters", lambda n, _: n.params, _count),
+    Cost("macs", "Multiply-adds", "MACs of one example", lambda n, _: n.macs, _count),
+    Cost(
+        "latency",
+        "Latency",
+        "latency ÷ the dense network's",
+        _relative_latency,
+        "{:.2f}".format,
+        counts=False,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    entry: Entry
+    cost: float
+    quality: float
+
+
+@dataclass(frozen=True)
+class Front:
+    """`points` are all jobs whose cost is known, `best` those on the front, by cost; `dense` are
+    the (cost, quality) of the networks that were compressed."""
+
+    cost: Cost
+    points: tuple[Point, ...]
+    best: tuple[Point, ...]
+    dense: tuple[tuple[float, float], ...]
+
+    @property
+    def wide(self) -> bool:
+        """Whether the costs want a logarithmic axis."""
+        if not self.cost.counts:
+            return False  # ratios near 1
+        return is_wide([point.cost for point in self.points] + [cost for cost, _ in self.dense])
+
+
+def find_front(comparison: Comparison, cost: Cost) -> Front:
+    """The front of a sweep's quality and a cost."""
+    points: list[Point] = []
+    dense: dict[tuple[float, float], None] = {}  # in order, each once
+    for entry in comparison.compared:
+        assert entry.last is not None and entry.dense is not None  # what compared means
+        value, before = cost.of(entry.last, entry.dense), cost.of(entry.dense, entry.dense)
+        if value is not None and before is not None:
+            points.append(Point(entry, value, entry.last.quality))
+            dense[before, entry.dense.quality] = None
+    sign = -1.0 if comparison.higher_is_better else 1.0
+    best = pareto([(point.cost, sign * point.quality) for point in points])
+    return Front(cost, tuple(points), tuple(points[i] for i in best), tuple(dense))
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Places of the points that no other dominates, by first coordinate; smaller is better in
+    both. A point dominates another when it is nowhere worse and somewhere better: equal points
+    are on the front together."""
+    front: list[int] = []
+    lowest = math.inf
+    for place in sorted(range(len(points)), key=lambda i: points[i]):
+        if points[place][1] < lowest or (front and points[place] == points[front[-1]]):
+            front.append(place)
+            lowest = points[place][1]
+    return front
+
+
+def is_noisy(entry: Entry) -> bool:
+    """Whether the latency of a job, or of the dense network beside it, is hardly known."""
+    return any(
+        network is not None
+        and network.latency_ms is not None
+        and network.iqr_ms is not None
+        and network.iqr_ms > _NOISY * network.latency_ms
+        for network in (entry.last, entry.dense)
+    )
+
+
+def is_wide(values: Sequence[float]) -> bool:
+    return bool(values) and min(values) > 0 and max(values) > _WIDE * min(values)

@@ -1,0 +1,1 @@
+"""Jobs of Hydra in DVC workspaces, one by one or in sweeps."""

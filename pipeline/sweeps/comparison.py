@@ -1,0 +1,22 @@
+"""The comparison of a sweep: written, and logged to the sweep's MLflow run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.reporting.sweep.write import write_comparison
+from pipeline.tracking.sweep import log_to_sweep
+
+
+def publish_comparison(folder: Path, track: Mapping[str, Any], parent: str) -> str:
+    """Writes the comparison and logs it to the sweep's MLflow run; returns one line for the end
+    of the sweep. Results are there already: whatever fails here is told, not raised."""
+    try:
+        files = write_comparison(folder)
+        log_to_sweep(track, parent, files)
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        return f"comparison not written: {type(error).__name__}: {first}"
+    return f"comparison {files[0]}"

@@ -1,0 +1,1 @@
+"""MLflow: where runs are tracked, and what is logged."""

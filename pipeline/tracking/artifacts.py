@@ -1,0 +1,74 @@
+"""What a run carries besides numbers: tables, figures, the plan, the data set, the model."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.data.files import load_split
+from pipeline.lowrank.forms.files import load_network
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_REQUIREMENTS = ("torch", "numpy")
+
+
+def log_artifacts(client: MlflowClient, run_id: str, root: Path) -> None:
+    """plan.json, bounds.json, params.yaml, dvc.lock, the per-layer tables, plots and figures."""
+    own = ("out/plan.json", "out/compressed/bounds.json", "params.yaml", "dvc.lock")
+    for name in (*own, "reports/metrics.json", "reports/spectra.csv"):
+        if (root / name).is_file():
+            client.log_artifact(run_id, str(root / name))
+    with (root / "reports/layers.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
+    client.log_table(run_id, columns, "layers.json")
+    client.log_artifacts(run_id, str(root / "reports/figures"), "figures")
+    client.log_artifacts(run_id, str(root / "reports/plots"), "plots")
+
+
+def log_dataset(client: MlflowClient, run_id: str, root: Path) -> None:
+    """The data set as an input of the run, named by its content."""
+    from mlflow.data.code_dataset_source import CodeDatasetSource
+    from mlflow.data.meta_dataset import MetaDataset
+    from mlflow.entities import DatasetInput, InputTag
+
+    text = (root / "out/data/data.json").read_text()
+    meta = json.loads(text)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    source = CodeDatasetSource(tags={"mlflow.source.name": meta["source"]})
+    data = MetaDataset(source, name=meta["name"], digest=digest)  # type: ignore[abstract]
+    tags = [InputTag(f"{split} examples", str(size)) for split, size in meta["sizes"].items()]
+    client.log_inputs(run_id, [DatasetInput(data._to_mlflow_entity(), tags)])
+
+
+def has_model(client: MlflowClient, run_id: str) -> bool:
+    """Whether a model was logged to the run."""
+    outputs = client.get_run(run_id).outputs
+    return bool(outputs and outputs.model_outputs)
+
+
+def log_model(run_id: str, root: Path) -> None:
+    """The fine-tuned network as an MLflow model (pt2: it loads without this project)."""
+    import mlflow
+
+    model = load_network(root / "out/finetuned")
+    inputs, _ = load_split(root / "out/data", "test").batch(slice(0, 2))
+    # A local build's suffix (+cpu) is known to no package index.
+    requirements = [f"{name}=={version(name).partition('+')[0]}" for name in _REQUIREMENTS]
+    with warnings.catch_warnings(), mlflow.start_run(run_id=run_id):
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.export").setLevel(logging.ERROR)
+        mlflow.pytorch.log_model(
+            model,
+            name="model",
+            input_example=inputs.numpy(),
+            pip_requirements=requirements,
+        )

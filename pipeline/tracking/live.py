@@ -1,0 +1,135 @@
+"""Curves in MLflow while a network trains.
+
+A live run is a convenience beside the outputs, not one of them: it is noted in
+./.live_run.json, resumed and completed by track, and logged anew from the files where a stage
+came from the cache. Points are sent together, a few seconds' worth at a time: a training that
+is over before never needs MLflow (seconds of import, milliseconds a step).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from pipeline.lowrank.errors import LowRankError
+from pipeline.tracking.store import (
+    TAG_CONFIG,
+    config_hash,
+    log_points,
+    open_client,
+    parent_tags,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+Log = Callable[[dict[str, float], int], None]
+
+NOTE = Path(".live_run.json")
+PERIOD = 5.0  # seconds from one sending to the next, and from the beginning to the first
+
+
+@contextmanager
+def curve_logger(stage: str) -> Iterator[Log]:
+    """Yields log(metrics, step), which sends the values to this configuration's MLflow run
+    within PERIOD, or never where the training is over before.
+
+    Metric names get the stage in front (`fine_tune.train_loss`). Does nothing where
+    `track.live` is false. When the stage fails the run is marked as failed.
+    """
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    if not params["track"]["live"]:
+        yield lambda metrics, step: None
+        return
+    curve = _LiveCurve(params, stage.replace("-", "_"))
+    try:
+        yield curve.log
+    except BaseException:
+        with suppress(LowRankError):  # no store: what the training failed of is to be told
+            curve.fail()
+        raise
+    curve.finish()
+
+
+class _LiveCurve:
+    """The points of one training that are still to be sent, and the run that gets them."""
+
+    def __init__(self, params: Mapping[str, Any], prefix: str) -> None:
+        self._params, self._prefix = params, prefix
+        self._points: list[tuple[str, float, int, int]] = []
+        self._client: MlflowClient | None = None
+        self._run_id = ""
+        self._sent = time.monotonic()
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        now = int(time.time() * 1000)
+        self._points += [(f"{self._prefix}.{k}", v, now, step) for k, v in metrics.items()]
+        if time.monotonic() - self._sent >= PERIOD:
+            self._send()
+
+    def finish(self) -> None:
+        if self._client is None:
+            return
+        self._send()
+        note = json.loads(NOTE.read_text())
+        NOTE.write_text(json.dumps({**note, "stages": [*note["stages"], self._prefix]}) + "\n")
+
+    def fail(self) -> None:
+        self._send().set_terminated(self._run_id, "FAILED")
+        NOTE.unlink(missing_ok=True)
+
+    def _send(self) -> MlflowClient:
+        if self._client is None:
+            self._client, experiment = open_client(self._params["track"])
+            self._run_id = _run_for(self._client, experiment, config_hash(self._params))
+        log_points(self._client, self._run_id, self._points)
+        self._points, self._sent = [], time.monotonic()
+        return self._client
+
+
+def take_live_run(client: MlflowClient, root: Path, config: str) -> tuple[str, list[str]] | None:
+    """(run id, stages whose curves it has) of the live run of the configuration in `root`, if
+    there is one. The note is removed: the run is the caller's now."""
+    note = _read_note(client, root / NOTE, config)
+    (root / NOTE).unlink(missing_ok=True)
+    return (note["run_id"], note["stages"]) if note else None
+
+
+def end_live_run(root: Path, track: Mapping[str, Any]) -> None:
+    """Marks as failed the live run that the failed job in `root` left behind, if any."""
+    note = root / NOTE
+    if note.is_file():
+        client, _ = open_client(track)
+        client.set_terminated(json.loads(note.read_text())["run_id"], "FAILED")
+        note.unlink()
+
+
+def _run_for(client: MlflowClient, experiment: str, config: str) -> str:
+    note = _read_note(client, NOTE, config)
+    if note is None:
+        run = client.create_run(experiment, tags={TAG_CONFIG: config, **parent_tags()})
+        note = {"run_id": run.info.run_id, "stages": []}
+        NOTE.write_text(json.dumps(note) + "\n")
+    return str(note["run_id"])
+
+
+def _read_note(client: MlflowClient, path: Path, config: str) -> Mapping[str, Any] | None:
+    """The note, if its run still runs and is of this configuration."""
+    from mlflow.exceptions import MlflowException
+
+    if not path.is_file():
+        return None
+    note: dict[str, Any] = json.loads(path.read_text())
+    try:
+        run = client.get_run(note["run_id"])
+    except MlflowException:  # the store was deleted or changed meanwhile
+        return None
+    if run.info.status == "RUNNING" and run.data.tags.get(TAG_CONFIG) == config:
+        return note
+    return None

@@ -1,0 +1,201 @@
+"""One MLflow run for one run of the chain, from the files that its stages wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from filelock import FileLock
+
+from pipeline.evaluation.latency import measured_once
+from pipeline.reporting.run.timings import FOLDERS
+from pipeline.tracking.artifacts import has_model, log_artifacts, log_dataset, log_model
+from pipeline.tracking.live import take_live_run
+from pipeline.tracking.store import (
+    TAG_CONFIG,
+    TAG_LOCK,
+    config_hash,
+    log_points,
+    main_root,
+    open_client,
+    parent_tags,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_BATCH = 100  # MLflow's limit on parameters a request
+_PACKAGES = ("torch", "tensorly", "lightning-fabric", "safetensors", "dvc", "hydra-core", "mlflow")
+
+
+def track_run(root: Path, params: Mapping[str, Any]) -> dict[str, str]:
+    """Logs the run whose outputs lie in `root`; returns {"run_id",
+    "experiment", "config", "lock"}, of which the last two name the run by its tags.
+
+    An equal run (same configuration, same dvc.lock) that is there already is not logged
+    again: its id is returned. A live run of the same configuration is completed. The model is
+    logged by single runs only: of a sweep's jobs few are ever used, and running one of those alone
+    adds the model to its run.
+    """
+    client, experiment = open_client(params["track"])
+    config, lock = config_hash(params), lock_hash(root)
+    with_model = params["track"]["log_model"] and not parent_tags()
+    locks = main_root() / ".scratch" / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / f"track-{config}-{lock}.lock"):  # two equal jobs of a sweep, one run
+        run_id = _finished(client, experiment, config, lock)
+        if run_id is None:
+            tags = {TAG_CONFIG: config, TAG_LOCK: lock, **parent_tags()}
+            run_id = _log_run(client, experiment, root, params, tags)
+        else:
+            print(f"track: this run is in MLflow already ({run_id})")
+        if with_model and not has_model(client, run_id):
+            log_model(run_id, root)
+    name = params["track"]["experiment"]
+    return {"run_id": run_id, "experiment": name, "config": config, "lock": lock}
+
+
+def measured(root: Path, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Latencies of the networks in `root`, measured or remembered."""
+    folders = {name: root / folder for name, folder in FOLDERS.items()}
+    options = {**params["evaluate"], "threads": params["fabric"]["threads"]}
+    return measured_once(folders, root / "out/data", options)
+
+
+def lock_hash(root: Path) -> str:
+    """Names a result: hash of dvc.lock, less the two stages that jobs run without."""
+    path = root / "dvc.lock"
+    if not path.is_file():  # stages run by hand, one by one
+        return "none"
+    # By libyaml: PyYAML's own parser takes as long as all else that a cached job is tracked by.
+    stages = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)["stages"]
+    chosen = {name: s for name, s in stages.items() if name not in ("configure", "track")}
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """{"a": {"b": 1}} → ("a.b", 1)."""
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            yield from flatten(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", item
+
+
+def _finished(client: MlflowClient, experiment: str, config: str, lock: str) -> str | None:
+    runs = client.search_runs(
+        [experiment],
+        f"tags.`{TAG_CONFIG}` = '{config}' and tags.`{TAG_LOCK}` = '{lock}' "
+        "and attributes.status = 'FINISHED'",
+        max_results=1,
+    )
+    return runs[0].info.run_id if runs else None
+
+
+def _log_run(
+    client: MlflowClient,
+    experiment: str,
+    root: Path,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+) -> str:
+    live = take_live_run(client, root, tags[TAG_CONFIG])
+    if live:
+        run_id, stages = live
+    else:
+        run_id, stages = client.create_run(experiment).info.run_id, []
+    with _marked_if_failed(client, run_id):
+        plan = json.loads((root / "out/plan.json").read_text())
+        client.update_run(run_id, name=_run_name(params, plan))
+        for key, value in {**tags, **_provenance(root)}.items():
+            client.set_tag(run_id, key, value)
+        _log_params(client, run_id, params)
+        _log_metrics(client, run_id, _metrics(root, params, plan))
+        for stage, folder in (("baseline", "baseline"), ("fine_tune", "finetuned")):
+            if stage not in stages:
+                _log_curve(client, run_id, stage, root / "out" / folder / "curve.json")
+        log_dataset(client, run_id, root)
+        log_artifacts(client, run_id, root)
+        client.set_terminated(run_id, "FINISHED")
+    return run_id
+
+
+@contextmanager
+def _marked_if_failed(client: MlflowClient, run_id: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        client.set_terminated(run_id, "FAILED")
+        raise
+
+
+def _run_name(params: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
+    """What tells runs apart at a glance: data, methods, policy and what it kept."""
+    network = plan["network"]
+    kept = network["planned"]["params"] / network["dense"]["params"]
+    methods = "+".join(plan["methods"])
+    return f"{params['data']['name']} {methods} {plan['policy']['name']} {kept:.0%} of params"
+
+
+def _metrics(root: Path, params: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, float]:
+    metrics = json.loads((root / "reports/metrics.json").read_text())
+    timings = measured(root, params)
+    del timings["machine"], timings["weights"], timings["forms"]
+    if plan["optimality_gap"] is not None:
+        metrics["optimality_gap"] = plan["optimality_gap"]
+    return {
+        key: float(value)
+        for key, value in [*flatten(metrics), *flatten(timings)]
+        if isinstance(value, int | float)
+    }
+
+
+def _provenance(root: Path) -> dict[str, str]:
+    """Commit (if any) and versions: what a result must be defended with."""
+    tags = {f"version.{name}": version(name) for name in _PACKAGES}
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=main_root(),
+    )
+    if git.returncode == 0:
+        tags["mlflow.source.git.commit"] = git.stdout.strip()
+    return tags
+
+
+def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    entries = [Param(key, str(value)) for key, value in flatten(params)]
+    for start in range(0, len(entries), _BATCH):
+        client.log_batch(run_id, params=entries[start : start + _BATCH])
+
+
+def _log_metrics(client: MlflowClient, run_id: str, values: Mapping[str, float]) -> None:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    client.log_batch(run_id, metrics=[Metric(k, v, now, 0) for k, v in values.items()])
+
+
+def _log_curve(client: MlflowClient, run_id: str, stage: str, path: Path) -> None:
+    """The curve of a stage that came from the cache: the same names and steps as live."""
+    curve = json.loads(path.read_text())
+    now = int(time.time() * 1000)
+    points = [
+        (f"{stage}.{name}", float(value), now, entry["step"])
+        for entry in [*curve["steps"], *curve["epochs"], *curve["descent"]]
+        for name, value in entry.items()
+        if name not in ("step", "epoch")
+    ]
+    log_points(client, run_id, points)

@@ -1,0 +1,68 @@
+"""A sweep in MLflow: one run for the sweep, and the runs of its jobs found from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.tracking.store import TAG_SWEEP, open_client, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def begin_sweep_run(
+    track: Mapping[str, Any], folder: Path, overrides: Sequence[str], known: Mapping[str, Any]
+) -> dict[str, str]:
+    """The MLflow run of a sweep: {"parent_run_id", "experiment", "experiment_id", "tracking_uri"}.
+
+    Ended as soon as it is there: its children say how the sweep goes. A sweep that is resumed
+    (`known` is its record) keeps its run if the store still has it.
+    """
+    client, experiment = open_client(track)
+    found = {
+        "experiment": track["experiment"],
+        "experiment_id": experiment,
+        "tracking_uri": tracking_uri(track),
+    }
+    parent = known.get("parent_run_id")
+    if parent is None or not _is_there(client, parent):
+        tags = {"lowrank.sweep": str(folder), "lowrank.overrides": " ".join(overrides)}
+        run = client.create_run(experiment, run_name=f"sweep {folder.name}", tags=tags)
+        parent = run.info.run_id
+        client.set_terminated(parent, "FINISHED")
+    return {"parent_run_id": parent, **found}
+
+
+def end_sweep_run(track: Mapping[str, Any], record: Path) -> None:
+    """Puts the sweep's record on its run: the table of its jobs and their runs."""
+    log_to_sweep(track, json.loads(record.read_text())["parent_run_id"], [record])
+
+
+def log_to_sweep(track: Mapping[str, Any], parent: str, files: Sequence[Path]) -> None:
+    """Files as artifacts of the sweep's run."""
+    client, _ = open_client(track)
+    for file in files:
+        client.log_artifact(parent, str(file))
+
+
+def _is_there(client: MlflowClient, run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_run(run_id)
+    except MlflowException:
+        return False
+    return True
+
+
+def link_to_sweep(track: Mapping[str, Any], run_id: str, parent: str, job: int) -> None:
+    """Tags a run as job number `job` of the sweep whose run is `parent`.
+
+    An earlier run of the same result stays where it is and is linked: searching for the tag
+    `lowrank.sweep.PARENT` finds all runs of a sweep, new and old.
+    """
+    client, _ = open_client(track)
+    client.set_tag(run_id, TAG_SWEEP + parent, job)

@@ -1,0 +1,229 @@
+"""The loop itself: steps, validations, and what is kept of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from pipeline.data.splits import Split
+from pipeline.lowrank.forms.running import lay_out
+from pipeline.training.augmentation import AUGMENTATIONS
+from pipeline.training.curve import BestState, Recorder, check_finite
+from pipeline.training.descent import DescentProbe, measuring_steps
+from pipeline.training.losses import Batch, Objective
+from pipeline.training.optimizers import Clock, make_optimizer, one_cycle
+from pipeline.training.progress import Display
+from pipeline.training.resumption import Resumption
+
+# (model, step from 1, total steps), right after the step.
+OnState = Callable[[nn.Module, int, int], None]
+# (model, validation split, chosen examples, batch size) → sums over them: (correct, loss).
+Quality = Callable[[nn.Module, Split, Tensor, int], tuple[float, float]]
+
+VALIDATION_BATCH = 500
+_DESCENT_BATCHES = 4
+_NO_CLIPPING: dict[str, Any] = {"max_norm": math.inf, "error_if_nonfinite": False}
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """One of OPTIMIZERS under a one-cycle schedule.
+
+    `batch_size` counts the examples of all devices together, `learning_rate` is the peak of
+    the cycle, `weight_decay` acts on matrices and kernels only, `augment` names one of
+    AUGMENTATIONS. `minutes` limits the time of the training: the cycle then ends with the
+    steps or with the time, whichever is first (the result depends on the machine).
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    augment: str = "none"
+    optimizer: str = "sgd"
+    minutes: float | None = None
+
+    def steps_per_epoch(self, examples: int) -> int:
+        """The remainder of an epoch is dropped (shuffling gives it to others the next time), so
+        that all batches, and all devices' shares of them, are of one size."""
+        return examples // min(self.batch_size, examples)
+
+
+@dataclass(frozen=True)
+class Around:
+    """What a loop minimises and measures, and whom it tells; `train` has the words for each."""
+
+    objective: Objective
+    quality: Quality
+    recorder: Recorder
+    display: Display
+    on_state: OnState | None
+    resumption: Resumption | None
+    descent_points: int
+
+
+class Loop:
+    """State of one training; `run` is the loop itself."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        splits: tuple[Split, Split],
+        options: TrainingOptions,
+        fabric: Fabric,
+        seed: int,
+        around: Around,
+    ) -> None:
+        self.model, self.options, self.fabric, self.seed = model, options, fabric, seed
+        self.training, self.validation = splits
+        self.around, self.recorder = around, around.recorder
+        self.batch_size = min(options.batch_size, len(self.training))
+        self.steps_per_epoch = options.steps_per_epoch(len(self.training))
+        self.total_steps = options.epochs * self.steps_per_epoch
+
+    def run(self) -> None:
+        self.recorder.curve.trained_params = sum(
+            p.numel() for p in self.model.parameters() if p.requires_grad
+        )
+        lay_out(self.model, torch.channels_last)
+        options = self.options
+        optimizer = make_optimizer(
+            self.model,
+            options.optimizer,
+            options.learning_rate,
+            options.momentum,
+            options.weight_decay,
+        )
+        self.wrapped, self.optimizer = self.fabric.setup(self.model, optimizer)
+        self.probe = self._descent_probe()
+        self.clock, self.over = Clock(self.total_steps, options.minutes, self.fabric), False
+        done = self._begin()
+        for epoch in range(max(done - 1, 0) // self.steps_per_epoch + 1, options.epochs + 1):
+            done = self._epoch(epoch, done)
+            self.best.offer(self.model, epoch, self._validate(epoch, done))
+            if self.over:
+                break
+        rates = [self._effective(rate) for rate in self.recorder.learning_rates]
+        rows = self.probe.rows(rates, self.recorder.squared_norms, self.steps_per_epoch)
+        self.recorder.descent(rows)
+        self.best.restore(self.model)
+        self.recorder.curve.best_epoch = self.best.epoch
+        if self.around.resumption is not None:
+            self.around.resumption.finish(self.fabric)
+
+    def _begin(self) -> int:
+        """How many steps are done: those of an interrupted training, or none."""
+        resumption = self.around.resumption
+        kept = resumption and resumption.load(self.fabric, self.wrapped, self.optimizer)
+        if not kept:
+            self.best = BestState(self.model, self._validate(0, 0))
+            self.probe.at(0, self.model)
+            return 0
+        self.best = BestState(self.model, math.inf)
+        for part in ("best", "recorder", "probe", "clock"):
+            getattr(self, part).resume(kept[part])
+        return int(kept["done"])
+
+    def _epoch(self, epoch: int, done: int) -> int:
+        """Trains for an epoch, without the steps that are `done`, and gives the last step."""
+        self.wrapped.train()
+        for step, batch in self._batches(epoch):
+            if step <= done:
+                continue
+            self._step(step, batch)
+            done = step
+            if self.over:
+                break
+        return done
+
+    def _step(self, step: int, batch: Batch) -> None:
+        before = self.clock.position(step - 1)
+        rate = one_cycle(before, self.total_steps, self.options.learning_rate)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = self.around.objective(self.wrapped, batch)
+        self.fabric.backward(loss)
+        # Clips nothing; it knows of loss scaling and sharding, and gives the norm.
+        norm = self.fabric.clip_gradients(self.wrapped, self.optimizer, **_NO_CLIPPING)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.around.on_state is not None:
+            self.around.on_state(self.model, step, self.total_steps)
+        mean = cast(Tensor, self.fabric.all_reduce(loss.detach()))
+        position = self.clock.position(step)
+        self.over = position >= self.total_steps
+        told = self.recorder.step(step, mean, cast(Tensor, norm), rate, self.over)
+        if told is not None:
+            self.around.display.step(round(position), told)
+        self.probe.at(step, self.model)
+        if self.around.resumption is not None and self.recorder.settled:
+            self.around.resumption.offer(
+                self.fabric, self.wrapped, self.optimizer, lambda: self._state(step)
+            )
+
+    def _state(self, done: int) -> dict[str, Any]:
+        return {
+            "done": done,
+            "best": self.best.state(),
+            "recorder": self.recorder.state(),
+            "probe": self.probe.state(),
+            "clock": self.clock.seconds,
+        }
+
+    def _descent_probe(self) -> DescentProbe:
+        """The descent theorem's figures on a few fixed batches, on the first device alone."""
+        points = self.around.descent_points if self.fabric.is_global_zero else 0
+        steps = measuring_steps(self.total_steps, points)
+        generator = torch.Generator().manual_seed(self.seed)
+        order = torch.randperm(len(self.training), generator=generator)
+        chosen = torch.split(order, self.batch_size)[: _DESCENT_BATCHES if steps else 0]
+        batches = [self._batch(part, generator, slice(None)) for part in chosen]
+        rate = self._effective(self.options.learning_rate)
+        return DescentProbe(batches, self.around.objective, rate, steps)
+
+    def _effective(self, learning_rate: float) -> float:
+        """The rate of plain descent that momentum amounts to once it has gathered speed."""
+        return learning_rate / (1 - self.options.momentum)
+
+    def _batches(self, epoch: int) -> Iterator[tuple[int, Batch]]:
+        """(step, this device's share of the batch) of an epoch, shuffled by (seed, epoch)."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.training), generator=generator)
+        share = slice(self.fabric.global_rank, None, self.fabric.world_size)
+        for index in range(self.steps_per_epoch):
+            chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
+            step = (epoch - 1) * self.steps_per_epoch + index + 1
+            yield step, self._batch(chosen, generator, share)
+
+    def _batch(self, chosen: Tensor, generator: torch.Generator, share: slice) -> Batch:
+        """The `share` of a batch; augmented as a whole, so that it doesn't depend on the
+        number of devices."""
+        stored = AUGMENTATIONS[self.options.augment](self.training.stored[chosen], generator)
+        inputs = self.training.normalise(stored[share]).to(self.fabric.device)
+        examples = chosen[share]
+        return Batch(inputs, self.training.labels[examples].to(self.fabric.device), examples)
+
+    def _validate(self, epoch: int, step: int) -> float:
+        """Validation loss, each device taking its share of the examples."""
+        # Running statistics differ between devices; the first one's are the network's.
+        if self.fabric.world_size > 1:
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        share = torch.arange(self.fabric.global_rank, len(self.validation), self.fabric.world_size)
+        sums = self.around.quality(self.model, self.validation, share, VALIDATION_BATCH)
+        total = torch.tensor(sums, dtype=torch.float64, device=self.fabric.device)
+        reduced = cast(Tensor, self.fabric.all_reduce(total, reduce_op="sum"))
+        correct, loss = reduced.tolist()
+        loss, accuracy = loss / len(self.validation), correct / len(self.validation)
+        check_finite(loss, step, self.options.learning_rate)
+        self.recorder.epoch(epoch, step, loss, accuracy)
+        self.around.display.epoch(epoch, loss, accuracy)
+        return float(loss)

@@ -1,0 +1,148 @@
+"""What a training minimises: the labels' cross-entropy, or that and a teacher's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.data.splits import Split
+from pipeline.lowrank.forms.running import lay_out
+from pipeline.lowrank.network.blocks import Outputs
+from pipeline.lowrank.network.calling import padding_mask
+
+_CACHE_BYTES = 256 * 2**20
+_TEACHER_BATCH = 500
+
+
+class Batch(NamedTuple):
+    """inputs (n, …) and labels (n,) on the device; examples (n,): which examples of the split
+    they are."""
+
+    inputs: Tensor
+    labels: Tensor
+    examples: Tensor
+
+
+# (network, batch) → the scalar to minimise.
+Objective = Callable[[Callable[[Tensor], Tensor], Batch], Tensor]
+
+
+def cross_entropy(label_smoothing: float) -> Objective:
+    """Mean cross-entropy with the labels, in nats."""
+
+    def objective(network: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+        logits = network(batch.inputs)
+        return functional.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
+
+    return objective
+
+
+class Teacher:
+    """A trained network's answers to batches of `training`: logits, or embeddings; eval mode,
+    no gradients.
+
+    Where nothing is augmented an example's answer is always the same: they are computed once,
+    if all of them together fit 256 MiB and `keep` allows it.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        training: Split,
+        fabric: Fabric,
+        augment: str,
+        *,
+        keep: bool = True,
+    ) -> None:
+        self._network = network.eval().requires_grad_(False).to(fabric.device)
+        lay_out(self._network, torch.channels_last)
+        self._fabric = fabric
+        self._cache = self._all(training) if keep and augment == "none" else None
+
+    @torch.no_grad()
+    def answers(self, batch: Batch) -> Tensor:
+        """(n, classes), (n, vocabulary, tokens) or (n, width), float32."""
+        if self._cache is not None:
+            return self._cache[batch.examples].to(self._fabric.device)
+        return self._answer(batch.inputs)
+
+    def _answer(self, inputs: Tensor) -> Tensor:
+        with self._fabric.autocast():
+            answer: Tensor = self._network(inputs)
+        return answer.float()
+
+    @torch.no_grad()
+    def _all(self, training: Split) -> Tensor | None:
+        def answer(chosen: Tensor) -> Tensor:
+            return self._answer(training.batch(chosen)[0].to(self._fabric.device)).cpu()
+
+        everything = torch.arange(len(training))
+        if answer(everything[:1]).nbytes * len(training) > _CACHE_BYTES:
+            return None
+        return torch.cat([answer(part) for part in torch.split(everything, _TEACHER_BATCH)])
+
+
+def distillation(
+    teacher: Teacher, *, temperature: float, weight: float, label_smoothing: float
+) -> Objective:
+    """(1 − w)·CE(labels) + w·T²·KL(teacher ‖ student), both softened by T (Hinton et al. 2015).
+
+    T² keeps the gradient's size when T changes. `weight` in [0, 1], `temperature` above 0.
+    Both are means, over examples or over tokens.
+    """
+
+    def objective(network: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+        logits = network(batch.inputs)
+        student, dense = (
+            (_rows(answers) / temperature).log_softmax(-1)
+            for answers in (logits, teacher.answers(batch))
+        )
+        soft = functional.kl_div(student, dense, log_target=True, reduction="batchmean")
+        if weight == 1:
+            return temperature**2 * soft
+        hard = functional.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
+        return (1 - weight) * hard + weight * temperature**2 * soft
+
+    return objective
+
+
+def _rows(logits: Tensor) -> Tensor:
+    """(n, classes, …) → (n · …, classes): the softmax of a large vocabulary wants it last."""
+    return logits.movedim(1, -1).flatten(0, -2)
+
+
+def embedding_distillation(teacher: Teacher) -> Objective:
+    """1 − cos(student's embedding, teacher's), the mean over the examples."""
+
+    def objective(network: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+        found = network(batch.inputs)
+        return 1 - functional.cosine_similarity(found, teacher.answers(batch)).mean()
+
+    return objective
+
+
+def with_states(
+    objective: Objective, student: Outputs, teacher: Outputs, weight: float
+) -> Objective:
+    """`objective`, in which both networks run, plus weight times the mean over the blocks of
+    ‖h − h'‖²/‖h‖², where h is the teacher's state after a block and h' the student's, both
+    without the padding of a batch of tokens (Romero et al. 2015; Sun et al. 2019)."""
+
+    def summed(network: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+        loss = objective(network, batch)
+        pairs = list(zip(student.take(), teacher.take(), strict=True))
+        errors = [_relative_square(found, state, batch.inputs) for found, state in pairs]
+        return loss + weight * torch.stack(errors).mean()
+
+    return summed
+
+
+def _relative_square(found: Tensor, state: Tensor, inputs: Tensor) -> Tensor:
+    if (text := padding_mask(inputs)) is not None:
+        found, state = found[text], state[text]
+    return (found - state).float().square().sum() / state.float().square().sum()

@@ -1,0 +1,68 @@
+"""The matrices of a network at a few moments of its training, on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.forms.files import build_model, load_weights, read_network
+
+INIT = "init.safetensors"
+FOLDER = "snapshots"
+
+
+class Snapshots:
+    """Keeps `count` evenly spaced states between the first step and the last, in
+    folder/snapshots/<step>.safetensors: the weight matrices and kernels alone.
+
+    Only reads the network: training gives the same bits with and without it.
+    """
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self._folder, self._count = folder / FOLDER, count
+
+    def __call__(self, model: nn.Module, step: int, total: int) -> None:
+        """Writes the state if it is one of those to keep; see `snapshot_steps`."""
+        if step not in snapshot_steps(self._count, total):
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        matrices = {
+            name: value.detach().cpu().contiguous()
+            for name, value in model.named_parameters()
+            if value.dim() > 1
+        }
+        save_file(matrices, self._folder / f"{step:08d}.safetensors")
+
+
+def snapshot_steps(count: int, total: int) -> set[int]:
+    """`count` steps that cut 0…total into equal parts; fewer where there are fewer steps."""
+    return {round(total * i / (count + 1)) for i in range(1, count + 1)} - {0, total}
+
+
+def training_states(folder: Path, before: int) -> Iterator[tuple[int, nn.Module]]:
+    """(step, network) of the initial state and of the snapshots before step `before`.
+
+    folder: a network folder of the baseline stage that holds init.safetensors. One module, whose
+    matrices change from one state to the next; all else in it stays initial.
+    """
+    model = build_model(read_network(folder).spec)
+    load_weights(model, folder / INIT)
+    yield 0, model
+    for path in sorted((folder / FOLDER).glob("*.safetensors")):
+        if int(path.stem) < before:
+            _load_matrices(model, path)
+            yield int(path.stem), model
+
+
+def _load_matrices(model: nn.Module, path: Path) -> None:
+    try:
+        model.load_state_dict(load_file(path), strict=False)
+    except (SafetensorError, RuntimeError) as error:
+        raise LowRankError(
+            f"{path}: does not fit the model ({error}); rerun dvc repro --force baseline"
+        ) from error

@@ -1,0 +1,27 @@
+"""What the baseline stage kept of training, as spectra."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from pipeline.lowrank.analysis.history import WeightSpectra, weight_spectra
+from pipeline.training.snapshots import INIT, training_states
+
+
+def weights_in_training(folder: Path, model: nn.Module, names: Sequence[str]) -> WeightSpectra:
+    """Spectra of the named layers at the start, in the snapshots and as they came out.
+
+    folder: of the baseline stage; model: the network that loads from it. Only the trained state
+    is known, with the reason, of an imported network and of one that training never improved.
+    """
+    if not (folder / INIT).is_file():
+        return weight_spectra(model, names, absent="the weights were imported, not trained here")
+    curve = json.loads((folder / "curve.json").read_text())
+    step = int(curve["epochs"][curve["best_epoch"]]["step"])
+    if step == 0:
+        return weight_spectra(model, names, absent="training never improved on the initial weights")
+    return weight_spectra(model, names, step=step, earlier=training_states(folder, step))

@@ -1,1 +1,0 @@
-"""Data sets, networks, the one training loop, evaluation, latency and reports."""

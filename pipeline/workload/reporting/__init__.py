@@ -1,1 +1,0 @@
-"""From the outputs of the stages to rows, pictures and a summary."""

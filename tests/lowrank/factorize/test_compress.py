@@ -1,0 +1,204 @@
+"""Plan and surgery: decide changes nothing, act only executes, everything is checked first."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.lowrank import Budget, Energy, Factorized, LowRankError, apply_, compress_, plan
+from pipeline.lowrank.analysis.analysis import analyze, load_analysis, save_analysis
+from pipeline.lowrank.network.costs import count_params, network_macs
+from pipeline.lowrank.planning.plan import Plan, load_plan, save_plan
+
+EXAMPLE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """A residual CNN with a layer used twice and a dense head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.body = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(16)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for _ in range(2):
+            x = x + self.norm(self.body(x)).relu()
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.fixture
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+def test_planning_changes_nothing(net: Net) -> None:
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    plan(net, Budget(params=0.5), EXAMPLE)
+    after = net.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+@pytest.mark.parametrize("methods", [["svd"], ["tucker2"], ["cp"], ["svd", "tucker2", "cp"]])
+def test_the_built_network_costs_what_the_plan_says(net: Net, methods: list[str]) -> None:
+    dense_params, dense_macs = count_params(net), network_macs(net, EXAMPLE)["total"]
+    model, chosen, reports = compress_(
+        net, Budget(macs=0.4), EXAMPLE, methods=methods, cp_rank_grid=4, cp_iterations=30
+    )
+    assert (chosen.dense.params, chosen.dense.macs) == (dense_params, dense_macs)
+    assert count_params(model) == chosen.planned.params
+    assert network_macs(model, EXAMPLE)["total"] == chosen.planned.macs <= 0.4 * dense_macs
+    assert reports.keys() == chosen.factorized.keys() != set()
+    for name, report in reports.items():
+        assert isinstance(model.get_submodule(name), Factorized)
+        assert 0 < report.measured_relative_error < 1
+        assert report.lower_bound - 1e-6 <= report.measured_relative_error
+        assert report.measured_relative_error <= report.upper_bound + 1e-6
+    assert torch.isfinite(model(EXAMPLE)).all()
+
+
+def test_the_uniform_plan_stands_beside_and_costs_no_more(net: Net) -> None:
+    chosen = plan(net, Budget(params=0.5), EXAMPLE)
+    assert chosen.uniform_planned is not None
+    assert chosen.uniform_planned.params <= chosen.planned.params
+    error = sum(layer.relative_error**2 for layer in chosen.layers.values())
+    uniform = sum(layer.relative_error**2 for layer in chosen.uniform.values())
+    assert 0 < error <= uniform
+
+
+def test_energy_one_changes_no_output(net: Net) -> None:
+    with torch.no_grad():  # an exactly rank-2 head and a rank-(3, 4) body
+        net.head.weight.copy_(torch.randn(10, 2) @ torch.randn(2, 16))
+        factors = [torch.randn(*shape) for shape in ((16, 3), (3, 4, 3, 3), (16, 4))]
+        net.body.weight.copy_(torch.einsum("oa,abhw,ib->oihw", *factors))
+    dense = net(EXAMPLE)
+    model, chosen, _ = compress_(net, Energy(1 - 1e-9), EXAMPLE)
+    assert chosen.layers["head"].ranks == (2,)
+    assert chosen.layers["body"].ranks == (3, 4)
+    assert chosen.layers["stem"].method == "dense"
+    assert torch.allclose(model(EXAMPLE), dense, rtol=1e-3, atol=1e-4 * dense.abs().max().item())
+
+
+def test_a_root_linear_comes_back_as_the_model() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(32, 32)
+    model, chosen, _ = compress_(layer, Budget(params=0.5), torch.randn(1, 32))
+    assert isinstance(model, Factorized)
+    assert chosen.layers[""].method == "pivoted_svd"
+    assert count_params(model) == chosen.planned.params
+
+
+def test_a_module_under_two_names_is_replaced_under_both() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(32, 32)
+    model = nn.ModuleDict({"a": layer, "b": layer})
+    chosen = plan(nn.Sequential(layer), Energy(0.5), torch.randn(1, 32))
+    chosen = dataclasses.replace(chosen, layers={"a": chosen.layers["0"]}, analysis=None)
+    apply_(model, chosen)
+    assert isinstance(model["a"], Factorized)
+    assert model["a"] is model["b"]
+
+
+def test_training_mode_and_device_dtype_survive(net: Net) -> None:
+    net.train().to(torch.bfloat16)
+    model, _, _ = compress_(net, Energy(0.7), EXAMPLE.to(torch.bfloat16))
+    assert all(module.training for module in model.modules())
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.fixture
+def chosen(net: Net) -> Plan:
+    return plan(net, Budget(params=0.5), EXAMPLE)
+
+
+def test_a_plan_survives_the_disk_and_a_person(net: Net, chosen: Plan, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    save_plan(path, chosen)
+    assert load_plan(path) == dataclasses.replace(
+        chosen, policy=json.loads(json.dumps(dict(chosen.policy)))
+    )
+    value = json.loads(path.read_text())
+    value["layers"]["body"]["ranks"] = [5, 4]
+    path.write_text(json.dumps(value))
+    model, reports = apply_(net, load_plan(path))
+    assert reports["body"].ranks == (5, 4)
+    assert [tuple(f.shape[:2]) for f in model.body.factors] == [(4, 16), (5, 4), (16, 5)]
+
+
+def with_layer(chosen: Plan, name: str, **changes: object) -> Plan:
+    layer = dataclasses.replace(chosen.layers["body"], **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(chosen, layers={**chosen.layers, name: layer})
+
+
+def test_a_plan_that_does_not_fit_touches_nothing(net: Net, chosen: Plan) -> None:
+    bad = [
+        (with_layer(chosen, "bodi"), r"names the layer 'bodi', which the model does not have"),
+        (with_layer(chosen, "norm"), r"layer 'norm' is a BatchNorm2d"),
+        (with_layer(chosen, "body", ranks=(17, 4)), r"layer 'body'.*out rank 17 is not in 1\.\.16"),
+        (with_layer(chosen, "body", ranks=(0, 4)), r"out rank 0 is not in 1\.\.16"),
+        (with_layer(chosen, "body", ranks=(4,)), r"tucker2 takes two ranks"),
+        (with_layer(chosen, "body", method="tuker2"), r"'tuker2': did you mean 'tucker2'\?"),
+        (with_layer(chosen, "body", method="cp", ranks=(999,)), r"rank 999 is not in 1\.\.144"),
+        (with_layer(chosen, "body", method="svd", ranks=(17,)), r"rank 17 is not in 1\.\.16"),
+    ]
+    before = copy.deepcopy(net.state_dict())
+    for wrong, message in bad:
+        with pytest.raises(LowRankError, match=message):
+            apply_(net, wrong)
+        assert net.state_dict().keys() == before.keys()
+
+
+def test_spectra_of_other_weights_violate_the_certificate(net: Net, chosen: Plan) -> None:
+    other = Net()
+    with torch.no_grad():
+        scale = torch.linspace(9, 0.1, 16)[:, None, None, None]
+        other.body.weight.copy_(scale * torch.randn(16, 16, 3, 3))
+    with pytest.raises(LowRankError, match=r"outside its .* bounds"):
+        apply_(net, chosen, analyze(other, EXAMPLE))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 9}', '{"format": 1}'])
+def test_a_broken_plan_is_an_error(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(content)
+    with pytest.raises(LowRankError, match=r"plan\.json: (not a plan|format 9)"):
+        load_plan(path)
+
+
+def test_an_analysis_survives_the_disk(net: Net, tmp_path: Path) -> None:
+    written = analyze(net, EXAMPLE, exclude=["stem"])
+    save_analysis(tmp_path, written)
+    read = load_analysis(tmp_path)
+    assert read.targets == written.targets
+    assert read.totals == written.totals
+    assert read.skipped == {"stem": "excluded by analyze.exclude"}
+    facts = json.loads((tmp_path / "analysis.json").read_text())["targets"]["body"]
+    assert facts["macs"] == 2 * 64 * 16 * 16 * 9
+    assert 1 < facts["views"]["mode0"]["stable_rank"] <= facts["views"]["mode0"]["effective_rank"]
+    (tmp_path / "analysis.json").write_text("{}")
+    with pytest.raises(LowRankError, match="not an analysis"):
+        load_analysis(tmp_path)
+
+
+def test_the_public_names_are_what_they_say_whatever_was_imported_before() -> None:
+    """No exported name may be that of a submodule, which would take its place."""
+    import pipeline.lowrank as public
+
+    folder = Path(public.__file__).parent
+    submodules = {p.stem for p in folder.iterdir() if p.suffix == ".py" or p.is_dir()}
+    assert not submodules & set(public.__all__)
+    for name in public.__all__:
+        assert getattr(public, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'plann'"):
+        _ = public.plann  # type: ignore[attr-defined]

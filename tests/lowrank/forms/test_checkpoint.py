@@ -1,0 +1,159 @@
+"""Networks on disk: round trips to the bit, and what bad checkpoints get."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pipeline.lowrank import Energy, LowRankError, compress_
+from pipeline.lowrank.forms.files import (
+    build_model,
+    load_network,
+    load_weights,
+    read_network,
+    save_network,
+)
+
+
+class Tied(nn.Module):
+    """Token embedding and output head share one weight."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(20, width)
+        self.middle = nn.Linear(width, width)
+        self.head = nn.Linear(width, 20, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        output: Tensor = self.head(self.middle(self.embedding(tokens)))
+        return output
+
+
+SPEC: dict[str, Any] = {"_target_": f"{__name__}.Tied", "width": 12}
+TOKENS = torch.arange(6)[None]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    model, _, reports = compress_(build_model(SPEC), Energy(0.5), TOKENS)
+    layers = {n: {"method": r.method, "ranks": list(r.ranks)} for n, r in reports.items()}
+    assert list(layers) == ["middle"]
+    save_network(tmp_path / "net", model, SPEC, layers)
+    return tmp_path / "net"
+
+
+def test_a_compressed_tied_network_comes_back_to_the_bit(folder: Path) -> None:
+    one, two = load_network(folder), load_network(folder)
+    assert one.head.weight is one.embedding.weight
+    assert one(TOKENS).abs().sum() > 0
+    assert torch.equal(one(TOKENS), two(TOKENS))
+    assert not one.training
+    assert sorted(p.name for p in folder.iterdir()) == ["model.safetensors", "network.json"]
+    assert read_network(folder).spec == SPEC
+
+
+def test_saving_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    file = read_network(folder)
+    save_network(tmp_path / "again", load_network(folder), file.spec, file.layers)
+    for name in ("model.safetensors", "network.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_weights_load_from_safetensors_and_from_a_state_dict(tmp_path: Path, suffix: str) -> None:
+    torch.manual_seed(1)
+    model, other = nn.Linear(4, 3), nn.Linear(4, 3)
+    path = tmp_path / f"weights.{suffix}"
+    if suffix == "pt":
+        torch.save(model.state_dict(), path)
+    else:
+        save_file(model.state_dict(), path)
+    assert not torch.equal(model.weight, other.weight)
+    load_weights(other, path)
+    assert torch.equal(model.weight, other.weight)
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (print, ("a pickle ran",))
+
+
+def bad_checkpoints(tmp_path: Path) -> list[tuple[Path, str]]:
+    good = {"weight": torch.ones(3, 4), "bias": torch.ones(3)}
+    cases: list[tuple[dict[str, Tensor], str]] = [
+        ({"weight": good["weight"]}, "missing bias"),
+        ({**good, "extra": torch.ones(1)}, "unexpected extra"),
+        ({**good, "weight": torch.ones(4, 4)}, r"weight has shape \(4, 4\), .* expects\s+\(3, 4\)"),
+        ({**good, "bias": torch.tensor([1.0, float("inf"), 0.0])}, "bias holds NaN or Inf"),
+    ]
+    found = []
+    for index, (state, message) in enumerate(cases):
+        path = tmp_path / f"{index}.safetensors"
+        save_file(state, path)
+        found.append((path, message))
+    for name, value in [("evil.pt", Evil()), ("module.pt", nn.Linear(4, 3))]:
+        torch.save(value, tmp_path / name)
+        found.append((tmp_path / name, "weights_only=True"))
+    torch.save([torch.ones(1)], tmp_path / "list.pt")
+    found.append((tmp_path / "list.pt", "holds list, not a flat state dict"))
+    (tmp_path / "pickle.safetensors").write_bytes(pickle.dumps(good))
+    found.append((tmp_path / "pickle.safetensors", "not a safetensors file"))
+    (tmp_path / "cut.pt").write_bytes(b"")
+    found.append((tmp_path / "cut.pt", "weights_only=True"))
+    found.append((tmp_path / "none.safetensors", "no such file"))
+    return found
+
+
+def test_bad_checkpoints_name_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = nn.Linear(4, 3)
+    before = model.weight.clone()
+    for path, message in bad_checkpoints(tmp_path):
+        with pytest.raises(LowRankError, match=message) as info:
+            load_weights(model, path)
+        assert path.name in str(info.value)
+        assert torch.equal(model.weight, before)
+    assert "a pickle ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"_target_": ""}, "_target_ is empty"),
+        ({"_target_": "no.such.Net"}, "_target_=no.such.Net: cannot be imported"),
+        ({"_target_": "torch.nn.Lineer"}, "cannot be imported"),
+        ({"_target_": "torch.nn.Linear", "width": 3}, "unexpected keyword argument 'width'"),
+        ({"_target_": "builtins.dict"}, "gave a dict, not an nn.Module"),
+    ],
+)
+def test_bad_model_specs(spec: dict[str, Any], message: str) -> None:
+    with pytest.raises(LowRankError, match=message):
+        build_model(spec)
+
+
+def test_a_network_file_that_does_not_fit(folder: Path) -> None:
+    path = folder / "network.json"
+    good = json.loads(path.read_text())
+    for change, message in [
+        ({"layers": {"nowhere": {"method": "svd", "ranks": [2]}}}, "'nowhere'"),
+        ({"layers": {"middle": {"method": "svd", "ranks": [99]}}}, "rank 99 is not in 1..12"),
+        ({"layers": {"": {"method": "svd", "ranks": [2]}}}, "'' is a Tied"),
+        ({"layers": {"middle": {"method": "pivoted_svd", "ranks": [2]}}}, "has shape"),
+        ({"format": 7}, "format 7"),
+    ]:
+        path.write_text(json.dumps(good | change))
+        with pytest.raises(LowRankError, match=message):
+            load_network(folder)
+    path.unlink()
+    with pytest.raises(LowRankError, match="not a network of this pipeline"):
+        load_network(folder)

@@ -1,0 +1,447 @@
+"""The contract of all policies, and what each one promises, on real spectra."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.lowrank.analysis.diagnostics import evbmf_rank, optimal_threshold_rank
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.network.costs import Cost, Totals
+from pipeline.lowrank.planning.plan import uniform
+from pipeline.lowrank.planning.policies import (
+    EVBMF,
+    POLICIES,
+    Budget,
+    Compute,
+    Energy,
+    Error,
+    Fixed,
+    OptimalThreshold,
+    Option,
+    Policy,
+    Selection,
+    make_policy,
+)
+from pipeline.lowrank.planning.policies.ranks import view_shape
+from tests.lowrank.planning.option_cases import REST, options_of, seeded_weights
+
+UNITS: tuple[Cost, ...] = ("params", "macs", "bytes")
+OPTIONS: dict[str, Any] = {
+    "energy": 0.8,
+    "relative_error": 0.5,
+    "compression_ratio": 2.5,
+    "nats": 5.0,
+    "ranks": 0.3,
+    "budget": 0.5,
+    "cost": "params",
+    "scope": "network",
+    "error_scale": "relative",
+    "allocation": "greedy",
+    "max_relative_error": None,
+    "overrides": None,
+}
+# Policy → its knob, with values of rising cost. A new policy is a new row.
+KNOBS: dict[str, tuple[str, list[Any]]] = {
+    "energy": ("energy", [0.1, 0.5, 0.8, 0.95, 1.0]),
+    "error": ("relative_error", [0.9, 0.6, 0.3, 0.1, 0.0]),
+    "compute": ("compression_ratio", [20.0, 5.0, 3.0, 2.0, 1.1]),
+    "loss": ("nats", [60.0, 20.0, 5.0, 1.0, 1e-6]),
+    "fixed": ("ranks", [1, 2, 3, 5, 8]),
+    "budget": ("budget", [0.2, 0.3, 0.45, 0.7, 1.0]),
+    "evbmf": ("cost", ["params"]),
+    "optimal_threshold": ("cost", ["params"]),
+}
+
+
+def only(*names: str) -> tuple[dict[str, Option], Totals]:
+    return options_of({n: w for n, w in seeded_weights().items() if n in names})
+
+
+def spent(options: dict[str, Option], selection: Selection, unit: Cost) -> int:
+    return sum(o.cost(selection.choices[n].candidate, unit) for n, o in options.items())
+
+
+def error(options: dict[str, Option], selection: Selection) -> float:
+    chosen = {n: choice.candidate for n, choice in selection.choices.items()}
+    return sum(o.relative_squared(chosen[n]) for n, o in options.items())
+
+
+def zeros() -> dict[str, Tensor]:
+    return {n: torch.zeros_like(w) for n, w in seeded_weights().items()}
+
+
+@pytest.mark.parametrize("weights", [seeded_weights(), zeros()], ids=["real", "zero"])
+@pytest.mark.parametrize("cost", UNITS)
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_gives_every_target_one_candidate_that_it_may_have(
+    name: str, cost: Cost, weights: dict[str, Tensor]
+) -> None:
+    vector = {"layer4": weights["layer4"]}  # has no candidate but dense
+    for chosen in (weights, {"layer0": weights["layer0"]}, vector):
+        kept = 1.0 if chosen is vector else 0.5
+        policy = make_policy({**OPTIONS, "policy": name, "cost": cost, "budget": kept})
+        assert (policy.name, policy.cost) == (name, cost)
+        options, totals = options_of(chosen)
+        selection = policy.select(options, totals)
+        assert list(selection.choices) == list(options)
+        for target, choice in selection.choices.items():
+            candidate, option = choice.candidate, options[target]
+            assert choice.why
+            if candidate not in option.candidates:  # one that another beats, but was named
+                assert option.exact is not None
+                assert candidate == option.exact(candidate.method, candidate.ranks)
+                assert candidate.params < option.dense.params
+                assert candidate.macs < option.dense.macs
+        if "layer0" in options:
+            assert any(c.candidate.method != "dense" for c in selection.choices.values())
+        beside = uniform(options, cost, selection)
+        assert spent(options, beside, cost) <= spent(options, selection, cost)
+
+
+@pytest.mark.parametrize("cost", UNITS)
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_knob_of_a_policy_turns_cost_up_and_error_down(name: str, cost: Cost) -> None:
+    options, totals = options_of(seeded_weights())
+    knob, values = KNOBS[name]
+    found = [
+        make_policy({**OPTIONS, "cost": cost, "policy": name, knob: v}).select(options, totals)
+        for v in values
+    ]
+    costs = [spent(options, selection, cost) for selection in found]
+    errors = [error(options, selection) for selection in found]
+    if len(values) == 1:  # no number to choose, and a rank that is neither 0 nor full
+        assert 0 < costs[0] < sum(o.cost(o.dense, cost) for o in options.values())
+        return
+    assert all(a >= b - 1e-12 for a, b in itertools.pairwise(errors))
+    assert errors[0] > errors[-1] + 0.01
+    if name != "budget":  # greedy may leave a little more of a larger budget
+        assert costs == sorted(costs)
+    assert costs[0] < costs[-1]
+
+
+@pytest.mark.parametrize("name", ["energy", "error", "budget"])
+def test_dense_is_chosen_where_no_error_is_allowed(name: str) -> None:
+    options, totals = options_of(seeded_weights())
+    knob, values = KNOBS[name]
+    policy = make_policy({**OPTIONS, "policy": name, knob: values[-1]})
+    for target, choice in policy.select(options, totals).choices.items():
+        assert options[target].relative_squared(choice.candidate) < 1e-12
+
+
+def test_energy_and_error_are_two_words_for_the_same_rank() -> None:
+    options, totals = options_of(seeded_weights())
+    by_energy = Energy(0.84).select(options, totals)
+    by_error = Error(0.4).select(options, totals)
+    for name in options:
+        assert by_energy.choices[name].candidate == by_error.choices[name].candidate
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.8, 0.95])
+def test_energy_takes_the_least_rank_that_keeps_it(threshold: float) -> None:
+    options, totals = only("layer0")
+    chosen = Energy(threshold).select(options, totals).choices["layer0"].candidate
+    option = options["layer0"]
+    assert 1 - option.relative_squared(chosen) >= threshold
+    smaller = [c for c in option.candidates if c.params < chosen.params]
+    assert smaller
+    assert all(1 - option.relative_squared(c) < threshold for c in smaller)
+
+
+def planted(shape: tuple[int, ...], rank: int, noise: float = 0.0) -> Tensor:
+    """Both unfoldings have this rank, all directions stand well out of the noise."""
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(rank, rank, *shape[2:], generator=generator, dtype=torch.float64)
+    if len(shape) == 2:
+        weight = torch.linspace(2, 1, rank, dtype=torch.float64).diag()
+    for mode in (0, 1):
+        side = torch.linalg.qr(
+            torch.randn(shape[mode], rank, generator=generator, dtype=torch.float64)
+        ).Q
+        weight = torch.tensordot(side, weight, dims=([1], [mode])).movedim(0, mode)
+    return weight + noise * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("policy", [Energy(1.0), Error(0.0)], ids=["τ=1", "ε=0"])
+def test_the_extreme_thresholds_find_the_exact_rank(policy: Policy) -> None:
+    options, totals = options_of({"w": planted((30, 40), 4)})
+    assert policy.select(options, totals).choices["w"].candidate.ranks == (4,)
+
+
+def test_a_weight_of_zeros_takes_the_smallest_rank() -> None:
+    options, totals = options_of({"w": torch.zeros(8, 9, dtype=torch.float64)})
+    for policy in (Energy(1.0), Error(0.0), Budget(params=0.9), EVBMF(), OptimalThreshold()):
+        chosen = policy.select(options, totals).choices["w"].candidate
+        assert (chosen.squared_error, chosen.ranks) == (0.0, (1,))
+
+
+def test_a_vector_stays_dense_and_the_plan_says_why() -> None:
+    options, totals = only("layer4", "layer5")
+    assert len(options) == 2
+    for policy in (Energy(0.5), Compute(2.0), Budget(params=1.0), EVBMF(), Fixed(1)):
+        for choice in policy.select(options, totals).choices.values():
+            assert choice.candidate.method == "dense"
+            assert "below break-even" in choice.why
+
+
+def test_compute_keeps_no_more_than_its_share_of_every_layer() -> None:
+    options, totals = options_of(seeded_weights())
+    for name, choice in Compute(2.5).select(options, totals).choices.items():
+        option = options[name]
+        if choice.candidate.method != "dense":
+            assert choice.candidate.params <= option.dense.params / 2.5
+            better = [
+                c
+                for c in option.candidates
+                if c.params <= option.dense.params / 2.5
+                and c.squared_error < choice.candidate.squared_error
+            ]
+            assert not better
+
+
+def test_compute_at_an_impossible_ratio_takes_rank_one_and_says_so() -> None:
+    options, totals = only("layer0")
+    choice = Compute(1000.0).select(options, totals).choices["layer0"]
+    assert choice.candidate.ranks == (1,)
+    assert "smallest rank there is" in choice.why
+
+
+# -- ranks above the noise -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", [EVBMF(), OptimalThreshold()], ids=lambda p: p.name)
+def test_ranks_above_the_noise_are_the_planted_ones_in_every_view(policy: Policy) -> None:
+    weights = {"matrix": planted((60, 90), 7, 0.02), "kernel": planted((40, 30, 3, 3), 5, 0.02)}
+    options, totals = options_of(weights, ("tucker2",))
+    choices = policy.select(options, totals).choices
+    assert choices["matrix"].candidate.ranks == (7,)
+    assert choices["kernel"].candidate.ranks == (5, 5)
+    assert f"{policy.name}: tucker2 5×5" in choices["kernel"].why
+
+
+@pytest.mark.parametrize(
+    ("policy", "rank_of"), [(EVBMF(), evbmf_rank), (OptimalThreshold(), optimal_threshold_rank)]
+)
+def test_tucker2_takes_the_rank_of_each_unfolding_also_where_another_pair_is_better(
+    policy: Policy, rank_of: Any
+) -> None:
+    """Kim et al. 2016; the unfoldings are decomposed anew here."""
+    generator = torch.Generator().manual_seed(3)
+    kernel = planted((40, 30, 3, 3), 4, 0.02)
+    kernel[:, :9] += 0.3 * torch.randn(40, 9, 3, 3, generator=generator, dtype=torch.float64)
+    expected = []
+    for mode in (0, 1):
+        matrix = kernel.movedim(mode, 0).flatten(1)
+        expected.append(rank_of(torch.linalg.svdvals(matrix), tuple(matrix.shape)))
+    options, totals = options_of({"w": kernel}, ("tucker2",))
+    chosen = policy.select(options, totals).choices["w"].candidate
+    assert list(chosen.ranks) == expected
+    assert expected[0] != expected[1]
+
+
+def test_pure_noise_keeps_rank_one_and_says_so() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(50, 60, generator=generator, dtype=torch.float64)
+    options, totals = options_of({"w": noise})
+    choice = OptimalThreshold().select(options, totals).choices["w"]
+    assert choice.candidate.ranks == (1,)
+    assert "all noise" in choice.why
+
+
+def test_a_method_without_views_is_skipped_or_refused() -> None:
+    kernel = {"w": planted((12, 10, 3, 3), 3, 0.02)}
+    options, totals = options_of(kernel, ("cp", "tucker2"))
+    choice = EVBMF().select(options, totals).choices["w"]
+    assert choice.candidate.method == "tucker2"
+    assert "cp skipped" in choice.why
+    options, totals = options_of(kernel, ("cp",))
+    with pytest.raises(LowRankError, match=r"layer 'w': evbmf reads ranks off spectra, and cp"):
+        EVBMF().select(options, totals)
+
+
+def test_the_shapes_of_the_views_are_those_of_the_unfoldings() -> None:
+    weight = torch.zeros(12, 8, 3, 5)
+    for mode in range(4):
+        unfolding = weight.movedim(mode, 0).flatten(1)
+        assert view_shape(weight.shape, f"mode{mode}") == tuple(unfolding.shape)
+    assert view_shape((20, 30), "mode1") == (30, 20)
+    spatial = weight.permute(1, 2, 0, 3).flatten(2).flatten(0, 1)
+    assert view_shape(weight.shape, "spatial") == tuple(spatial.shape)
+
+
+# -- given ranks ---------------------------------------------------------------------------
+
+
+def ranks_under(ranks: Any, methods: tuple[str, ...] = ("tucker2",)) -> dict[str, Any]:
+    options, totals = options_of(seeded_weights(), methods)
+    choices = Fixed(ranks).select(options, totals).choices
+    return {n: c.candidate.ranks for n, c in choices.items() if c.candidate.method != "dense"}
+
+
+def test_given_ranks_are_taken_exactly() -> None:
+    assert ranks_under(4) == {
+        "layer0": (4,),
+        "layer1": (4,),
+        "layer2": (4, 4),
+        "layer3": (4,),
+    }
+    # Full ranks 20, 16, (12, 8), 9; a third of them rounded down.
+    assert ranks_under(0.34) == {
+        "layer0": (6,),
+        "layer1": (5,),
+        "layer2": (4, 2),
+        "layer3": (3,),
+    }
+    given = {"layer[01]": 7, "layer2": [2, 7], "*": [1]}
+    assert ranks_under(given) == {
+        "layer0": (7,),
+        "layer1": (7,),
+        "layer2": (2, 7),
+        "layer3": (1,),
+    }
+    assert ranks_under({"layer2": [6]}, ("cp", "tucker2")) == {"layer2": (6,)}
+    assert ranks_under({"layer0": 3}) == {"layer0": (3,)}, "what no pattern names stays dense"
+
+
+def test_ranks_above_break_even_become_the_nearest_below_it() -> None:
+    """Tucker-2 of 12 × 12 × 3 × 3 at ranks 11 costs 1353 parameters, the kernel 1296."""
+    options, totals = options_of({"w": planted((12, 12, 3, 3), 11, 0.001)}, ("tucker2",))
+    choice = Fixed(11).select(options, totals).choices["w"]
+    assert "ranks given (11): tucker2 11×11 is not below break-even; nearest that is" in choice.why
+    below = [c for c in options["w"].candidates if c.ranks and max(c.ranks) <= 11]
+    assert choice.candidate == min(below, key=lambda c: c.squared_error)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "message"),
+    [
+        ({"layr0": 3}, r"the pattern 'layr0' matches no layer.*did you mean 'layer0'\?"),
+        ({"layer0": [21]}, r"layer 'layer0' \(20 × 30\): rank 21 is not in 1\.\.20"),
+        ({"layer2": [13, 2]}, r"out rank 13 is not in 1\.\.12"),
+        ({"layer0": [2, 2]}, r"layer 'layer0': ranks \[2, 2\] suit none of its methods \(svd\)"),
+    ],
+)
+def test_given_ranks_that_do_not_fit_are_refused(ranks: Any, message: str) -> None:
+    with pytest.raises(LowRankError, match=message):
+        ranks_under(ranks)
+
+
+# -- one budget ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("allocation", ["greedy", "exact"])
+@pytest.mark.parametrize("scope", ["network", "targets"])
+@pytest.mark.parametrize("kept", [0.25, 0.4, 0.7, 0.999, 1.0])
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_budget_is_never_exceeded(unit: Cost, kept: float, scope: Any, allocation: Any) -> None:
+    options, totals = options_of(seeded_weights())
+    policy = Budget(**{unit: kept}, scope=scope, allocation=allocation)
+    selection = policy.select(options, totals)
+    rest = REST if scope == "network" else 0
+    whole = sum(o.cost(o.dense, unit) for o in options.values()) + rest
+    assert totals.cost(unit) == whole - rest + REST
+    assert spent(options, selection, unit) + rest <= kept * whole
+    assert selection.optimality_gap is not None
+    assert 0.0 <= selection.optimality_gap <= 1.0
+    assert kept > 0.4 or selection.optimality_gap < 0.15  # of four layers
+
+
+def test_bytes_count_the_number_format_of_each_layer() -> None:
+    """Halving the bytes cuts the wide numbers, where parameters would be cut alike."""
+    weight = seeded_weights()["layer0"]
+    options, totals = options_of({"half": weight, "single": weight})
+    assert [o.target.bytes_per_param for o in options.values()] == [2, 4]
+    choices = Budget(bytes=0.6).select(options, totals).choices
+    costs = {n: c.candidate.params for n, c in choices.items()}
+    assert costs["single"] < costs["half"]
+    equal = Budget(params=0.6).select(options, totals).choices
+    assert abs(equal["single"].candidate.params - equal["half"].candidate.params) <= 50
+
+
+def test_a_budget_beats_the_same_cost_layer_by_layer() -> None:
+    options, totals = options_of(seeded_weights())
+    alike = Compute(2.5).select(options, totals)
+    dense = sum(o.dense.params for o in options.values())
+    kept = (totals.params - dense + spent(options, alike, "params")) / totals.params
+    together = Budget(params=kept).select(options, totals)
+    assert error(options, together) < error(options, alike)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_exact_is_never_worse_than_greedy_and_both_respect_the_bound(unit: Cost) -> None:
+    options, totals = options_of(seeded_weights())
+    better = 0
+    for kept in (0.2, 0.25, 0.33, 0.4, 0.5, 0.6):
+        found, gaps = [], []
+        for allocation in ("greedy", "exact"):
+            policy = Budget(**{unit: kept}, allocation=allocation)  # type: ignore[arg-type]
+            selection = policy.select(options, totals)
+            assert selection.optimality_gap is not None
+            found.append(error(options, selection))
+            gaps.append(found[-1] * (1 - selection.optimality_gap))
+        assert found[1] <= found[0] + 1e-12
+        assert gaps[0] == pytest.approx(gaps[1], rel=1e-9), "one bound for both"
+        better += found[1] < found[0] - 1e-9
+    assert better
+
+
+def test_a_budget_below_the_floor_names_the_smallest_possible() -> None:
+    options, totals = options_of(seeded_weights())
+    with pytest.raises(LowRankError, match=r"budget of 0\.02 of the params cannot be met") as info:
+        Budget(params=0.02).select(options, totals)
+    least = float(str(info.value).rpartition("at least ")[2].split(",")[0])
+    Budget(params=least).select(options, totals)
+    with pytest.raises(LowRankError):
+        Budget(params=least - 0.002).select(options, totals)
+
+
+def test_a_largest_error_bars_what_a_sum_would_sacrifice() -> None:
+    options, totals = options_of(seeded_weights())
+    free = Budget(params=0.3).select(options, totals)
+    worst = max(options[n].relative_squared(c.candidate) for n, c in free.choices.items())
+    assert worst > 0.4
+    limit = 0.6
+    bound = Budget(params=0.4, max_relative_error=limit).select(options, totals)
+    for name, choice in bound.choices.items():
+        assert options[name].relative_squared(choice.candidate) <= limit**2
+    with pytest.raises(LowRankError, match=r"within max_relative_error=0\.6 the network") as info:
+        Budget(params=0.2, max_relative_error=limit).select(options, totals)
+    least = float(str(info.value).rpartition("at least ")[2].split(",")[0])
+    Budget(params=least, max_relative_error=limit).select(options, totals)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"policy": "energy", "energy": 0.0}, r"energy is 0\.0: choose a fraction in \(0, 1\]"),
+        ({"policy": "energy", "energy": 1.5}, r"energy is 1\.5"),
+        ({"policy": "energy", "energy": math.nan}, r"energy is nan"),
+        ({"policy": "error", "relative_error": -0.1}, r"relative_error is -0\.1: choose"),
+        ({"policy": "compute", "compression_ratio": 1.0}, r"compression_ratio is 1\.0: choose"),
+        ({"policy": "fixed", "ranks": 0}, r"ranks is 0: choose a whole number ≥ 1"),
+        ({"policy": "fixed", "ranks": 1.0}, r"ranks is 1\.0: choose a whole number ≥ 1"),
+        ({"policy": "fixed", "ranks": {"a": []}}, r"ranks is \[\]: choose"),
+        ({"policy": "fixed", "ranks": "all"}, r"ranks is 'all': choose"),
+        ({"policy": "fixed", "ranks": True}, r"ranks is True: choose"),
+        ({"policy": "budget", "budget": 0.0}, r"budget is 0\.0: choose a kept fraction"),
+        ({"policy": "budget", "budget": 1.01}, r"budget is 1\.01"),
+        ({"policy": "budget", "scope": "layer"}, r"scope is 'layer': choose"),
+        ({"policy": "budget", "error_scale": "log"}, r"error_scale is 'log': choose"),
+        ({"policy": "budget", "allocation": "exakt"}, r"allocation is 'exakt': did you mean"),
+        ({"policy": "budget", "max_relative_error": -1.0}, r"max_relative_error is -1\.0: choose"),
+        ({"policy": "budget", "cost": "byte"}, r"cost is 'byte': did you mean 'bytes'\?"),
+        ({"policy": "energy", "cost": "flops"}, r"cost is 'flops': choose"),
+        ({"policy": "evbmf", "cost": "flops"}, r"cost is 'flops': choose"),
+        ({"policy": "optimal_threshold", "cost": "flops"}, r"cost is 'flops': choose"),
+        ({"policy": "enrgy"}, r"unknown policy 'enrgy': did you mean 'energy'\?"),
+        ({"policy": "xyz"}, r"unknown policy 'xyz': choose one of energy, error, compute, evbmf"),
+    ],
+)
+def test_bad_options_name_the_value_and_the_remedy(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(LowRankError, match=message):
+        make_policy({**OPTIONS, **options})

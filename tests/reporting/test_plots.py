@@ -1,0 +1,257 @@
+"""The data of the plots against planted spectra, and the pictures as files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+
+from pipeline.reporting.run.facts import Facts, read_facts
+from pipeline.reporting.run.figure_energy import rank_of
+from pipeline.reporting.run.figure_fine_tuning import draw_fine_tuning
+from pipeline.reporting.run.numbers import headline
+from pipeline.reporting.run.plot_rows import MOST_POINTS, fine_tuning_rows, kept_rank, thin
+from pipeline.reporting.run.plots import COLUMNS, plot_rows, write_csv, write_figures, write_plots
+from pipeline.reporting.style import DPI, largest, save_png, short
+from tests.reporting.report_case import (
+    NETWORKS,
+    SMALL,
+    Layers,
+    bounds,
+    curve,
+    many_layers,
+    write_case,
+)
+
+FIGURES = (
+    "spectra", "energy", "ranks", "errors", "bounds", "fine_tuning", "overview", "weights",
+    "training",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Facts:
+    return _facts(tmp_path_factory.mktemp("small"), SMALL)
+
+
+def _facts(folder: Path, layers: Layers) -> Facts:
+    write_case(folder / "out", layers)
+    return read_facts(folder / "out")
+
+
+def _draw(folder: Path, facts: Facts) -> None:
+    rows = plot_rows(facts)
+    write_figures(folder, facts, rows, headline(NETWORKS, facts.layers), "ResNet on digits")
+
+
+def test_spectra_are_the_planted_power_laws(small: Facts) -> None:
+    rows = plot_rows(small)["spectra"]
+    for place, (name, (shape, _, _)) in enumerate(SMALL.items()):
+        # mode 0 of a kernel is its matrix view; so is the one view of a matrix
+        mine = [r for r in rows if r["layer"] == name and r["view"] in ("mode0", "matrix")]
+        assert len(mine) == min(shape[0], math.prod(shape[1:]))
+        alpha = 0.5 + 0.1 * (place % 7)
+        for row in mine:
+            assert row["singular_value"] == pytest.approx(row["index"] ** -alpha, rel=1e-6)
+
+
+def test_energy_matches_an_svd_and_ends_at_one(small: Facts, tmp_path: Path) -> None:
+    weights = write_case(tmp_path / "out")
+    rows = [r for r in plot_rows(small)["energy"] if r["layer"] == "blocks.0.conv2"]
+    for view, mode in (("mode0", 0), ("mode1", 1)):
+        unfolded = weights["blocks.0.conv2"].movedim(mode, 0).flatten(1)
+        squared = torch.linalg.svdvals(unfolded).square()
+        expected = (squared.cumsum(0) / squared.sum()).tolist()
+        energy = [r["energy"] for r in rows if r["view"] == view]
+        assert energy == pytest.approx(expected, rel=1e-9)
+        assert energy == sorted(energy)
+        assert energy[-1] == pytest.approx(1.0, abs=1e-12)
+    assert {(r["view"], r["kept_rank"]) for r in rows} == {("mode0", 12), ("mode1", 10)}
+
+
+def test_ranks_and_kept_parameters(small: Facts) -> None:
+    rows = {(r["layer"], r["view"]): r for r in plot_rows(small)["ranks"]}
+    out = rows["blocks.0.conv1", "mode0"]
+    assert (out["rank"], out["full_rank"], out["rank_fraction"]) == (9, 32, 9 / 32)
+    assert rows["blocks.0.conv1", "mode1"]["rank"] == 6
+    assert rows["blocks.0.skip", "matrix"]["rank_fraction"] == pytest.approx(5 / 16)
+    assert rows["hidden", "matrix"]["params_fraction"] == pytest.approx(11 * (64 + 48) / (64 * 48))
+    assert rows["stem", "mode0"]["rank_fraction"] == 1.0
+    assert rows["blocks.10.conv1", "mode1"]["rank"] == 14
+
+
+def test_svd_of_a_kernel_cuts_one_view(tmp_path: Path) -> None:
+    facts = _facts(tmp_path, {"conv": ((32, 16, 3, 3), "svd", [4])})
+    rows = plot_rows(facts)
+    assert [(r["view"], r["rank"]) for r in rows["ranks"]] == [("mode0", 4)]
+    kept = {r["view"]: r["kept_rank"] for r in rows["energy"]}
+    assert kept == {"mode0": 4, "mode1": 16}
+
+
+def test_kept_rank_never_exceeds_the_view() -> None:
+    assert (
+        kept_rank({"method": "cp", "ranks": [40]}, "mode1", 16) == 16
+    )  # a CP rank may exceed a mode
+    assert kept_rank({"method": "tucker2", "ranks": [5, 7]}, "mode1", 16) == 7
+    assert kept_rank({"method": "dense", "ranks": []}, "mode0", 16) == 16
+
+
+def test_errors_lie_in_their_bounds(small: Facts) -> None:
+    rows = plot_rows(small)["errors"]
+    factorized = [name for name, (_, method, _) in SMALL.items() if method != "dense"]
+    assert [row["layer"] for row in rows] == factorized
+    for row in rows:
+        assert row["lower"] - 1e-9 <= row["measured"] <= row["upper"] + 1e-9
+        assert row["measured"] > 0.1
+
+
+def test_fine_tuning_joins_steps_and_epochs() -> None:
+    rows = fine_tuning_rows(curve([0.5, 0.75], best=1, steps=4))
+    assert [row["step"] for row in rows] == [0, 1, 3, 4]
+    assert rows[0]["train_loss"] is None
+    assert rows[0]["validation_accuracy"] == 0.5
+    assert rows[1]["validation_loss"] is None
+    assert rows[1]["train_loss"] == pytest.approx(1 / 1.2 + 0.02)
+    assert (rows[3]["epoch"], rows[3]["validation_loss"]) == (1, 0.5)
+
+
+@pytest.mark.parametrize("count", [1, 7, 200, 201, 5000])
+def test_thin_keeps_ends_and_marks(count: int) -> None:
+    points = thin(count, 200, keep=(min(137, count),))
+    assert points == sorted(set(points))
+    assert (points[0], points[-1]) == (1, count)
+    assert min(137, count) in points
+    assert len(points) <= min(count, 201)
+    assert len(points) > min(count, 120) - 1
+
+
+def test_long_curves_stay_short(tmp_path: Path) -> None:
+    facts = _facts(tmp_path, {"wide": ((700, 720), "svd", [333])})
+    rows = plot_rows(facts)["spectra"]
+    assert 100 < len(rows) <= MOST_POINTS + 1
+    assert 333 in [row["index"] for row in rows]
+
+
+def test_csv_files_are_tidy(small: Facts, tmp_path: Path) -> None:
+    rows = plot_rows(small)
+    write_plots(tmp_path, rows)
+    for name, columns in COLUMNS.items():
+        with (tmp_path / f"{name}.csv").open(newline="") as file:
+            read = list(csv.DictReader(file))
+        assert tuple(read[0]) == columns
+        assert len(read) == len(rows[name]) > 0
+    with (tmp_path / "fine_tuning.csv").open(newline="") as file:
+        first = next(csv.DictReader(file))
+    assert (first["step"], first["train_loss"], first["validation_accuracy"]) == ("0", "", "0.9")
+
+
+def test_csv_without_rows_has_its_header(tmp_path: Path) -> None:
+    write_csv(tmp_path / "errors.csv", [], COLUMNS["errors"])
+    header = "layer,method,predicted,measured,lower,upper,bound\n"
+    assert (tmp_path / "errors.csv").read_text() == header
+
+
+def test_pictures_show_something_and_repeat_to_the_byte(small: Facts, tmp_path: Path) -> None:
+    for run in ("first", "second"):
+        _draw(tmp_path / run, small)
+    for name in FIGURES:
+        first, second = (tmp_path / run / f"{name}.png" for run in ("first", "second"))
+        assert first.read_bytes() == second.read_bytes()
+        assert b"Software" not in first.read_bytes()
+        image = imread(first)
+        height, width = image.shape[:2]
+        assert width > 7 * DPI
+        assert height >= 3 * DPI
+        ink = (np.abs(image[..., :3] - 1.0).max(axis=2) > 0.1).mean()
+        assert 0.01 < ink < 0.9, name
+
+
+def test_many_layers_are_limited_and_all_kept_in_the_files(tmp_path: Path) -> None:
+    facts = _facts(tmp_path, many_layers(64))
+    rows = plot_rows(facts)
+    assert len({row["layer"] for row in rows["ranks"]}) == 64
+    _draw(tmp_path / "figures", facts)
+    for name in FIGURES:
+        height = imread(tmp_path / f"figures/{name}.png").shape[0]
+        assert height < 14 * DPI, name
+
+
+def test_nothing_factorized_and_nothing_trained_still_draw(tmp_path: Path) -> None:
+    write_case(tmp_path / "out", {"head": ((10, 16), "dense", [])})
+    (tmp_path / "out/finetuned/curve.json").write_text(json.dumps(curve([0.9], best=0)))
+    facts = read_facts(tmp_path / "out")
+    _draw(tmp_path / "figures", facts)
+    assert sorted(p.stem for p in (tmp_path / "figures").iterdir()) == sorted(FIGURES)
+
+
+def test_bounds_are_those_of_the_file_in_the_networks_order(tmp_path: Path) -> None:
+    facts = _facts(tmp_path, SMALL)
+    rows = plot_rows(facts)
+    factorized = [name for name, (_, method, _) in SMALL.items() if method != "dense"]
+    assert [row["layer"] for row in rows["bounds"]] == factorized
+    assert all(0 < row["measured"] < row["bound"] for row in rows["bounds"])
+    network = {row["figure"]: row["value"] for row in rows["network_bounds"]}
+    assert network == {
+        "measured": 3.5, "certificate": 420.0, "worst_case": 123456.0, "source_formula": 77.0
+    }  # fmt: skip
+    assert rows["network_bounds"][3]["certifies"] == "nothing: it is not a bound"
+
+
+def test_a_network_without_certificate_still_draws(tmp_path: Path) -> None:
+    write_case(tmp_path / "out")
+    value = bounds(["hidden"], reason="dot-product attention is not globally Lipschitz " * 3)
+    (tmp_path / "out/compressed/bounds.json").write_text(json.dumps(value))
+    facts = read_facts(tmp_path / "out")
+    assert [row["figure"] for row in plot_rows(facts)["network_bounds"]] == ["measured"]
+    _draw(tmp_path / "figures", facts)
+    assert (tmp_path / "figures/bounds.png").stat().st_size > 10_000
+
+
+def test_style_ignores_the_callers_settings(small: Facts, tmp_path: Path) -> None:
+    import matplotlib
+
+    def draw(name: str) -> bytes:
+        rows = plot_rows(small)["fine_tuning"]
+        save_png(
+            lambda: draw_fine_tuning(rows, small.baseline_curve, small.curve["descent"]),
+            tmp_path / name,
+        )
+        return (tmp_path / name).read_bytes()
+
+    plain = draw("plain.png")
+    with matplotlib.rc_context({"font.size": 30.0, "axes.facecolor": "black"}):
+        assert draw("shouted.png") == plain
+        assert matplotlib.rcParams["font.size"] == 30.0  # ours did not leak out
+
+
+def test_largest_keeps_the_order_and_short_keeps_the_ends() -> None:
+    assert largest(["a", "b", "c"], {"a": 1, "b": 3, "c": 2}, 2) == ["b", "c"]
+    assert short("layers.0.conv") == "layers.0.conv"
+    assert short("") == "(root)"
+    name = short("model.decoder.layers.11.self_attention.query_projection", 30)
+    assert len(name) == 30
+    assert name.startswith("model.dec")
+    assert name.endswith("query_projection")
+
+
+def test_energy_bands_start_at_the_right_rank() -> None:
+    rows = [{"rank": r, "energy": e} for r, e in ((1, 0.5), (2, 0.79), (3, 0.95), (4, 1.0))]
+    assert [rank_of(rows, level) for level in (0.5, 0.8, 0.95, 0.99)] == [1, 3, 3, 4]
+
+
+def test_a_training_that_ran_out_of_time_draws(small: Facts, tmp_path: Path) -> None:
+    """Its last validation stands at a fraction of an epoch."""
+    steps = [{"step": 3, "epoch": 0.5, "train_loss": 0.4}]
+    epochs = [
+        {"epoch": n, "step": 3 * n, "validation_loss": 1.0 - n / 2, "validation_accuracy": 0.5}
+        for n in range(2)
+    ]
+    rows = fine_tuning_rows({"steps": steps, "epochs": epochs})
+    save_png(lambda: draw_fine_tuning(rows, small.baseline_curve, []), tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 10_000

@@ -1,0 +1,141 @@
+"""The evaluate stage on a small network that really was compressed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from pipeline.lowrank.analysis.analysis import analyze, save_analysis
+from pipeline.lowrank.analysis.history import weight_spectra
+from pipeline.lowrank.bounds import certify
+from pipeline.lowrank.factorize.apply import apply_
+from pipeline.lowrank.forms.files import build_model, save_network
+from pipeline.lowrank.methods import make_methods
+from pipeline.lowrank.network.targets import dense_weight
+from pipeline.lowrank.planning.plan import make_plan, save_plan
+from pipeline.lowrank.planning.policies import make_policy
+from stages import evaluate
+from stages._io import main
+from tests.reporting.report_case import curve
+
+SPEC = {
+    "_target_": "pipeline.models.resnet.ResNet",
+    "widths": [8, 16],
+    "blocks": [1, 1],
+    "hidden": 24,
+    "classes": 4,
+}
+POLICY = {"policy": "energy", "energy": 0.6, "cost": "params"}
+PARAMS = """
+fabric: {accelerator: cpu, devices: 1, num_nodes: 1, strategy: auto, precision: 32-true, threads: 1}
+evaluate: {batch_size: 16, latency_batch_size: 4, latency_repetitions: 3, latency_warmup: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory in which all stages before evaluate have run."""
+    root = tmp_path_factory.mktemp("workspace")
+    out = root / "out"
+    torch.manual_seed(0)
+    model = build_model(SPEC)
+    for module in model.modules():  # blocks start as their shortcut: give them something to do
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.0)
+    save_network(out / "baseline", model, SPEC)
+    analysis = analyze(model, torch.zeros(1, 1, 8, 8))
+    save_analysis(out / "analysis", analysis, weight_spectra(model, list(analysis.targets)))
+    names = ["svd", "tucker2"]
+    methods = make_methods(names, hooi_iterations=2)
+    weights = {n: dense_weight(model.get_submodule(n)) for n in analysis.targets}
+    plan = make_plan(analysis, weights, make_policy(POLICY), names, methods)
+    save_plan(out / "plan.json", plan)
+    model, reports = apply_(model, plan, analysis, hooi_iterations=2)
+    layers = {n: {"method": r.method, "ranks": list(r.ranks)} for n, r in reports.items()}
+    for name in ("compressed", "finetuned"):
+        save_network(out / name, model, SPEC, layers)
+    value = {"layers": {n: asdict(r) for n, r in reports.items()}, "network": {}, "refit": None}
+    (out / "compressed/layers.json").write_text(json.dumps(value))
+    inputs = torch.randn(6, 1, 8, 8)
+    certified = certify(build_model(SPEC), model, inputs, list(reports)).to_json()
+    (out / "compressed/bounds.json").write_text(json.dumps(certified))
+    for name in ("baseline", "finetuned"):
+        (out / name / "curve.json").write_text(json.dumps(curve([0.5, 0.8], best=1)))
+    _write_data(out / "data")
+    (root / "params.yaml").write_text(PARAMS)
+    return root
+
+
+def _write_data(folder: Path) -> None:
+    folder.mkdir()
+    pixels = torch.arange(40 * 64).reshape(40, 1, 8, 8).remainder(251).to(torch.uint8)
+    split = {"inputs": pixels, "labels": torch.arange(40) % 4}
+    save_file(split, folder / "test.safetensors")
+    shown = {"name": "planted", "task": "classification", "classes": 4, "sizes": {"test": 40}}
+    meta = shown | {"input_shape": [1, 8, 8], "mean": [0.5], "std": [0.3]}
+    (folder / "data.json").write_text(json.dumps(meta))
+
+
+@pytest.fixture
+def workspace(finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    monkeypatch.chdir(finished)
+    monkeypatch.setenv("LOWRANK_SCRATCH", str(tmp_path / "scratch"))
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    yield finished
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def test_reports_are_right_and_repeat_to_the_byte(workspace: Path, tmp_path: Path) -> None:
+    evaluate.run()
+    reports = workspace / "reports"
+    metrics = json.loads((reports / "metrics.json").read_text())
+    dense = build_model(SPEC)
+    assert metrics["dense"]["params"] == sum(p.numel() for p in dense.parameters())
+    planned = json.loads((workspace / "out/plan.json").read_text())["network"]["planned"]
+    assert metrics["compressed"]["params"] == planned["params"] < metrics["dense"]["params"]
+    assert metrics["compressed"]["macs"] == planned["macs"] < metrics["dense"]["macs"]
+    assert metrics["fine_tuned"] == metrics["compressed"]  # the same weights
+    assert metrics["dense"]["loss"] != metrics["compressed"]["loss"]
+    assert 0.1 < metrics["max_relative_error"] < 1
+    assert 0.7 < metrics["mean_bound_tightness"] <= 1 + 1e-6  # HOSVD: at worst 1/√2
+    before = {p: p.read_bytes() for p in sorted(reports.rglob("*.*"))}
+    assert len(before) == 3 + 10 + 8  # no picture of a training that is not known
+    assert "leading_grew" not in metrics["spectra"]
+    error = metrics["output_error"]
+    assert error["certified"]
+    assert 0 < error["measured"] <= error["certificate"] <= error["worst_case"]
+    assert not any(b"latency" in content for content in before.values())
+    assert len(list((tmp_path / "scratch/timings").glob("*.json"))) == 1
+    evaluate.run()
+    assert {p: p.read_bytes() for p in sorted(reports.rglob("*.*"))} == before
+    assert len(list((tmp_path / "scratch/timings").glob("*.json"))) == 1
+
+
+def test_a_broken_bound_fails_before_anything_is_written(
+    workspace: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = workspace / "out/compressed/layers.json"
+    text = path.read_text()
+    value = json.loads(text)
+    name = next(iter(value["layers"]))
+    value["layers"][name]["measured_relative_error"] = 1.5
+    reports = workspace / "reports"
+    kept = {p: p.stat().st_mtime_ns for p in reports.rglob("*.*")}
+    try:
+        path.write_text(json.dumps(value))
+        with pytest.raises(SystemExit) as stop:
+            main(evaluate.run)
+    finally:
+        path.write_text(text)
+    assert stop.value.code == 1
+    assert f"error: layer {name!r}: the measured relative error 1.5" in capsys.readouterr().err
+    assert {p: p.stat().st_mtime_ns for p in reports.rglob("*.*")} == kept

@@ -1,0 +1,252 @@
+"""The comparison of a sweep: fronts, the page and its links, whatever the jobs came to."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.lowrank.errors import LowRankError
+from pipeline.reporting.sweep import write
+from pipeline.reporting.sweep.entries import Comparison, read_comparison
+from pipeline.reporting.sweep.front import COSTS, find_front, pareto
+from pipeline.reporting.sweep.series import ranks_along_front, steps
+from pipeline.reporting.sweep.write import write_comparison
+from pipeline.sweeps.comparison import publish_comparison
+from tests.sweeps.sweep_case import DENSE, add_job, make_sweep
+
+PARAMS, MACS, LATENCY = COSTS
+
+
+def network(accuracy: float, params: int, macs: int) -> dict[str, Any]:
+    return {"accuracy": accuracy, "loss": 1.0, "params": params, "macs": macs}
+
+
+class Page(HTMLParser):
+    """What a browser would load from a page, and what it holds."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self._inside = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "tr":
+            self.rows.append([])
+        elif tag == "td":
+            self.rows[-1].append("")
+        elif tag == "script":
+            self.scripts.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts[-1] += data
+        elif self._inside != "style":
+            self.text += data
+            if self.rows and self.rows[-1]:
+                self.rows[-1][-1] += data
+
+    @property
+    def links(self) -> list[str | None]:
+        return [attrs.get("href") for tag, attrs in self.tags if tag == "a"]
+
+    @property
+    def charts(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.scripts[0])
+        return found
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Four jobs that are done, of which 3 is dominated, one that failed and one that runs."""
+    folder = tmp_path / "sweep"
+    make_sweep(folder)
+    add_job(folder, 1, network(0.80, 1000, 50_000), latency=0.5)
+    add_job(folder, 2, network(0.90, 2000, 40_000), latency=1.0)
+    add_job(folder, 3, network(0.85, 2500, 60_000), latency=1.5)
+    add_job(folder, 4, network(0.95, 4000, 90_000))
+    add_job(folder, 5, None, state="failed", run_id=None, error="a chain\nno budget below 0.01")
+    add_job(folder, 6, None, state="running", run_id=None, ended=None)
+    return folder
+
+
+def test_the_front_is_what_nothing_dominates() -> None:
+    draw = random.Random(0)
+    for _ in range(200):
+        points = [(draw.randint(0, 6), draw.randint(0, 6)) for _ in range(draw.randint(0, 12))]
+        expected = {
+            i for i, (x, y) in enumerate(points)
+            if not any(a <= x and b <= y and (a, b) != (x, y) for a, b in points)
+        }  # fmt: skip
+        found = pareto([(float(x), float(y)) for x, y in points])
+        assert set(found) == expected and len(found) == len(expected)
+        assert [points[i][0] for i in found] == sorted(points[i][0] for i in found)
+
+
+def numbers(comparison: Comparison, place: int) -> list[int]:
+    return [point.entry.number for point in find_front(comparison, COSTS[place]).best]
+
+
+def test_a_front_for_each_cost(sweep: Path) -> None:
+    comparison = read_comparison(sweep)
+    assert [numbers(comparison, place) for place in range(3)] == [[1, 2, 4], [2, 4], [1, 2]]
+    latency = find_front(comparison, LATENCY)
+    assert [point.cost for point in latency.points] == [0.25, 0.5, 0.75]  # job 4 has none
+    assert latency.dense == ((1.0, 0.98),)
+    params = find_front(comparison, PARAMS)
+    assert params.dense == ((10_000, 0.98),)
+    assert list(steps(params)) == [
+        (1000, 0.80), (2000, 0.80), (2000, 0.90), (4000, 0.90), (4000, 0.95)
+    ]  # fmt: skip
+
+
+def test_lower_is_better_for_perplexity(tmp_path: Path) -> None:
+    make_sweep(tmp_path)
+    dense = {"perplexity": 20.0, "params": 10_000, "macs": 10}
+    for number, perplexity, params in ((1, 30.0, 1000), (2, 40.0, 2000), (3, 25.0, 3000)):
+        last = {"perplexity": perplexity, "params": params, "macs": 5}
+        add_job(tmp_path, number, last, dense=dense)
+    add_job(tmp_path, 4, network(0.9, 10, 5))  # another task: nothing to compare it by
+    add_job(tmp_path, 5, {"perplexity": float("inf"), "params": 1, "macs": 5}, dense=dense)
+    comparison = read_comparison(tmp_path)
+    assert numbers(comparison, 0) == [1, 3]
+    assert [entry.number for entry in comparison.compared] == [1, 2, 3]
+    write_comparison(tmp_path)
+    assert len(Page(tmp_path / "comparison.html").rows) == 1 + 5
+
+
+def test_ranks_go_along_the_front(sweep: Path) -> None:
+    ranks = ranks_along_front(read_comparison(sweep))
+    assert [entry.number for entry in ranks.entries] == [1, 2, 4]
+    assert ranks.layers == ("conv1", "conv2", "head")
+    assert [cell and (cell.kept, cell.ranks) for cell in ranks.cells[0]] == [(1.0, "dense")] * 3
+    assert [cell and cell.kept for cell in ranks.cells[1]] == [0.101, 0.102, 0.104]
+    chart = Page(write_comparison(sweep)[0]).charts["ranks"]
+    assert chart["data"][1]["z"][1] == [0.101, 0.102, 0.104]
+    assert chart["data"][1]["z"][0] == [None, None, None]
+
+
+def test_every_job_is_in_the_table_and_the_pictures_are_there(sweep: Path) -> None:
+    files = write_comparison(sweep)
+    assert [file.name for file in files] == ["comparison.html", "fronts.png", "ranks.png"]
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files[1:])
+    head, *rows = Page(files[0]).rows
+    assert head == []
+    assert [row[:3] for row in rows] == [
+        *([str(n), f"0.{n}", "done"] for n in (1, 2, 3, 4)),
+        ["5", "0.5", "failed"],
+        ["6", "0.6", "running"],
+    ]
+    assert rows[1][3:7] == ["90.00 %", "2.00 k (20 %)", "40.0 k (20 %)", "1.00 ms (50 %)"]
+    assert rows[3][6] == "—"
+    assert rows[4][3] == "no budget below 0.01"  # the last line of its error
+    keys = [json.loads(a["data-sort"] or "") for t, a in Page(files[0]).tags if "data-sort" in a]
+    assert keys[1] == [2, 0.2, "done", 0.9, 2000, 40_000, 1.0]
+    assert keys[4] == [5, 0.5, "failed", None, None, None, None]
+
+
+def test_links_lead_to_runs_on_a_server_and_to_files_otherwise(sweep: Path) -> None:
+    page = Page(write_comparison(sweep)[0])
+    base = "http://127.0.0.1:5000/#/experiments/7/runs"
+    assert page.links[:4] == [f"{base}/parent", f"{base}/run1", "1/job.log", "1/"]
+    data = page.charts["front-params"]["data"]
+    assert data[1]["customdata"] == [f"{base}/run{number}" for number in (1, 2, 3, 4)]
+    assert data[1]["marker"]["opacity"] == [1.0, 1.0, 0.35, 1.0]
+    make_sweep(sweep, tracking_uri="https://user:secret@example.org/mlflow")
+    found = Page(write_comparison(sweep)[0])
+    assert found.links[0] == "https://example.org/mlflow/#/experiments/7/runs/parent"
+    assert "secret" not in found.text
+    make_sweep(sweep, tracking_uri="sqlite:////tmp/mlflow.db")
+    (sweep / "2/job.log").unlink()
+    page = Page(write_comparison(sweep)[0])
+    assert page.links[:3] == ["1/job.log", "1/", "2/"]
+    assert page.charts["front-params"]["data"][1]["customdata"][:2] == ["1/job.log", "2/"]
+
+
+def test_the_page_loads_nothing(sweep: Path) -> None:
+    page = Page(write_comparison(sweep)[0])
+    assert not [tag for tag, attrs in page.tags if tag != "a" and attrs.keys() & {"src", "href"}]
+    assert {tag for tag, _ in page.tags}.isdisjoint({"link", "iframe", "img", "object", "base"})
+    style = re.findall(r"<style>(.*?)</style>", (sweep / "comparison.html").read_text(), re.DOTALL)
+    assert not re.search(r"url\(|@import", "".join(style))
+    # And the browser is told to load nothing, whatever the embedded scripts would like.
+    policy = next(a["content"] for t, a in page.tags if "http-equiv" in a)
+    assert policy is not None and policy.startswith("default-src 'none'")
+    assert "http" not in policy
+    assert any("Plotly" in script and len(script) > 1_000_000 for script in page.scripts)
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    evil = """</script><script>alert(1)</script><img src=x onerror="alert('2')">$x_{$"""
+    make_sweep(tmp_path, overrides=[f"model.name={evil}"])
+    for number, name in ((1, evil), (2, "plain")):
+        layers = ("conv", name.replace('"', '""'), "$a$ <b>")
+        add_job(tmp_path, number, network(0.8 + number / 100, 1000 * number, 10),
+                layers=layers, overrides=[f"model.name={name}"])  # fmt: skip
+    add_job(tmp_path, 3, None, state="failed", error=evil, overrides=[f"model.name={evil}"])
+    page = Page(write_comparison(tmp_path)[0])
+    assert "img" not in {tag for tag, _ in page.tags}
+    assert len(page.scripts) == 3
+    assert page.rows[1][1] == evil
+    assert page.rows[3][3] == evil
+    assert "model.name=" + evil in page.text
+    charts = json.dumps(page.charts)
+    assert "&lt;img src=x" in charts and "<img" not in charts
+    # Only plotly's own line breaks are left as tags in what it shows.
+    assert set(re.findall(r"<[^>]*>", charts)) == {"<br>"}
+
+
+def test_a_sweep_without_a_done_job_says_so(tmp_path: Path) -> None:
+    make_sweep(tmp_path, ended=None)
+    files = write_comparison(tmp_path)
+    assert "No job has begun" in Page(files[0]).text
+    add_job(tmp_path, 1, None, state="failed", run_id=None, error="no such data")
+    files = write_comparison(tmp_path)
+    assert [file.name for file in files] == ["comparison.html"]
+    page = Page(files[0])
+    assert "No job is done yet: there is nothing to compare." in page.text
+    assert "1 job: 1 failed" in page.text and "still running" in page.text
+    assert "no such data" in page.text
+    assert page.charts == {}
+    with pytest.raises(LowRankError, match=r"no sweep \(sweep.json is missing\)"):
+        write_comparison(tmp_path / "none")
+
+
+def test_a_failure_to_draw_is_one_line_and_ends_nothing(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[Any] = []
+    monkeypatch.setattr(write, "log_to_sweep", lambda *given: logged.append(given))
+    assert publish_comparison(sweep, {}, "parent") == f"comparison {sweep / 'comparison.html'}"
+    ((_, parent, files),) = logged
+    assert parent == "parent" and [f.suffix for f in files] == [".html", ".png", ".png"]
+    (sweep / "2/reports/layers.csv").unlink()
+    line = publish_comparison(sweep, {}, "parent")
+    assert line.startswith("comparison not written: LowRankError: ")
+    assert "layers.csv" in line and "\n" not in line
+
+
+def test_dense_networks_that_differ_are_all_shown(tmp_path: Path) -> None:
+    make_sweep(tmp_path)
+    add_job(tmp_path, 1, network(0.8, 10, 10))
+    add_job(tmp_path, 2, network(0.9, 20, 10), dense=DENSE | {"accuracy": 0.99})
+    assert find_front(read_comparison(tmp_path), MACS).dense == ((200_000, 0.98), (200_000, 0.99))
+
+
+def test_latencies_of_a_busy_machine_are_marked(tmp_path: Path) -> None:
+    make_sweep(tmp_path)
+    add_job(tmp_path, 1, network(0.8, 10, 10), latency=1.0, iqr=0.2)
+    assert "Not to be relied on" not in Page(write_comparison(tmp_path)[0]).text
+    add_job(tmp_path, 2, network(0.9, 20, 10), latency=1.0, iqr=0.3)
+    assert "Not to be relied on for 1 of 2 jobs (2)" in Page(write_comparison(tmp_path)[0]).text

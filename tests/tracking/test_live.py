@@ -1,0 +1,66 @@
+"""Curves that reach MLflow while a network trains, or after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from pipeline.tracking import live
+from pipeline.tracking.live import NOTE, curve_logger, take_live_run
+from pipeline.tracking.store import config_hash
+
+PARAMS: dict[str, Any] = {
+    "seed": 3,
+    "track": {"tracking_uri": None, "experiment": "lowrank", "live": True},
+}
+
+
+@pytest.fixture
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOWRANK_ROOT", str(tmp_path))
+    Path("params.yaml").write_text(yaml.safe_dump(PARAMS))
+    return MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+def test_a_short_training_leaves_its_curve_to_track(client: MlflowClient) -> None:
+    with curve_logger("fine-tune") as log:
+        log({"train_loss": 1.0}, 1)
+    assert not NOTE.exists()
+    assert client.search_experiments(filter_string="name = 'lowrank'") == []
+
+
+def test_a_long_one_is_seen_while_it_trains(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "PERIOD", 0.0)
+    with curve_logger("baseline") as log:
+        log({"train_loss": 1.0, "learning_rate": 0.1}, 1)
+        (experiment,) = client.search_experiments(filter_string="name = 'lowrank'")
+        (run,) = client.search_runs([experiment.experiment_id])
+        assert run.data.metrics == {"baseline.train_loss": 1.0, "baseline.learning_rate": 0.1}
+        monkeypatch.setattr(live, "PERIOD", 3600.0)
+        log({"train_loss": 0.5}, 2)
+        unsent = client.get_metric_history(run.info.run_id, "baseline.train_loss")
+        assert [point.step for point in unsent] == [1]
+    history = client.get_metric_history(run.info.run_id, "baseline.train_loss")
+    assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5)]
+    # A second stage that is short adds nothing: track knows which curves it still has to log.
+    with curve_logger("fine-tune") as log:
+        log({"train_loss": 0.4}, 1)
+    assert take_live_run(client, Path(), config_hash(PARAMS)) == (run.info.run_id, ["baseline"])
+
+
+def test_a_training_that_fails_is_a_failed_run_with_its_curve(client: MlflowClient) -> None:
+    logger = curve_logger("baseline")
+    logger.__enter__()({"train_loss": 7.0}, 1)
+    assert not logger.__exit__(ValueError, ValueError("NaN"), None)
+    (experiment,) = client.search_experiments(filter_string="name = 'lowrank'")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FAILED"
+    assert run.data.metrics == {"baseline.train_loss": 7.0}
+    assert not NOTE.exists()
