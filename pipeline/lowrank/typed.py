@@ -1,0 +1,154 @@
+"""Typed objects: options that are checked where they are given, records that are read back as the
+types that were written.
+
+>>> @options
+... class Sweeps:
+...     '''How long to iterate.'''
+...     most: int = knob(10, ge=0, help="sweeps after the start; 0 keeps the start as it is")
+>>> Sweeps(mots=3)
+Traceback (most recent call last):
+pipeline.lowrank.errors.LowRankError: Sweeps has no option 'mots': did you mean 'most'? …
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, dataclass_transform
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
+
+from pipeline.lowrank.errors import LowRankError, suggest
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+_CONFIG = ConfigDict(strict=True, arbitrary_types_allowed=True, extra="forbid")
+
+
+def knob(default: Any = ..., *, help: str, **limits: Any) -> Any:
+    """One option: its default (none given: it must be named), what it means, and its range.
+
+    limits: `gt`, `ge`, `lt`, `le`, `min_length`, … of pydantic's Field, which checks them. A list
+    or dict as default is copied for each object.
+    """
+    if isinstance(default, list | dict):
+        return Field(default_factory=lambda: type(default)(default), description=help, **limits)
+    return Field(default, description=help, **limits)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(knob,))
+def options(cls: type[T]) -> type[T]:
+    """A frozen dataclass whose values are checked where they are given.
+
+    An unknown keyword, a wrong type and a value out of its range are a LowRankError that names the
+    option, the value and the remedy. Checks of several options together stand in `__post_init__`.
+    """
+    made = dataclass(frozen=True, config=_CONFIG)(cls)
+    construct = made.__init__
+
+    @functools.wraps(construct)
+    def checked(self: T, *values: Any, **named: Any) -> None:
+        try:
+            construct(self, *values, **named)
+        except ValidationError as error:
+            raise explained(cls.__name__, knob_names(made), error) from None
+        except TypeError as error:  # too many values
+            raise LowRankError(f"{cls.__name__}: {error}") from error
+
+    made.__init__ = checked  # type: ignore[assignment,method-assign]
+    return made  # type: ignore[return-value]
+
+
+def knob_names(cls: type) -> list[str]:
+    """The options that a class declares, in its order."""
+    return [field.name for field in fields(cls)]
+
+
+def explained(owner: str, known: list[str], error: ValidationError) -> LowRankError:
+    """The first thing that is wrong with the options of `owner`, in one line.
+
+    owner: a class, or a section of the configuration; known: the names of its options.
+    """
+    first = error.errors(include_url=False)[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, LowRankError):
+        return cause
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return LowRankError(f"{owner} has no option {name!r}: {suggest(name, known)}")
+    if first["type"] in ("missing", "missing_argument"):
+        return LowRankError(f"{owner}: {name} is not set: give it")
+    return LowRankError(f"{owner}: {name}={first['input']!r}: {_remedy(first)}")
+
+
+def _remedy(problem: ErrorDetails) -> str:
+    context = problem.get("ctx", {})
+    if problem["type"] == "literal_error":
+        known = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        return f"unknown; {suggest(problem['input'], known)}"
+    for kind, words in (
+        ("greater_than_equal", "choose a number of at least {ge:g}"),
+        ("greater_than", "choose a number above {gt:g}"),
+        ("less_than_equal", "choose a number of at most {le:g}"),
+        ("less_than", "choose a number below {lt:g}"),
+        ("too_short", "give at least {min_length}"),
+        ("int_type", "choose a whole number"),
+        ("float_type", "choose a number"),
+        ("bool_type", "choose true or false"),
+        ("string_type", "give a text"),
+    ):
+        if problem["type"] == kind:
+            return words.format(**context)
+    return problem["msg"].removeprefix("Value error, ").lower()
+
+
+def save_record(path: Path, value: Any) -> None:
+    """Writes a dataclass (nested ones, mappings, tuples and numbers inside) as indented JSON.
+
+    NaN and infinity, which JSON doesn't have, are refused with the path.
+    """
+    adapter = TypeAdapter(type(value))
+    try:
+        text = json.dumps(adapter.dump_python(value, mode="json"), indent=2, allow_nan=False)
+    except ValueError as error:
+        raise LowRankError(f"{path}: a result is NaN or Inf ({error}); nothing written") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n")
+
+
+def load_record(path: Path, cls: type[T], remedy: str) -> T:
+    """The `cls` that `save_record` wrote; a person may have edited it.
+
+    Raises LowRankError, one line with the place in the file, for what is no such record.
+    """
+    try:
+        return TypeAdapter(cls).validate_json(path.read_bytes())
+    except OSError as error:
+        raise LowRankError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise LowRankError(f"{path}: {place}: {first['msg']}; {remedy}") from None
+
+
+def keywords_checked(function: Callable[P, T]) -> Callable[P, T]:
+    """The function, refusing an unknown keyword with the near match among its arguments."""
+    known = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def checked(*values: P.args, **named: P.kwargs) -> T:
+        for name in named:
+            if name not in known:
+                raise LowRankError(
+                    f"{function.__name__} has no argument {name!r}: {suggest(name, known)}"
+                )
+        return function(*values, **named)
+
+    return checked
