@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from pipeline.data.calibration import evenly, statistics_batches
-from pipeline.data.files import load_meta, predictions_of
+from pipeline.data.files import load_task
 from pipeline.lowrank.analysis.analysis import analyze, reached_targets, save_analysis
 from pipeline.lowrank.analysis.moments import collect_moments
 from pipeline.lowrank.forms.files import load_network
@@ -37,7 +37,7 @@ def run() -> None:
                 batches,
                 targets,
                 gradients=metric == "fisher",
-                predictions=predictions_of(load_meta(Path("out/data"))),
+                task=load_task(Path("out/data")),
                 seed=section("seed"),
                 memory_limit=round(options["memory_gib"] * 2**30),
                 further=further,

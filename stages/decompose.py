@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from pipeline.data.calibration import held_out_batches, statistics_batches
-from pipeline.data.files import load_meta, load_split, predictions_of
+from pipeline.data.files import load_split, load_task
 from pipeline.lowrank.analysis.analysis import load_analysis
 from pipeline.lowrank.bounds import Bounds, certify
 from pipeline.lowrank.factorize.apply import apply_
@@ -39,7 +39,7 @@ def run() -> None:
             analysis,
             statistics_batches(DATA, *parts, most=chosen["examples"]),
             held_out_batches(DATA, *parts, most=chosen["held_out"]),
-            predictions=predictions_of(load_meta(DATA)),
+            task=load_task(DATA),
             share=chosen["share"],
             bf16=chosen["bf16"],
             **options,

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.data.calibration import held_out_batches
-from pipeline.data.files import load_meta, predictions_of
+from pipeline.data.files import load_task
 from pipeline.lowrank.analysis.analysis import load_analysis
 from pipeline.lowrank.analysis.divergence import Divergence
 from pipeline.lowrank.factorize.contest import hold_contest, hold_limit
@@ -38,7 +38,7 @@ def run() -> None:
     def divergence() -> Divergence:
         data, parts = Path("out/data"), (calibration["batch_size"], calibration["holdout"])
         held_out = held_out_batches(data, *parts, most=most)
-        return Divergence(model, held_out, predictions_of(load_meta(data)))
+        return Divergence(model, held_out, load_task(data))
 
     if most and policy == "budget":
         scales = [make_policy(chosen | {"error_scale": s}) for s in ("absolute", "relative")]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.data.splits import Split, TokenSplit
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.tasks import Task, get_task
 
 SPLITS = ("train", "calibration", "validation", "test", "ood")
 
@@ -29,9 +30,9 @@ def load_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def predictions_of(meta: Mapping[str, Any]) -> str:
-    """What the network of this data predicts: see `pipeline.lowrank.tasks.predictions`."""
-    return "directions" if meta.get("task") == "encoder" else "categories"
+def load_task(folder: Path) -> Task:
+    """What a network of this prepared data predicts."""
+    return get_task(load_meta(folder)["task"])
 
 
 def load_split(folder: Path, split: str) -> Split:

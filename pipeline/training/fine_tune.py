@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from pipeline.data.files import load_meta, load_split, predictions_of
+from pipeline.data.files import load_meta, load_split, load_task
 from pipeline.data.splits import Split
 from pipeline.evaluation.quality import embeddings, fidelity_sums, quality_sums
 from pipeline.lowrank.adapters.attach import AdapterOptions, attach_, freeze_, merge_
@@ -121,7 +121,7 @@ def _aim(
     quality: Quality = quality_sums
     # Of an answer that is kept from an earlier step there are no states.
     teacher = Teacher(dense, training, fabric, options["augment"], keep=not weight)
-    if predictions_of(load_meta(folders[1])) == "directions":
+    if load_task(folders[1]).name == "encoder":
         reference = embeddings(dense, validation, VALIDATION_BATCH)
         quality = partial(fidelity_sums, reference)
         objective = embedding_distillation(teacher)

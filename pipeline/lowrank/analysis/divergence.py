@@ -10,27 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.network.calling import call, prediction_rows
-from pipeline.lowrank.tasks.predictions import get_predictions
+from pipeline.lowrank.network.calling import call, padding_mask
+from pipeline.lowrank.tasks import Classification, Task
 
 
 class Divergence:
     """Mean divergence per unit (an example, or a token that is not padding) over batches that no
     statistic has seen; the dense network's predictions are computed once.
 
-    batches: what the model takes; it gives what `cost.prediction_rows` reads. No labels needed.
-    predictions: of PREDICTIONS; for "categories" it is KL(dense ‖ other) in nats.
+    batches: what the model takes; no labels are needed. task: what the model predicts (default:
+    `Classification()`, whose divergence is KL(dense ‖ other) in nats); `unit` is its unit.
     """
 
-    def __init__(
-        self, dense: nn.Module, batches: Sequence[Any], predictions: str = "categories"
-    ) -> None:
+    def __init__(self, dense: nn.Module, batches: Sequence[Any], task: Task | None = None) -> None:
         if not len(batches):
             raise LowRankError(
                 "no calibration data is held out for measuring plans: raise analyze.holdout or "
                 "data.calibration, or do without: rank_select.contest_examples=0 refit=none"
             )
-        self.batches, self._predictions = batches, get_predictions(predictions)
+        self.batches, self._task = batches, task or Classification()
+        self.unit = self._task.unit
         self._dense = [self._normalised(dense, batch) for batch in batches]
 
     def of(self, model: nn.Module) -> float:
@@ -38,7 +37,7 @@ class Divergence:
         total, units = 0.0, 0
         for batch, dense in zip(self.batches, self._dense, strict=True):
             other = self._normalised(model, batch)
-            total += float(self._predictions.divergence(dense, other))
+            total += float(self._task.divergence(dense, other))
             units += len(dense)
         mean = total / units
         return mean if math.isfinite(mean) else math.inf
@@ -52,4 +51,4 @@ class Divergence:
                 output = call(model, batch)
         finally:
             model.train(training)
-        return self._predictions.normalised(prediction_rows(output, batch))
+        return self._task.normalised(self._task.rows(output, padding_mask(batch)))

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.network.calling import call, padding_mask, prediction_rows
+from pipeline.lowrank.network.calling import call, padding_mask
 from pipeline.lowrank.network.rows import input_rows, output_rows
 from pipeline.lowrank.network.targets import dense_weight, groups_of
-from pipeline.lowrank.tasks.predictions import Predictions, get_predictions
+from pipeline.lowrank.tasks import Classification, Task
 
 _BYTES = 8  # of a float64
 _WIDE, _STRIPE = 1024, 192  # from so many columns on, half of a Gram matrix is computed in stripes
@@ -28,7 +28,7 @@ class Moments:
     inputs: (groups, n, n) mean over positions of x·xᵀ, n = in/groups · taps (a convolution's x is
     its im2col patch); mean: (groups, n) mean of x; outputs: (groups, out/groups, out/groups) sum
     over the positions of one unit of loss (a token, or an example) of g·gᵀ, g = ∂loss/∂output, or
-    None. ½·tr(outputs·ΔW·inputs·ΔWᵀ) is then a loss per unit, in nats or in 1 − cosine
+    None. ½·tr(outputs·ΔW·inputs·ΔWᵀ) is then a loss per unit, in the task's unit
     (Kronecker-factored Fisher: Martens & Grosse 2015; convolutions: Grosse & Martens 2016).
     """
 
@@ -44,7 +44,7 @@ def collect_moments(
     targets: Mapping[str, nn.Module],
     *,
     gradients: bool,
-    predictions: str = "categories",
+    task: Task | None = None,
     seed: int = 0,
     memory_limit: int = 8 << 30,
     further: Sequence[Any] = (),
@@ -53,9 +53,9 @@ def collect_moments(
 
     batches: what the model takes (a tensor, a tuple or a dict); where a dict holds an
     `attention_mask` (N, T), positions that it marks 0 are left out. gradients: whether to collect
-    `outputs` as well: a backward pass of the sampled loss of `predictions`, of PREDICTIONS; for
-    "categories" the cross-entropy with labels drawn from the model's own prediction (the true
-    Fisher matrix, not the empirical one), seeded. memory_limit: bytes for the sums; targets
+    `outputs` as well: a backward pass of the sampled loss of `task` (default: `Classification()`,
+    whose sampled loss is the cross-entropy with labels drawn from the model's own prediction: the
+    true Fisher matrix, not the empirical one), seeded. memory_limit: bytes for the sums; targets
     beyond it are collected in further passes over the batches. further: batches for the inputs'
     moments alone, at a third of the time; these gain more by them, being less damped.
 
@@ -66,7 +66,7 @@ def collect_moments(
         raise LowRankError("the calibration set is empty: give at least one batch of examples")
     found: dict[str, Moments] = {}
     for block in _blocks(targets, gradients, memory_limit):
-        one = _Pass(model, block, gradients, get_predictions(predictions), seed)
+        one = _Pass(model, block, gradients, task or Classification(), seed)
         found |= one.run(batches, further)
     return {name: found[name] for name in targets}
 
@@ -96,11 +96,11 @@ class _Pass:
         model: nn.Module,
         targets: Mapping[str, nn.Module],
         gradients: bool,
-        predictions: Predictions,
+        task: Task,
         seed: int,
     ) -> None:
         self.model, self.targets, self.gradients = model, targets, gradients
-        self.predictions = predictions
+        self.task = task
         self.generator = torch.Generator().manual_seed(seed)
         self.inputs: dict[str, Tensor] = {}
         self.means: dict[str, Tensor] = {}
@@ -125,9 +125,9 @@ class _Pass:
         with torch.set_grad_enabled(self.gradients):
             output = call(self.model, batch)
             if self.gradients:
-                rows = prediction_rows(output, batch)
+                rows = self.task.rows(output, self.mask)
                 self.units += len(rows)
-                torch.autograd.backward(self.predictions.sampled_loss(rows, self.generator))
+                torch.autograd.backward(self.task.sampled_loss(rows, self.generator))
         self.latest = None
 
     def _moments(self, name: str) -> Moments:

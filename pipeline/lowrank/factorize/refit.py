@@ -32,6 +32,7 @@ from pipeline.lowrank.network.calling import padding_mask
 from pipeline.lowrank.network.rows import input_rows
 from pipeline.lowrank.network.targets import dense_weight
 from pipeline.lowrank.planning.plan import Plan
+from pipeline.lowrank.tasks import Task
 
 # Of the mean input energy: directions with less of it are corrected less.
 _DAMPING = 1e-4
@@ -95,7 +96,7 @@ def _trace(matrices: Tensor) -> Tensor:
 class Refit:
     """What came of a refit: the network, which is the unrefit one where that is closer to the
     dense one; reports of the layers that were refit, none then; the mean divergence per unit
-    from the dense network (nats, or 1 − cosine) without and with it, on held-out data."""
+    from the dense network (in the task's unit) without and with it, on held-out data."""
 
     model: nn.Module
     reports: Mapping[str, LayerReport]
@@ -116,15 +117,15 @@ def refit_if_closer(
     batches: Sequence[Any],
     held_out: Sequence[Any],
     *,
-    predictions: str,
+    task: Task,
     share: float,
     bf16: bool = False,
     **options: Any,
 ) -> Refit:
     """`refit_` on a copy, which is taken only if its divergence from the dense network on
-    `held_out` is less. predictions: of PREDICTIONS. bf16: the networks run in bfloat16 while
+    `held_out` is less. task: what both predict. bf16: the networks run in bfloat16 while
     inputs are collected. Raises LowRankError as `refit_` does, and without held-out data."""
-    divergence = Divergence(dense, held_out, predictions)
+    divergence = Divergence(dense, held_out, task)
     model = copy.deepcopy(compressed)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         reports = refit_(dense, model, plan, analysis, batches, share=share, **options)

@@ -1,4 +1,4 @@
-"""Calling a network with whatever its batches are, and reading what it gives."""
+"""Calling a network with whatever its batches are, and what of these is padding."""
 
 from __future__ import annotations
 
@@ -28,15 +28,3 @@ def padding_mask(batch: Any) -> Tensor | None:
     if isinstance(batch, Tensor) and batch.dim() == 2 and batch.dtype == torch.int64:
         return batch >= 0
     return None
-
-
-def prediction_rows(output: Any, batch: Any) -> Tensor:
-    """(units, classes): the logits that a model gave for a batch, padding left out.
-
-    A tensor has its classes in dimension 1, (N, classes, …), as torch's cross-entropy reads
-    it; the `.logits` of an object of transformers have them last.
-    """
-    logits: Tensor = output if isinstance(output, Tensor) else output.logits.movedim(-1, 1)
-    rows = logits.movedim(1, -1).flatten(0, -2)
-    mask = padding_mask(batch)
-    return rows if mask is None or mask.numel() != len(rows) else rows[mask.flatten()]

@@ -10,7 +10,7 @@ from torch.nn import functional
 from pipeline.lowrank.analysis.divergence import Divergence
 from pipeline.lowrank.analysis.moments import collect_moments
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.tasks.predictions import PREDICTIONS
+from pipeline.lowrank.tasks import TASKS
 
 CONVOLUTIONS = {
     "plain": lambda: nn.Conv2d(4, 6, 3, padding=1),
@@ -81,25 +81,25 @@ def test_output_moments_are_the_fisher_matrix_of_a_softmax() -> None:
     assert torch.allclose(moments.inputs[0], x.T @ x / len(x), atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", list(PREDICTIONS))
+@pytest.mark.parametrize("kind", TASKS)
 def test_half_the_fisher_norm_of_a_small_change_is_the_loss_it_costs(kind: str) -> None:
-    """Nats of KL for categories, 1 − cosine for directions."""
+    """Nats of KL for classes, 1 − cosine for embeddings."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).double()
     x = examples(60_000, 5)
-    moments = collect_moments(net, [x], {"2": net[2]}, gradients=True, predictions=kind)["2"]
+    moments = collect_moments(net, [x], {"2": net[2]}, gradients=True, task=TASKS[kind])["2"]
     change = 0.05 * examples(3, 8, seed=2)
     assert moments.outputs is not None
     predicted = 0.5 * torch.einsum(
         "op,pn,nm,om->", moments.outputs[0], change, moments.inputs[0], change
     )
-    measure = Divergence(net, [x], kind)
+    measure = Divergence(net, [x], TASKS[kind])
     assert measure.of(net) == pytest.approx(0, abs=1e-9)
     with torch.no_grad():
         before = net(x)
         net[2].weight += change
         after = net(x)
-    if kind == "categories":
+    if kind != "encoder":
         rows = after.log_softmax(1), before.log_softmax(1)
         measured = functional.kl_div(*rows, log_target=True, reduction="batchmean")
     else:
@@ -108,11 +108,6 @@ def test_half_the_fisher_norm_of_a_small_change_is_the_loss_it_costs(kind: str) 
     # The Kronecker factors take x and g as independent; here that costs a tenth or so of a KL,
     # and more where short vectors turn more easily than long ones.
     assert predicted.item() == pytest.approx(measured.item(), rel=0.3)
-
-
-def test_unknown_predictions_are_named() -> None:
-    with pytest.raises(LowRankError, match=r"predictions 'ranks': unknown; choose one of"):
-        Divergence(nn.Linear(2, 2), [torch.zeros(1, 2)], "ranks")
 
 
 class Tokens(nn.Module):

@@ -1,0 +1,87 @@
+"""What every task has to fulfil; a new one is a new row."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn import functional
+
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.network.calling import padding_mask
+from pipeline.lowrank.tasks import TASKS, CausalLM, Encoder, SequenceClassification, Task, get_task
+
+ROWS = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+
+
+def random_rows(count: int = 6, width: int = 4, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, width, generator=generator, dtype=torch.float64)
+
+
+@ROWS
+def test_divergence_is_zero_for_equal_predictions_alone(task: Task) -> None:
+    dense, other = (task.normalised(random_rows(seed=seed)) for seed in (0, 1))
+    assert dense.dtype == torch.float32
+    assert task.divergence(dense, dense).item() == pytest.approx(0, abs=1e-6)
+    assert task.divergence(dense, other).item() > 0.1
+    halves = (task.divergence(dense[part], other[part]) for part in (slice(3), slice(3, None)))
+    assert task.divergence(dense, other).item() == pytest.approx(sum(map(float, halves)), rel=1e-5)
+
+
+@ROWS
+def test_second_moment_of_the_sampled_gradient_is_the_hessian_of_the_divergence(task: Task) -> None:
+    count = 200_000
+    row = random_rows(1)
+    rows = row.expand(count, -1).clone().requires_grad_()
+    generator = torch.Generator().manual_seed(1)
+    (gradient,) = torch.autograd.grad(task.sampled_loss(rows, generator), rows)
+    sampled = gradient.T @ gradient / count
+    dense = task.normalised(row)
+    hessian = torch.autograd.functional.hessian(
+        lambda other: task.divergence(dense, task.normalised(other)), row
+    ).reshape(sampled.shape)
+    # 200,000 samples: a standard error of about 0.3 %; the Hessian is computed in float32.
+    assert torch.linalg.norm(sampled - hessian) < 0.02 * torch.linalg.norm(hessian)
+    assert torch.linalg.norm(hessian) > 0.01
+
+
+@ROWS
+def test_the_same_seed_samples_the_same_loss(task: Task) -> None:
+    first, second = (
+        task.sampled_loss(random_rows(), torch.Generator().manual_seed(2)) for _ in range(2)
+    )
+    assert torch.equal(first, second) and task.unit
+
+
+def test_rows_of_a_language_model_have_their_classes_last_and_no_padding() -> None:
+    """Both forms of logits give the loss that torch computes with its ignored labels."""
+    logits = random_rows(2 * 3, 11).view(2, 3, 11)
+    mask = padding_mask(torch.tensor([[5, 0, 7], [3, -1, -1]]))
+    labels = torch.tensor([[1, 2, 3], [4, -100, -100]])
+    expected = functional.cross_entropy(logits.transpose(1, 2), labels)
+    for output in (logits.transpose(1, 2), SimpleNamespace(logits=logits)):
+        rows = CausalLM().rows(output, mask)
+        assert rows.shape == (4, 11)
+        torch.testing.assert_close(functional.cross_entropy(rows, labels[labels >= 0]), expected)
+
+
+@pytest.mark.parametrize("task", [SequenceClassification(), Encoder()], ids=["classes", "encoder"])
+def test_a_padded_sequence_has_one_prediction(task: Task) -> None:
+    flat = random_rows(2, 3)
+    mask = padding_mask(torch.tensor([[5], [-1]]))
+    assert torch.equal(task.rows(flat, mask), flat)
+
+
+@ROWS
+def test_an_output_that_holds_no_prediction_is_refused(task: Task) -> None:
+    with pytest.raises(LowRankError, match="the network gives SimpleNamespace") as caught:
+        task.rows(SimpleNamespace(states=random_rows()), None)
+    assert "\n" not in str(caught.value)
+
+
+def test_tasks_are_found_by_name() -> None:
+    assert all(get_task(name) is task and task.name == name for name, task in TASKS.items())
+    with pytest.raises(LowRankError, match="task 'encodr': unknown; did you mean 'encoder'"):
+        get_task("encodr")
