@@ -15,10 +15,10 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, dataclass_transform
+from typing import Any, ParamSpec, TypeVar, dataclass_transform, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -86,6 +86,52 @@ def explained(owner: str, known: list[str], error: ValidationError) -> LowRankEr
     if first["type"] in ("missing", "missing_argument"):
         return LowRankError(f"{owner}: {name} is not set: give it")
     return LowRankError(f"{owner}: {name}={first['input']!r}: {_remedy(first)}")
+
+
+def options_from(cls: type[T], plain: Mapping[str, Any], section: str) -> T:
+    """The options that a section of the configuration gives as plain values (lists for tuples).
+
+    Raises LowRankError, one line that names `section.key=value` and the remedy.
+    """
+    try:
+        return TypeAdapter(cls).validate_json(json.dumps(plain))
+    except ValidationError as error:
+        raise _explained_in(section, cls, error) from None
+
+
+def _explained_in(section: str, cls: type, error: ValidationError) -> LowRankError:
+    first = error.errors(include_url=False)[0]
+    cause = first.get("ctx", {}).get("error")
+    parts = [str(part) for part in first["loc"]]
+    key = ".".join([section, *parts])
+    if isinstance(cause, LowRankError):
+        return LowRankError(f"{key}: {cause}")
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        holder = key.rpartition(".")[0]
+        known = [f"{holder}.{name}" for name in knob_names(_class_at(cls, parts[:-1]))]
+        return LowRankError(f"{key}: unknown key; {suggest(key, known)}")
+    if first["type"] in ("missing", "missing_argument"):
+        return LowRankError(f"{key} is not set: give it on the command line or in conf/")
+    return LowRankError(f"{key}={_as_typed(first['input'])}: {_remedy(first)}")
+
+
+def _class_at(cls: Any, parts: list[str]) -> type:
+    """The options inside options that a path of names leads to."""
+    for name in parts:
+        # A name that is no field is a key of a mapping of options: its class is reached already.
+        if name in cls.__pydantic_fields__:
+            inner = _types_in(cls.__pydantic_fields__[name].annotation)
+            cls = next((t for t in inner if is_dataclass(t)), cls)
+    return cls  # type: ignore[no-any-return]
+
+
+def _types_in(annotation: Any) -> list[Any]:
+    return [annotation, *(t for inner in get_args(annotation) for t in _types_in(inner))]
+
+
+def _as_typed(value: Any) -> str:
+    """A value as it is written on the command line."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _remedy(problem: ErrorDetails) -> str:

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.typed import keywords_checked, knob, load_record, options, save_record
+from pipeline.lowrank.typed import (
+    keywords_checked,
+    knob,
+    load_record,
+    options,
+    options_from,
+    save_record,
+)
 
 
 @options
@@ -110,3 +117,53 @@ def test_what_is_no_record_is_one_line(tmp_path: Path, text: str, told: str) -> 
     with pytest.raises(LowRankError, match=r"^[^\n]*$") as error:
         load_record(tmp_path / "report.json", Report, "run it again")
     assert told in str(error.value) and "run it again" in str(error.value)
+
+
+@options
+class Inner:
+    size: int = knob(1, ge=1, help="a size")
+
+
+@options
+class Section:
+    kind: Literal["greedy", "exact"] = knob(help="the solver")
+    share: float = knob(0.5, gt=0, lt=1, help="a fraction")
+    patterns: tuple[str, ...] = knob(("*",), min_length=1, help="names")
+    inner: Inner | None = knob(None, help="options inside options")
+    named: dict[str, Inner] | None = knob(None, help="options by name")
+    case: Case | None = knob(None, help="options with a check of their own")
+
+
+def test_a_section_of_plain_values_becomes_typed() -> None:
+    plain = {"kind": "exact", "patterns": ["a"], "named": {"x": {"size": 2}}}
+    made = options_from(Section, plain, "section")
+    assert made == Section("exact", patterns=("a",), named={"x": Inner(2)})
+    whole = options_from(Section, {"kind": "exact", "share": 0.25}, "section").share
+    assert whole == 0.25 and type(whole) is float
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, "section.kind is not set: give it"),
+        ({"kind": "exakt"}, "section.kind=exakt: unknown; did you mean 'exact'?"),
+        ({"kind": "exact", "share": 1}, "section.share=1: choose a number below 1"),
+        ({"kind": "exact", "share": None}, "section.share=null: choose a number"),
+        ({"kind": "exact", "shar": 1}, "section.shar: unknown key; did you mean 'section.share'?"),
+        ({"kind": "exact", "patterns": []}, "section.patterns=[]: give at least 1"),
+        (
+            {"kind": "exact", "inner": {"sice": 1}},
+            "section.inner.sice: unknown key; did you mean 'section.inner.size'?",
+        ),
+        (
+            {"kind": "exact", "named": {"x": {"sice": 1}}},
+            "section.named.x.sice: unknown key; did you mean 'section.named.x.size'?",
+        ),
+        ({"kind": "exact", "named": {"x": {"size": 0}}}, "section.named.x.size=0: choose"),
+        ({"kind": "exact", "case": {"most": 7}}, "section.case: seven sweeps are unlucky"),
+    ],
+)
+def test_what_is_wrong_in_a_section_names_key_and_value(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(LowRankError, match=r"^[^\n]*$") as error:
+        options_from(Section, given, "section")
+    assert str(error.value).startswith(told)
