@@ -37,7 +37,7 @@ from pipeline.lowrank.analysis.analysis import Analysis, load_analysis
 from pipeline.lowrank.analysis.metrics import Metric
 from pipeline.lowrank.analysis.spectra import analyze_weight
 from pipeline.lowrank.factorize.apply import apply_
-from pipeline.lowrank.forms.files import load_network, read_network, save_network
+from pipeline.lowrank.forms.files import load, read_network, save
 from pipeline.lowrank.methods import make_methods
 from pipeline.lowrank.planning.plan import Plan, make_plan
 from pipeline.lowrank.planning.policies import Budget
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--repair", type=int, default=0, help="epochs of fine-tuning; none")
     arguments = parser.parse_args()
     out = arguments.workspace / "out"
-    model, meta = load_network(out / "baseline"), load_meta(out / "data")
+    model, meta = load(out / "baseline"), load_meta(out / "data")
     splits = {n: _cut(load_split(out / "data", n), arguments.examples) for n in ("test",)}
     fisher = load_analysis(out / "analysis")
     analyses: dict[str, Analysis] = {"fisher": fisher}
@@ -151,15 +151,15 @@ def repaired(
     workspace: Path, built: nn.Module, layers: Mapping[str, Any], epochs: int
 ) -> nn.Module:
     """What the workspace's stage fine-tune makes of a network in so many epochs; `layers` as of
-    `save_network`."""
+    `save`."""
     out, params = workspace / "out", yaml.safe_load((workspace / "params.yaml").read_text())
     options, seed = params["fine_tune"] | {"epochs": epochs}, params["seed"]
     fabric = make_fabric(FabricOptions(**params["fabric"]), seed)
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder, "compressed"), Path(folder, "finetuned")
-        save_network(before, built, read_network(out / "baseline").spec, layers)
+        save(built, before, read_network(out / "baseline").spec)
         fine_tune(after, before, out / "baseline", out / "data", options, fabric=fabric, seed=seed)
-        return load_network(after)
+        return load(after)
 
 
 def _cut(split: Split, examples: int | None) -> Split:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from pipeline.lowrank.analysis.analysis import load_analysis
 from pipeline.lowrank.bounds import Bounds, certify
 from pipeline.lowrank.factorize.apply import apply_
 from pipeline.lowrank.factorize.refit import refit_if_closer
-from pipeline.lowrank.forms.files import load_network, read_network, save_network
-from pipeline.lowrank.planning.plan import load_plan
+from pipeline.lowrank.forms.files import load, read_network, save
+from pipeline.lowrank.planning.files import load_plan
 from pipeline.machine.number_formats import check_bfloat16
 from pipeline.machine.threads import set_threads
 from stages._io import main, section, write_json
@@ -24,12 +25,12 @@ DATA, BASELINE = Path("out/data"), Path("out/baseline")
 
 def run() -> None:
     set_threads(section("fabric")["threads"])
-    options, chosen = section("decompose") | {"seed": section("seed")}, section("refit")
+    chosen = section("refit")
     check_bfloat16({"refit": chosen})
-    del options["methods"]  # the plan names the method of each layer
+    dense, refit = load(BASELINE), None
     plan, analysis = load_plan(Path("out/plan.json")), load_analysis(Path("out/analysis"))
-    model, reports = apply_(load_network(BASELINE), plan, analysis, **options)
-    dense, refit = load_network(BASELINE), None
+    done = apply_(copy.deepcopy(dense), plan, analysis)
+    model, reports, plan = done.network, dict(done.layers), done.plan
     if chosen["share"] and reports:
         parts = (chosen["batch_size"], section("analyze")["holdout"])
         refit = refit_if_closer(
@@ -42,16 +43,14 @@ def run() -> None:
             task=load_task(DATA),
             share=chosen["share"],
             bf16=chosen["bf16"],
-            **options,
         )
         model, reports = refit.model, {**reports, **refit.reports}
     bounds = _certify(dense, model, list(reports))
-    layers = {n: {"method": r.method, "ranks": list(r.ranks)} for n, r in reports.items()}
     folder = Path("out/compressed")
-    save_network(folder, model, read_network(BASELINE).spec, layers)
+    save(model, folder, read_network(BASELINE).builder)
     measured = {
         "layers": {name: asdict(report) for name, report in reports.items()},
-        "network": asdict(plan.planned),
+        "network": asdict(done.totals),
         "refit": refit and refit.to_json(),
     }
     write_json(folder / "layers.json", measured)

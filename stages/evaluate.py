@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.data.files import example_input, load_meta, load_split
 from pipeline.evaluation.latency import measured_once
 from pipeline.evaluation.networks import compare_networks
-from pipeline.lowrank.forms.files import load_network, read_network
+from pipeline.lowrank.forms.files import load, read_network
 from pipeline.machine.devices import FabricOptions, make_fabric
 from pipeline.reporting.run.facts import read_facts
 from pipeline.reporting.run.numbers import check_bounds
@@ -27,7 +27,7 @@ def run() -> None:
     meta = load_meta(DATA)
     splits = {name: load_split(DATA, name) for name in ("test", "ood") if name in meta["sizes"]}
     folders = {name: Path(folder) for name, folder in FOLDERS.items()}
-    networks = {name: load_network(folder) for name, folder in folders.items()}
+    networks = {name: load(folder) for name, folder in folders.items()}
     facts = read_facts(OUT)
     check_bounds(facts.layers)
     sizes = {
@@ -37,7 +37,7 @@ def run() -> None:
     ready = {name: fabric.setup_module(network) for name, network in networks.items()}
     scores = compare_networks(ready, splits, meta["task"], options["batch_size"])
     results = {name: scores[name] | sizes[name] for name in networks}
-    spec = read_network(folders["dense"]).spec
+    spec = read_network(folders["dense"]).builder or {"_target_": "network"}
     subject = spec.get("name") or f"{spec['_target_'].rpartition('.')[2]} on {meta['name']}"
     metrics = write_reports(REPORTS, facts, results, subject)
     write_json(REPORTS / "metrics.json", metrics)

@@ -9,50 +9,42 @@ from pipeline.data.calibration import held_out_batches
 from pipeline.data.files import load_task
 from pipeline.lowrank.analysis.analysis import load_analysis
 from pipeline.lowrank.analysis.divergence import Divergence
-from pipeline.lowrank.factorize.contest import hold_contest, hold_limit
-from pipeline.lowrank.forms.files import load_network
-from pipeline.lowrank.methods import make_methods
-from pipeline.lowrank.planning.overrides import make_overrides, named_methods
-from pipeline.lowrank.planning.plan import make_plan, save_plan
+from pipeline.lowrank.factorize.deciding import plan_from, plan_in_file
+from pipeline.lowrank.forms.files import load
+from pipeline.lowrank.methods import make_method
+from pipeline.lowrank.planning.files import save_plan
+from pipeline.lowrank.planning.overrides import make_overrides
 from pipeline.lowrank.planning.policies import make_policy
 from pipeline.machine.threads import set_threads
 from stages._io import main, section
 
+DATA = Path("out/data")
+
 
 def run() -> None:
     set_threads(section("fabric")["threads"])
-    chosen, calibration, options = section("rank_select"), section("analyze"), section("decompose")
-    options["seed"] = section("seed")
-    overrides = make_overrides(chosen["overrides"])
-    names = options.pop("methods")
-    methods = make_methods([*names, *named_methods(overrides)], **options)
-    analysis = load_analysis(Path("out/analysis"))
-    model = load_network(Path("out/baseline"))
-    weights = analysis.whitened(model)
-
-    plan_of = partial(
-        make_plan, analysis, weights, names=names, methods=methods, overrides=overrides
-    )
-    most, policy = chosen["contest_examples"], chosen["policy"]
+    chosen, calibration, knobs = section("rank_select"), section("analyze"), section("decompose")
+    seed, most = section("seed"), chosen["contest_examples"]
+    method_of = partial(make_method, options=knobs, seed=seed)
+    analysis, model = load_analysis(Path("out/analysis")), load(Path("out/baseline"))
 
     def divergence() -> Divergence:
-        data, parts = Path("out/data"), (calibration["batch_size"], calibration["holdout"])
-        held_out = held_out_batches(data, *parts, most=most)
-        return Divergence(model, held_out, load_task(data))
+        parts = (calibration["batch_size"], calibration["holdout"])
+        return Divergence(model, held_out_batches(DATA, *parts, most=most), load_task(DATA))
 
-    if most and policy == "budget":
-        scales = [make_policy(chosen | {"error_scale": s}) for s in ("absolute", "relative")]
-        plan = hold_contest(model, [plan_of(p) for p in scales], divergence(), options=options)
-    elif most and policy == "loss":
-        plan = hold_limit(
-            model,
-            lambda nats: plan_of(make_policy(chosen | {"nats": nats})),
-            divergence(),
-            nats=chosen["nats"],
-            options=options,
-        )
+    if chosen["policy"] == "file":
+        plan, told = plan_in_file(model, analysis, Path(chosen["path"]), chosen["sha256"])
+        print("\n".join(told) or "rank-select: the plan is as it was made")
     else:
-        plan = plan_of(make_policy(chosen))
+        plan = plan_from(
+            model,
+            analysis,
+            make_policy(chosen["policy"], chosen),
+            methods=[method_of(name) for name in knobs["methods"]],
+            overrides=make_overrides(chosen["overrides"], method_of),
+            divergence=divergence if most else None,
+            seed=seed,
+        )
     save_plan(Path("out/plan.json"), plan)
 
 

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from pipeline.data.files import load_split
-from pipeline.lowrank.forms.files import load_network
+from pipeline.lowrank.forms.files import load
 from pipeline.tracking.run import flatten
 from pipeline.tracking.store import TAG_CONFIG, TAG_LOCK
 from tests.chain import STAGES, Tree, make_tree, ran, restored
@@ -172,7 +172,7 @@ def test_the_logged_model_loads_and_gives_the_same_outputs(
     (model,) = run.outputs.model_outputs
     loaded = mlflow.pytorch.load_model(f"models:/{model.model_id}")
     inputs, _ = load_split(tree.path / "out/data", "test").batch(slice(0, 16))
-    expected = load_network(tree.path / "out/finetuned")(inputs)
+    expected = load(tree.path / "out/finetuned")(inputs)
     with torch.no_grad():
         assert torch.allclose(loaded(inputs), expected, atol=1e-5)
 

@@ -19,7 +19,7 @@ from pipeline.config.compose import explain
 from pipeline.config.schema import ExtractLora
 from pipeline.lowrank.adapters.extract import Weights, extract_adapter, save_adapter
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.forms.files import load_network, read_state
+from pipeline.lowrank.forms.files import load, read_state
 from pipeline.lowrank.planning.policies import make_policy
 from pipeline.reporting.run.summary import print_adapter
 
@@ -35,7 +35,7 @@ def run_extraction(conf: Path, overrides: Sequence[str], console: Console | None
     options = _compose(conf, overrides)
     if options["rank_select"]["overrides"]:
         raise LowRankError("rank_select.overrides: not used here; choose by include and exclude")
-    policy = make_policy(options["rank_select"])
+    policy = make_policy(options["rank_select"]["policy"], options["rank_select"])
     base, tuned = (_load(key, Path(options[key])) for key in ("base", "tuned"))
     extraction = extract_adapter(
         base, tuned, policy, include=options["include"], exclude=options["exclude"]
@@ -64,7 +64,7 @@ def _load(key: str, path: Path) -> Weights:
     if path.is_file():
         return read_state(path)
     if (path / "network.json").is_file():
-        return load_network(path)
+        return load(path)
     if (path / "config.json").is_file():
         return _load_transformers(key, path)
     raise LowRankError(

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.lowrank.analysis.metrics import METRICS
 from pipeline.lowrank.errors import LowRankError, suggest
-from pipeline.lowrank.methods import make_methods
+from pipeline.lowrank.methods import get_method, make_method
 from pipeline.lowrank.planning.overrides import make_overrides
 from pipeline.lowrank.planning.policies import POLICIES, make_policy
 
@@ -103,9 +103,12 @@ def validate(params: Mapping[str, Any]) -> None:
     rank_select = params["rank_select"]
     for policy in dict.fromkeys([rank_select["policy"], *POLICIES]):
         # Also the options of policies that are not chosen: a typo in one is never meant.
-        _in_section("rank_select", partial(make_policy, {**rank_select, "policy": policy}))
-    _in_section("rank_select", lambda: make_overrides(rank_select["overrides"]))
-    _in_section("decompose.methods", lambda: make_methods(params["decompose"]["methods"]))
+        if policy != "file":
+            _in_section("rank_select", partial(make_policy, policy, rank_select))
+    method_of = partial(make_method, options={})
+    _in_section("rank_select", lambda: make_overrides(rank_select["overrides"], method_of))
+    names = params["decompose"]["methods"]
+    _in_section("decompose.methods", lambda: [get_method(name) for name in names])
     if not params["analyze"]["include"]:
         raise LowRankError('analyze.include=[]: nothing would be factorized; ["*"] means all')
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from pipeline.data.files import load_split
 from pipeline.data.splits import TokenSplit
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.forms.files import load_network
+from pipeline.lowrank.forms.files import load
 from pipeline.lowrank.forms.running import has_pivots, lay_out, multiply_out_
 from pipeline.machine.checksums import file_sha256
 from pipeline.machine.scratch import scratch, write_whole
@@ -61,7 +61,7 @@ def measured_once(
     runs = {
         (name, form): network
         for name, path in networks.items()
-        for form, network in forms(load_network(path)).items()
+        for form, network in forms(load(path)).items()
     }
     measured = interleaved_latencies(
         runs,

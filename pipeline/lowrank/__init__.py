@@ -1,10 +1,14 @@
 """Low-rank factorization of trained networks: usable alone, in a notebook.
 
->>> from pipeline.lowrank import Budget, apply_, plan
->>> chosen = plan(model, Budget(params=0.4), example)       # changes nothing
->>> model, reports = apply_(model, chosen)                  # in place
+>>> from pipeline import lowrank as lr
+>>> plan = lr.plan(net, lr.Budget(params=0.4), calibration=batches)  # changes nothing
+>>> print(plan)                                                     # a table
+>>> report = lr.apply_(net, plan)                                   # in place, certified
+>>> lr.save(net, "small/")
+>>> net = lr.load_(MyNet(), "small/")
 """
 
+# ruff: noqa: F401  # names are imported for the type checker here, and when they are asked for
 from __future__ import annotations
 
 from importlib import import_module
@@ -13,18 +17,42 @@ from typing import TYPE_CHECKING, Any
 # Names are imported when they are asked for: a stage that needs one module of this package
 # then depends on that one alone, and a change to a policy does not train the baseline again.
 if TYPE_CHECKING:
+    from pipeline.lowrank import tasks
     from pipeline.lowrank.adapters.attach import AdapterOptions, attach_, merge_
     from pipeline.lowrank.adapters.extract import Extraction, extract_adapter, save_adapter
-    from pipeline.lowrank.analysis.analysis import Analysis, analyze
+    from pipeline.lowrank.analysis.analysis import (
+        Analysis,
+        analyze,
+        load_analysis,
+        save_analysis,
+    )
+    from pipeline.lowrank.analysis.divergence import Divergence
+    from pipeline.lowrank.analysis.options import AnalysisOptions
+    from pipeline.lowrank.bounds import Bounds, certify
     from pipeline.lowrank.errors import LowRankError
-    from pipeline.lowrank.factorize.apply import apply_, compress_, plan
+    from pipeline.lowrank.factorize.apply import Compression, apply_
+    from pipeline.lowrank.factorize.deciding import compress_, plan, plan_from
     from pipeline.lowrank.factorize.layer import LayerReport
+    from pipeline.lowrank.forms.files import load, load_, save
     from pipeline.lowrank.forms.surgery import Factorized
-    from pipeline.lowrank.methods import CP, METHODS, SVD, SpatialSVD, SVDIn, Tucker, Tucker2
+    from pipeline.lowrank.methods import (
+        CP,
+        METHODS,
+        SVD,
+        PivotedSVD,
+        PivotedTucker2,
+        SpatialSVD,
+        SVDIn,
+        Tucker,
+        Tucker2,
+        make_method,
+    )
+    from pipeline.lowrank.planning.files import load_plan, save_plan
     from pipeline.lowrank.planning.overrides import Override
-    from pipeline.lowrank.planning.plan import Plan, load_plan, save_plan
+    from pipeline.lowrank.planning.plan import Plan, PlannedLayer
     from pipeline.lowrank.planning.policies import (
         EVBMF,
+        POLICIES,
         Budget,
         Compute,
         Energy,
@@ -36,66 +64,56 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "adapters.attach": ("AdapterOptions", "attach_", "merge_"),
-    "analysis.analysis": ("Analysis", "analyze"),
-    "factorize.apply": ("apply_", "compress_", "plan"),
-    "errors": ("LowRankError",),
-    "factorize.layer": ("LayerReport",),
     "adapters.extract": ("Extraction", "extract_adapter", "save_adapter"),
-    "methods": ("CP", "METHODS", "SVD", "SVDIn", "SpatialSVD", "Tucker", "Tucker2"),
+    "analysis.analysis": ("Analysis", "analyze", "load_analysis", "save_analysis"),
+    "analysis.divergence": ("Divergence",),
+    "analysis.options": ("AnalysisOptions",),
+    "bounds": ("Bounds", "certify"),
+    "errors": ("LowRankError",),
+    "factorize.apply": ("Compression", "apply_"),
+    "factorize.deciding": ("compress_", "plan", "plan_from"),
+    "factorize.layer": ("LayerReport",),
+    "forms.files": ("load", "load_", "save"),
+    "forms.surgery": ("Factorized",),
+    "methods": (
+        "CP",
+        "METHODS",
+        "PivotedSVD",
+        "PivotedTucker2",
+        "SVD",
+        "SVDIn",
+        "SpatialSVD",
+        "Tucker",
+        "Tucker2",
+        "make_method",
+    ),
+    "planning.files": ("load_plan", "save_plan"),
     "planning.overrides": ("Override",),
-    "planning.plan": ("Plan", "load_plan", "save_plan"),
+    "planning.plan": ("Plan", "PlannedLayer"),
     "planning.policies": (
-        "EVBMF",
         "Budget",
         "Compute",
+        "EVBMF",
         "Energy",
         "Error",
         "Fixed",
         "Loss",
         "OptimalThreshold",
+        "POLICIES",
     ),
-    "forms.surgery": ("Factorized",),
 }
 _EXPORTS = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = [  # noqa: RUF022
-    "AdapterOptions",
-    "attach_",
-    "merge_",
-    "Analysis",
-    "analyze",
-    "LayerReport",
-    "apply_",
-    "compress_",
-    "plan",
-    "LowRankError",
-    "Extraction",
-    "extract_adapter",
-    "save_adapter",
-    "CP",
-    "METHODS",
-    "SVD",
-    "SVDIn",
-    "SpatialSVD",
-    "Tucker",
-    "Tucker2",
-    "Override",
-    "Plan",
-    "load_plan",
-    "save_plan",
-    "EVBMF",
-    "Budget",
-    "Compute",
-    "Energy",
-    "Error",
-    "Fixed",
-    "Loss",
-    "OptimalThreshold",
-    "Factorized",
-]
+__all__ = ["tasks", *_EXPORTS]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
+    if name == "tasks":
+        return import_module(f"{__name__}.tasks")
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

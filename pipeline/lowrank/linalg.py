@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
@@ -156,3 +156,11 @@ def balance_around(
         kernel.reshape(core.shape),
         (out_basis * each).reshape(last.shape),
     )
+
+
+def balance_components(factors: Sequence[Tensor]) -> list[Tensor]:
+    """Factors of a CP, each (groups, size, rank), with each component's norm spread evenly over
+    its three factors."""
+    norms = [torch.linalg.vector_norm(f, dim=-2, keepdim=True) for f in factors]
+    even = (norms[0] * norms[1] * norms[2]) ** (1 / 3)
+    return [f * torch.where(n > 0, even / n, 0.0) for f, n in zip(factors, norms, strict=True)]

@@ -175,7 +175,7 @@ def load_record(path: Path, cls: type[T], remedy: str) -> T:
     Raises LowRankError, one line with the place in the file, for what is no such record.
     """
     try:
-        return TypeAdapter(cls).validate_json(path.read_bytes())
+        return TypeAdapter(cls).validate_json(path.read_bytes(), strict=True)
     except OSError as error:
         raise LowRankError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     except ValidationError as error:

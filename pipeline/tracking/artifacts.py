@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data.files import load_split
-from pipeline.lowrank.forms.files import load_network
+from pipeline.lowrank.forms.files import load
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -59,7 +59,7 @@ def log_model(run_id: str, root: Path) -> None:
     """The fine-tuned network as an MLflow model (pt2: it loads without this project)."""
     import mlflow
 
-    model = load_network(root / "out/finetuned")
+    model = load(root / "out/finetuned")
     inputs, _ = load_split(root / "out/data", "test").batch(slice(0, 2))
     # A local build's suffix (+cpu) is known to no package index.
     requirements = [f"{name}=={version(name).partition('+')[0]}" for name in _REQUIREMENTS]

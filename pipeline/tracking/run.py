@@ -16,6 +16,8 @@ import yaml
 from filelock import FileLock
 
 from pipeline.evaluation.latency import measured_once
+from pipeline.lowrank.planning.files import load_plan
+from pipeline.lowrank.planning.plan import Plan
 from pipeline.reporting.run.timings import FOLDERS
 from pipeline.tracking.artifacts import has_model, log_artifacts, log_dataset, log_model
 from pipeline.tracking.live import take_live_run
@@ -113,7 +115,7 @@ def _log_run(
     else:
         run_id, stages = client.create_run(experiment).info.run_id, []
     with _marked_if_failed(client, run_id):
-        plan = json.loads((root / "out/plan.json").read_text())
+        plan = load_plan(root / "out/plan.json")
         client.update_run(run_id, name=_run_name(params, plan))
         for key, value in {**tags, **_provenance(root)}.items():
             client.set_tag(run_id, key, value)
@@ -137,20 +139,19 @@ def _marked_if_failed(client: MlflowClient, run_id: str) -> Iterator[None]:
         raise
 
 
-def _run_name(params: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
+def _run_name(params: Mapping[str, Any], plan: Plan) -> str:
     """What tells runs apart at a glance: data, methods, policy and what it kept."""
-    network = plan["network"]
-    kept = network["planned"]["params"] / network["dense"]["params"]
-    methods = "+".join(plan["methods"])
-    return f"{params['data']['name']} {methods} {plan['policy']['name']} {kept:.0%} of params"
+    kept = plan.expected.planned.params / plan.expected.dense.params
+    methods = "+".join(dict.fromkeys(layer.method for layer in plan.factorized.values()))
+    return f"{params['data']['name']} {methods} {plan.policy.name} {kept:.0%} of params"
 
 
-def _metrics(root: Path, params: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, float]:
+def _metrics(root: Path, params: Mapping[str, Any], plan: Plan) -> dict[str, float]:
     metrics = json.loads((root / "reports/metrics.json").read_text())
     timings = measured(root, params)
     del timings["machine"], timings["weights"], timings["forms"]
-    if plan["optimality_gap"] is not None:
-        metrics["optimality_gap"] = plan["optimality_gap"]
+    if plan.optimality_gap is not None:
+        metrics["optimality_gap"] = plan.optimality_gap
     return {
         key: float(value)
         for key, value in [*flatten(metrics), *flatten(timings)]

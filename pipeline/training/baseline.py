@@ -14,7 +14,7 @@ from torch import nn
 from pipeline.data.files import load_meta, load_split
 from pipeline.evaluation.quality import check_fit
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.forms.files import build_model, load_weights, save_network
+from pipeline.lowrank.forms.files import build_model, load_weights, save
 from pipeline.machine.checksums import check_sha256, file_sha256
 from pipeline.models.huggingface import self_contained
 from pipeline.training.curve import Curve, OnStep
@@ -71,7 +71,7 @@ def make_baseline(
             on_state=Snapshots(folder, options["snapshots"]),
         )
     if fabric.is_global_zero:
-        save_network(folder, model, self_contained(spec, model))
+        save(model, folder, self_contained(spec, model))
     return curve
 
 

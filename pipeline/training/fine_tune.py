@@ -16,7 +16,7 @@ from pipeline.data.splits import Split
 from pipeline.evaluation.quality import embeddings, fidelity_sums, quality_sums
 from pipeline.lowrank.adapters.attach import AdapterOptions, attach_, freeze_, merge_
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.forms.files import load_network, read_network, save_network
+from pipeline.lowrank.forms.files import load, read_network, save
 from pipeline.lowrank.network.blocks import Outputs, find_blocks
 from pipeline.machine.checksums import file_sha256
 from pipeline.training.baseline import training_options
@@ -64,7 +64,7 @@ def fine_tune(
             raise LowRankError(
                 f"fine_tune.{key}={options[key]}: unknown; choose one of {', '.join(known)}"
             )
-    model, file = load_network(compressed), read_network(compressed)
+    model, file = load(compressed), read_network(compressed)
     validation = load_split(data, "validation")
     if options["parameters"] == "none":
         curve = unchanged_curve(model, validation, on_step)
@@ -93,7 +93,7 @@ def fine_tune(
         )
         merge_(model)
     if fabric.is_global_zero:
-        save_network(folder, model, file.spec, file.layers)
+        save(model, folder, file.builder)
     return curve
 
 
@@ -117,7 +117,7 @@ def _aim(
     smoothing, (training, validation) = options["label_smoothing"], splits
     if options["objective"] == "labels":
         return cross_entropy(smoothing), quality_sums
-    dense, weight = load_network(folders[0]), options["states_weight"]
+    dense, weight = load(folders[0]), options["states_weight"]
     quality: Quality = quality_sums
     # Of an answer that is kept from an earlier step there are no states.
     teacher = Teacher(dense, training, fabric, options["augment"], keep=not weight)

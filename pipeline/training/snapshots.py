@@ -50,7 +50,9 @@ def training_states(folder: Path, before: int) -> Iterator[tuple[int, nn.Module]
     folder: a network folder of the baseline stage that holds init.safetensors. One module, whose
     matrices change from one state to the next; all else in it stays initial.
     """
-    model = build_model(read_network(folder).spec)
+    builder = read_network(folder).builder
+    assert builder is not None, "the stage baseline writes it"
+    model = build_model(builder)
     load_weights(model, folder / INIT)
     yield 0, model
     for path in sorted((folder / FOLDER).glob("*.safetensors")):

@@ -14,7 +14,7 @@ from torch import nn
 
 from pipeline.config.extraction import run_extraction
 from pipeline.lowrank import LowRankError
-from pipeline.lowrank.forms.files import save_network
+from pipeline.lowrank.forms.files import save
 from pipeline.models.resnet import ResNet
 from tests.imports import ROOT
 
@@ -31,7 +31,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     weight.data += torch.randn(10, 2) @ torch.randn(2, 12)
     tuned.get_parameter("head.2.bias").data += 1.0
     for name, network in (("base", base), ("tuned", tuned)):
-        save_network(tmp_path / name, network, SPEC)
+        save(network, tmp_path / name, SPEC)
     return tmp_path / "base", tmp_path / "tuned"
 
 

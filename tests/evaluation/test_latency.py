@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.evaluation import latency
 from pipeline.lowrank import Fixed, LowRankError, compress_
-from pipeline.lowrank.forms.files import save_network
+from pipeline.lowrank.forms.files import save
 from pipeline.lowrank.network.costs import count_params
 from pipeline.models.resnet import ResNet
 
@@ -111,7 +111,7 @@ def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]
     for name, width in (("dense", 32), ("compressed", 8), ("fine_tuned", 8)):
         spec = {"widths": [width], "blocks": [1], "hidden": 8}
         target = "pipeline.models.resnet.ResNet"
-        save_network(tmp_path / name, ResNet(**spec), {"_target_": target, **spec})  # type: ignore[arg-type]
+        save(ResNet(**spec), tmp_path / name, {"_target_": target, **spec})  # type: ignore[arg-type]
     return {name: tmp_path / name for name in ("dense", "compressed", "fine_tuned")}
 
 
@@ -135,7 +135,7 @@ def test_measured_once(
     assert files() == 2
     latency.measured_once(networks, digits, OPTIONS | {"batch_size": 17})  # not its business
     assert files() == 2
-    save_network(networks["fine_tuned"], ResNet(), {"_target_": "pipeline.models.resnet.ResNet"})
+    save(ResNet(), networks["fine_tuned"], {"_target_": "pipeline.models.resnet.ResNet"})
     latency.measured_once(networks, digits, OPTIONS)
     assert files() == 3
     monkeypatch.setattr(latency, "_cpu_model", lambda: "abacus")

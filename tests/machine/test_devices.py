@@ -15,7 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from pipeline.lowrank.forms.files import save_network
+from pipeline.lowrank.forms.files import save
 from tests.training.test_baseline import REPAIR, SPEC, TRAIN, TRAINING
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +77,7 @@ def fine_tuned(folder: Path, data: Path, devices: int) -> tuple[dict[str, torch.
     model = torch.nn.Sequential(
         torch.nn.Flatten(), torch.nn.Linear(64, 24), torch.nn.ReLU(), torch.nn.Linear(24, 10)
     )
-    save_network(folder / "out/compressed", model, {"_target_": "my_mlp.Mlp"})
+    save(model, folder / "out/compressed", {"_target_": "my_mlp.Mlp"})
     strategy = "ddp" if devices > 1 else "auto"
     fabric = {"accelerator": "cpu", "devices": devices, "num_nodes": 1, "strategy": strategy}
     params = {

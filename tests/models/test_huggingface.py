@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank import LowRankError
-from pipeline.lowrank.forms.files import build_model, load_network, save_network
+from pipeline.lowrank.forms.files import build_model, load, save
 from pipeline.lowrank.network.calling import PADDING
-from pipeline.lowrank.network.costs import network_macs, trace_positions
+from pipeline.lowrank.network.costs import layer_macs, trace_positions
 from pipeline.lowrank.network.targets import find_targets
 from pipeline.machine.checksums import content_sha256
 from pipeline.models import huggingface
@@ -76,10 +76,10 @@ def test_a_network_folder_needs_nothing_else(tmp_path: Path, task: str, dtype: s
     spec = spec_of(tmp_path / "net", task, dtype=dtype)
     model = build_model(spec)
     stored = huggingface.self_contained(spec, model)
-    save_network(tmp_path / "saved", model, stored)
+    save(model, tmp_path / "saved", stored)
     shutil.rmtree(tmp_path / "net")
     assert str(tmp_path) not in (tmp_path / "saved/network.json").read_text()
-    again = load_network(tmp_path / "saved")
+    again = load(tmp_path / "saved")
     with torch.no_grad():
         assert torch.equal(model(tokens()), again(tokens()))
     assert next(again.parameters()).dtype is getattr(torch, dtype)
@@ -102,7 +102,7 @@ def test_projections_are_targets_and_tied_embeddings_are_not(tmp_path: Path) -> 
     assert "tied" in skipped["lm_head"]
     positions = trace_positions(model, tokens(1, 10))
     assert {positions[name] for name in targets} == {(10, 10)}
-    layers = network_macs(model, tokens(1, 10))["layers"]
+    layers = layer_macs(model, trace_positions(model, tokens(1, 10)))
     assert layers["model.layers.0.self_attn.k_proj"] == 10 * 32 * 16  # two of four heads
     assert layers["lm_head"] == 10 * 32 * VOCABULARY
 
@@ -168,8 +168,8 @@ def test_a_gguf_file_is_dequantised_once(tmp_path: Path) -> None:
         assert (weight - expected[name]).abs().max() <= largest / 250, name
         if "q_proj" in name:
             assert not torch.equal(weight, expected[name])
-    save_network(tmp_path / "saved", model, huggingface.self_contained(spec, model))
+    save(model, tmp_path / "saved", huggingface.self_contained(spec, model))
     path.unlink()
-    again = load_network(tmp_path / "saved")
+    again = load(tmp_path / "saved")
     with torch.no_grad():
         assert torch.equal(model(tokens()), again(tokens()))

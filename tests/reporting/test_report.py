@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.forms.files import load_network, save_network
+from pipeline.lowrank.forms.files import load, save
 from pipeline.reporting.run.facts import read_facts
 from pipeline.reporting.run.numbers import check_bounds, headline, layer_rows
 from pipeline.reporting.run.write import LAYER_COLUMNS, network_size, write_reports
@@ -107,8 +107,8 @@ def written_bounds(rows: list[dict[str, str]]) -> dict[str, tuple[float, float]]
 
 def test_network_size_counts_what_loads(tmp_path: Path) -> None:
     spec = {"_target_": "torch.nn.Linear", "in_features": 12, "out_features": 5}
-    save_network(tmp_path, nn.Linear(12, 5), spec)
-    size = network_size(load_network(tmp_path), tmp_path, torch.zeros(1, 12))
+    save(nn.Linear(12, 5), tmp_path, spec)
+    size = network_size(load(tmp_path), tmp_path, torch.zeros(1, 12))
     assert size["params"] == 12 * 5 + 5
     assert size["macs"] == 12 * 5
     assert size["file_bytes"] == (tmp_path / "model.safetensors").stat().st_size

@@ -16,7 +16,7 @@ from pipeline.lowrank.analysis.analysis import analyze, save_analysis
 from pipeline.lowrank.analysis.history import weight_spectra
 from pipeline.lowrank.bounds import certify
 from pipeline.lowrank.factorize.apply import apply_
-from pipeline.lowrank.forms.files import build_model, save_network
+from pipeline.lowrank.forms.files import build_model, save
 from pipeline.lowrank.methods import make_methods
 from pipeline.lowrank.network.targets import dense_weight
 from pipeline.lowrank.planning.plan import make_plan, save_plan
@@ -49,7 +49,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for module in model.modules():  # blocks start as their shortcut: give them something to do
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.0)
-    save_network(out / "baseline", model, SPEC)
+    save(model, out / "baseline", SPEC)
     analysis = analyze(model, torch.zeros(1, 1, 8, 8))
     save_analysis(out / "analysis", analysis, weight_spectra(model, list(analysis.targets)))
     names = ["svd", "tucker2"]
@@ -58,9 +58,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = make_plan(analysis, weights, make_policy(POLICY), names, methods)
     save_plan(out / "plan.json", plan)
     model, reports = apply_(model, plan, analysis, hooi_iterations=2)
-    layers = {n: {"method": r.method, "ranks": list(r.ranks)} for n, r in reports.items()}
     for name in ("compressed", "finetuned"):
-        save_network(out / name, model, SPEC, layers)
+        save(model, out / name, SPEC)
     value = {"layers": {n: asdict(r) for n, r in reports.items()}, "network": {}, "refit": None}
     (out / "compressed/layers.json").write_text(json.dumps(value))
     inputs = torch.randn(6, 1, 8, 8)

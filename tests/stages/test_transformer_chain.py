@@ -158,6 +158,6 @@ def test_labelled_rows_are_trained_on_and_repaired(
 
 
 def _network(workspace: Path) -> torch.nn.Module:
-    from pipeline.lowrank.forms.files import load_network
+    from pipeline.lowrank.forms.files import load
 
-    return load_network(workspace / "out/baseline")
+    return load(workspace / "out/baseline")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.data.files import load_split
 from pipeline.evaluation.quality import evaluate_quality
 from pipeline.lowrank import Budget, LowRankError, compress_
-from pipeline.lowrank.forms.files import load_network, read_network, save_network
+from pipeline.lowrank.forms.files import load, read_network, save
 from pipeline.machine.devices import FabricOptions, make_fabric
 from pipeline.models.resnet import ResNet
 from pipeline.training.baseline import make_baseline
@@ -54,7 +54,7 @@ def build() -> ResNet:
 def test_trained_baseline(tmp_path: Path, digits: Path, fabric: Fabric) -> None:
     folder = tmp_path / "baseline"
     curve = make_baseline(folder, digits, SPEC, TRAIN, fabric=fabric, seed=0)
-    model, validation = load_network(folder), load_split(digits, "validation")
+    model, validation = load(folder), load_split(digits, "validation")
     quality = evaluate_quality(model, validation, 500)
     assert quality["accuracy"] > 0.5
     assert quality["loss"] == pytest.approx(curve.epochs[curve.best_epoch]["validation_loss"])
@@ -83,7 +83,7 @@ def test_imported_baseline(tmp_path: Path, digits: Path, fabric: Fabric, suffix:
     assert all(torch.equal(value, state[name]) for name, value in tensors(folder).items())
     assert not (folder / "init.safetensors").exists()
     assert (curve.steps, len(curve.epochs), curve.best_epoch, told) == ([], 1, 0, [0])
-    quality = evaluate_quality(load_network(folder), load_split(digits, "validation"), 500)
+    quality = evaluate_quality(load(folder), load_split(digits, "validation"), 500)
     assert curve.epochs[0]["validation_accuracy"] == quality["accuracy"]
 
 
@@ -149,12 +149,11 @@ def networks(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> tuple[Pa
     dense, compressed = folder / "baseline", folder / "compressed"
     fabric = make_fabric(FabricOptions(threads=1), seed=0)
     make_baseline(dense, digits, SPEC, TRAIN, fabric=fabric, seed=0)
-    model = load_network(dense)
+    model = load(dense)
     model, _, reports = compress_(
         model, Budget(params=0.6), torch.zeros(1, 1, 8, 8), methods=["tucker2"]
     )
-    layers = {name: {"method": r.method, "ranks": list(r.ranks)} for name, r in reports.items()}
-    save_network(compressed, model, SPEC, layers)
+    save(model, compressed, SPEC)
     return dense, compressed
 
 
@@ -187,9 +186,9 @@ def test_fine_tuning(
     assert [row["step"] for row in curve.descent] == [0, curve.steps[-1]["step"]]
     assert {k: v.shape for k, v in after.items()} == {k: v.shape for k, v in before.items()}
     assert read_network(folder) == read_network(compressed)
-    quality = evaluate_quality(load_network(folder), load_split(digits, "validation"), 500)
+    quality = evaluate_quality(load(folder), load_split(digits, "validation"), 500)
     assert quality["loss"] == pytest.approx(min(losses), rel=1e-5)
-    total = sum(p.numel() for p in load_network(folder).parameters())
+    total = sum(p.numel() for p in load(folder).parameters())
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert any(name.startswith("blocks.0.conv1.") for name in changed)
     if parameters == "adapters":

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.lowrank import LowRankError
-from pipeline.lowrank.forms.files import load_network, save_network
+from pipeline.lowrank.forms.files import load, save
 from pipeline.machine.devices import FabricOptions, make_fabric
 from pipeline.training.baseline import make_baseline
 from pipeline.training.snapshots import snapshot_steps, training_states
@@ -49,7 +49,7 @@ def test_training_does_not_notice_and_the_spectra_follow_it(tmp_path: Path, digi
     assert set(matrices) == {n for n, p in build().named_parameters() if p.dim() > 1}
 
     best = kept_curve["epochs"][kept_curve["best_epoch"]]["step"]
-    model = load_network(tmp_path / "kept")
+    model = load(tmp_path / "kept")
     spectra = weights_in_training(tmp_path / "kept", model, ["stem.0", "head.0"])
     before = [step for step in sorted(snapshot_steps(2, total)) if step < best]
     assert spectra.steps == (0, *before, best)
@@ -64,7 +64,7 @@ def test_training_does_not_notice_and_the_spectra_follow_it(tmp_path: Path, digi
 
 def test_without_snapshots_two_states_are_compared(tmp_path: Path, digits: Path) -> None:
     trained(tmp_path, digits, 0)
-    spectra = weights_in_training(tmp_path, load_network(tmp_path), ["head.0"])
+    spectra = weights_in_training(tmp_path, load(tmp_path), ["head.0"])
     assert len(spectra.steps) == 2
     assert spectra.effects["head.0"].rank_rose_then_fell is None
     assert spectra.effects["head.0"].leading_grew is not None
@@ -72,13 +72,13 @@ def test_without_snapshots_two_states_are_compared(tmp_path: Path, digits: Path)
 
 def test_networks_that_were_not_trained_here_say_so(tmp_path: Path, digits: Path) -> None:
     model = build()
-    save_network(tmp_path / "imported", model, SPEC)
+    save(model, tmp_path / "imported", SPEC)
     spectra = weights_in_training(tmp_path / "imported", model, ["head.0"])
     assert spectra.absent == "the weights were imported, not trained here"
     assert spectra.effects == spectra.initial == {}
     assert spectra.trained["head.0"].effective_rank > 1
 
-    save_network(tmp_path / "stuck", model, SPEC)
+    save(model, tmp_path / "stuck", SPEC)
     (tmp_path / "stuck/model.safetensors").rename(tmp_path / "stuck/init.safetensors")
     curve = {"best_epoch": 0, "epochs": [{"epoch": 0, "step": 0}]}
     (tmp_path / "stuck/curve.json").write_text(json.dumps(curve))
@@ -87,7 +87,7 @@ def test_networks_that_were_not_trained_here_say_so(tmp_path: Path, digits: Path
 
 
 def test_a_snapshot_of_another_network_is_named(tmp_path: Path) -> None:
-    save_network(tmp_path, build(), SPEC)
+    save(build(), tmp_path, SPEC)
     (tmp_path / "model.safetensors").rename(tmp_path / "init.safetensors")
     (tmp_path / "snapshots").mkdir()
     save_file({"head.0.weight": torch.ones(2, 3)}, tmp_path / "snapshots/00000005.safetensors")

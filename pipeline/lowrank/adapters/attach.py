@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +19,13 @@ from torch.nn.utils import parametrize
 
 from pipeline.lowrank.analysis.spectra import analyze_weight
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.forms import FORMS
 from pipeline.lowrank.forms.surgery import Factorized
 from pipeline.lowrank.methods import SVD
-
-OTHERS = ("vectors", "dense")
-INITS = ("zeros", "svd")
+from pipeline.lowrank.typed import knob, options
 
 
-@dataclass(frozen=True)
+@options
 class AdapterOptions:
     """`rank` r and `alpha` α of B·A·α/r; `targets` are shell-style patterns on the names of
     factorized layers. `init` "zeros" starts with B = 0; "svd" takes the r leading singular
@@ -34,26 +33,18 @@ class AdapterOptions:
     is trained besides: "vectors" (biases and the parameters of normalisation, all of one
     dimension) and "dense" (the weights of all layers that are not factorized)."""
 
-    rank: int = 4
-    alpha: float = 4.0
-    init: str = "svd"
-    targets: Sequence[str] = ("*",)
-    others: Sequence[str] = ("vectors",)
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise LowRankError(f"the adapter rank is {self.rank}: choose at least 1")
-        if not self.alpha > 0:
-            raise LowRankError(f"the adapter alpha is {self.alpha}: choose a number above 0")
-        if self.init not in INITS:
-            raise LowRankError(f"adapters start from {' or '.join(INITS)}, not from {self.init!r}")
-        if not self.targets:
-            raise LowRankError('no adapter targets: ["*"] means all factorized layers')
-        for other in self.others:
-            if other not in OTHERS:
-                raise LowRankError(
-                    f"{other!r} cannot be trained beside adapters; choose among {', '.join(OTHERS)}"
-                )
+    rank: int = knob(default=4, ge=1, help="adapters: rank of each, at least 1")
+    alpha: float = knob(default=4.0, gt=0, help="adapters: alpha / rank scales them")
+    init: Literal["zeros", "svd"] = knob(
+        default="svd", help="adapters: start from zeros, or from the leading singular directions"
+    )
+    targets: Sequence[str] = knob(
+        default=("*",), min_length=1, help='adapters: names of factorized layers; ["*"] means all'
+    )
+    others: Sequence[Literal["vectors", "dense"]] = knob(
+        default=("vectors",),
+        help="factors, adapters: what else is trained, of vectors (biases, norms) and dense",
+    )
 
 
 class Adapter(nn.Module):
@@ -81,7 +72,7 @@ class Adapter(nn.Module):
         return self.scale * (self.left @ self.right)
 
 
-def attach_(model: nn.Module, options: AdapterOptions, seed: int) -> list[str]:
+def attach_(model: nn.Module, chosen: AdapterOptions, seed: int) -> list[str]:
     """Puts adapters on the factors of the matching layers and freezes all that is not trained.
 
     A factor for which rank·(rows + columns) ≥ rows·columns is trained itself: an adapter would
@@ -89,21 +80,21 @@ def attach_(model: nn.Module, options: AdapterOptions, seed: int) -> list[str]:
     Raises LowRankError where no factorized layer matches.
     """
     layers = _factorized(model)
-    for pattern in options.targets:
+    for pattern in chosen.targets:
         if not any(fnmatchcase(name, pattern) for name in layers):
             raise LowRankError(
                 f"the pattern {pattern!r} matches no factorized layer (there are "
                 f"{', '.join(layers) or 'none'}); correct the adapter targets, or train all "
                 "parameters"
             )
-    for weight in freeze_(model, options.others):
+    for weight in freeze_(model, chosen.others):
         weight.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     adapted = []
     for name, layer in layers.items():
-        if any(fnmatchcase(name, pattern) for pattern in options.targets):
+        if any(fnmatchcase(name, pattern) for pattern in chosen.targets):
             for place, factor in _weighted(layer).items():
-                if _adapt(factor, options, generator):
+                if _adapt(factor, chosen, generator):
                     adapted.append(f"{name}.{place}" if name else place)
     return adapted
 
@@ -171,5 +162,5 @@ def _leading(
     matrix: Tensor, rank: int, scale: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """scale · left · right is the truncated SVD, √σ on each side."""
-    right, left = SVD.balanced(SVD().factorize(matrix, analyze_weight(matrix), (rank,)))
+    right, left = FORMS["svd"].balanced(SVD().factorize(matrix, analyze_weight(matrix), (rank,)))
     return left / math.sqrt(scale), right / math.sqrt(scale)

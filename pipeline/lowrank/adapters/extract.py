@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.analysis.spectra import Spectra, analyze_weight
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.methods import SVD, make_methods
+from pipeline.lowrank.forms import FORMS
+from pipeline.lowrank.methods import SVD, with_matrices
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.targets import Target, groups_of, kind_of
-from pipeline.lowrank.planning.choices import make_option
-from pipeline.lowrank.planning.policies import Choice, Option, Policy
+from pipeline.lowrank.planning.offers import make_offer
+from pipeline.lowrank.planning.policies import Choice, Offer, Policy
 
 Weights = nn.Module | Mapping[str, Tensor]
 
@@ -74,17 +75,17 @@ class _Change:
     base_squared_norm: float
     transposed: bool
 
-    def option(self, name: str) -> Option:
+    def option(self, name: str) -> Offer:
         rows, columns = self.delta.flatten(1).shape
         target = Target(name, "linear", (rows, columns), False, in_positions=1, out_positions=1)
-        methods = make_methods([SVD.name])
-        return make_option(target, self.delta.flatten(1), self.spectra, list(methods), methods)
+        methods = with_matrices([SVD()])
+        return make_offer(target, self.delta.flatten(1), self.spectra, list(methods), methods)
 
-    def adapted(self, option: Option, choice: Choice) -> AdaptedLayer:
+    def adapted(self, option: Offer, choice: Choice) -> AdaptedLayer:
         matrix = self.delta.flatten(1)
         # No rank below break-even was wanted: an adapter then has to be of full rank.
         (rank,) = choice.candidate.ranks or (min(matrix.shape),)
-        right, left = SVD.balanced(SVD().factorize(matrix, self.spectra, (rank,)))
+        right, left = FORMS["svd"].balanced(SVD().factorize(matrix, self.spectra, (rank,)))
         return AdaptedLayer(
             left=left,
             right=right.reshape(rank, *self.delta.shape[1:]),

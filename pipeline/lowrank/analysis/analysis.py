@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from pipeline.lowrank.analysis import diagnostics
 from pipeline.lowrank.analysis.history import WeightSpectra, save_weight_spectra
 from pipeline.lowrank.analysis.metrics import (
     DAMPING,
-    METRICS,
     Metric,
     load_metrics,
     make_metric,
     save_metrics,
 )
-from pipeline.lowrank.analysis.moments import Moments
+from pipeline.lowrank.analysis.moments import Moments, collect_moments
+from pipeline.lowrank.analysis.options import AnalysisOptions, MetricName
 from pipeline.lowrank.analysis.spectra import (
     Spectra,
     View,
@@ -29,9 +31,11 @@ from pipeline.lowrank.analysis.spectra import (
     load_spectra,
     save_spectra,
 )
-from pipeline.lowrank.errors import LowRankError, suggest
-from pipeline.lowrank.network.costs import Totals, describe_target, network_totals, trace_positions
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.network.calling import first_example
+from pipeline.lowrank.network.costs import Totals, describe_target, totals_at, trace_positions
 from pipeline.lowrank.network.targets import Target, dense_weight, find_targets, groups_of
+from pipeline.lowrank.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Analysis:
     layers are left alone. `metrics` whitens each target, and is empty for metric `weight`;
     `damping` is that of `fisher`, else None."""
 
-    metric: str
+    metric: MetricName
     totals: Totals
     targets: Mapping[str, Target]
     spectra: Mapping[str, Spectra]
@@ -55,6 +59,10 @@ class Analysis:
             for name in self.targets
         }
 
+    def whitened_on_demand(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """As `whitened`, each weight when it is asked for, and not kept."""
+        return _OnDemand(self, model)
+
     def whiten(self, name: str, weight: Tensor) -> Tensor:
         """A weight, or a change of it, of the shape of the target: its Frobenius norm afterwards
         is its norm in the metric."""
@@ -63,54 +71,42 @@ class Analysis:
         return weight.to(torch.float64)
 
 
-def analyze(
-    model: nn.Module,
-    example: Any,
-    *,
-    metric: str = "weight",
-    moments: Mapping[str, Moments] | None = None,
-    damping: float = DAMPING,
-    include: Sequence[str] = ("*",),
-    exclude: Sequence[str] = (),
-) -> Analysis:
-    """Analyzes a trained network; `example` is a batch of one for counting positions.
+class _OnDemand(Mapping[str, Tensor]):
+    def __init__(self, analysis: Analysis, model: nn.Module) -> None:
+        self._analysis, self._model = analysis, model
 
-    metric: `weight`, or `input` or `fisher`, which need the `moments` of all targets
-    (`reached_targets` names them, `collect_moments` collects). damping: of `fisher`.
-    A layer that the forward pass never reaches is skipped, with that reason.
-    """
-    if metric not in METRICS:
-        raise LowRankError(f"metric is {metric!r}: {suggest(metric, METRICS)}")
-    modules, skipped, positions = reached_targets(model, example, include, exclude)
-    targets = {n: describe_target(n, m, positions[n]) for n, m in modules.items()}
-    metrics: dict[str, Metric] = {}
-    if metric != "weight":
-        if moments is None:
-            raise LowRankError(f"metric {metric!r} needs calibration data: give its moments")
-        metrics = {n: make_metric(metric, moments[n], t, damping) for n, t in targets.items()}
-    spectra = {}
-    for name, module in modules.items():
-        weight = dense_weight(module)
-        whitened = metrics[name].whiten(weight) if metrics else weight
-        spectra[name] = analyze_weight(whitened, groups_of(module))
-    return Analysis(
-        metric=metric,
-        totals=network_totals(model, example),
-        targets=targets,
-        spectra=spectra,
-        skipped=skipped,
-        metrics=metrics,
-        damping=damping if metric == "fisher" else None,
-    )
+    def __getitem__(self, name: str) -> Tensor:
+        return self._analysis.whiten(name, dense_weight(self._model.get_submodule(name)))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._analysis.targets)
+
+    def __len__(self) -> int:
+        return len(self._analysis.targets)
 
 
-def reached_targets(
+@dataclass(frozen=True)
+class Survey:
+    """A network and its targets before any statistic: the modules and the facts of the targets,
+    why other layers are left alone, and what the whole network costs."""
+
+    modules: Mapping[str, nn.Module]
+    targets: Mapping[str, Target]
+    skipped: Mapping[str, str]
+    totals: Totals
+
+
+def survey(
     model: nn.Module, example: Any, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
-) -> tuple[dict[str, nn.Module], dict[str, str], dict[str, tuple[int, ...]]]:
-    """({target: module}, {other layer: why it is skipped}, {layer: its positions}).
+) -> Survey:
+    """Finds the targets and counts costs in one forward pass of `example`, a batch of one.
 
-    Raises LowRankError when no target is left.
+    A layer that the forward pass never reaches is skipped, with that reason. Raises LowRankError
+    when no target is left.
     """
+    lazy = [n for n, p in model.named_parameters() if isinstance(p, UninitializedParameter)]
+    if lazy:
+        raise LowRankError(f"{lazy[0]} has no shape yet: run the network once, and analyze it then")
     modules, skipped = find_targets(model, include, exclude)
     positions = trace_positions(model, example)
     for name in [n for n in modules if positions.get(n, (0,))[-1] == 0]:
@@ -118,7 +114,84 @@ def reached_targets(
         del modules[name]
     if not modules:
         raise LowRankError("the model has no layer to factorize: no target is used in its forward")
-    return modules, skipped, positions
+    targets = {n: describe_target(n, m, positions[n]) for n, m in modules.items()}
+    return Survey(modules, targets, skipped, totals_at(model, positions))
+
+
+def analyze(
+    model: nn.Module,
+    example: Any = None,
+    *,
+    calibration: Sequence[Any] = (),
+    chosen: AnalysisOptions | None = None,
+    task: Task | None = None,
+    seed: int = 0,
+) -> Analysis:
+    """Analyzes a trained network; changes nothing.
+
+    example: a batch of one for counting positions (default: the first example of the
+    calibration). calibration: batches of what the model takes, for the metrics `input` and
+    `fisher`. chosen: the options (default: those of the configuration, in the metric `weight`
+    where there is no calibration). task: what the model predicts (default: `Classification()`).
+    seed: of the labels that `fisher` draws.
+    """
+    if chosen is None:
+        chosen = AnalysisOptions(metric="fisher" if len(calibration) else "weight")
+    if example is None:
+        example = first_example(calibration)
+    found = survey(model, example, chosen.include, chosen.exclude)
+    if chosen.metric == "weight":
+        return analysis_in(found, "weight")
+    some, others = evenly(calibration, chosen.gradient_share)
+    with torch.autocast("cpu", torch.bfloat16, enabled=chosen.bf16):
+        moments = collect_moments(
+            model,
+            some,
+            found.modules,
+            gradients=chosen.metric == "fisher",
+            task=task,
+            seed=seed,
+            memory_limit=round(chosen.memory_gib * 2**30),
+            further=others,
+        )
+    return analysis_in(found, chosen.metric, moments, chosen.damping)
+
+
+def analysis_in(
+    found: Survey,
+    metric: MetricName,
+    moments: Mapping[str, Moments] | None = None,
+    damping: float = DAMPING,
+) -> Analysis:
+    """The spectra of all targets in a metric; `input` and `fisher` need the targets' moments
+    (`collect_moments`). damping: of `fisher`."""
+    metrics: dict[str, Metric] = {}
+    if metric != "weight":
+        if moments is None:
+            raise LowRankError(f"metric {metric!r} needs calibration data: give its moments")
+        metrics = {n: make_metric(metric, moments[n], t, damping) for n, t in found.targets.items()}
+    spectra = {}
+    for name, module in found.modules.items():
+        weight = dense_weight(module)
+        whitened = metrics[name].whiten(weight) if metrics else weight
+        spectra[name] = analyze_weight(whitened, groups_of(module))
+    return Analysis(
+        metric=metric,
+        totals=found.totals,
+        targets=found.targets,
+        spectra=spectra,
+        skipped=found.skipped,
+        metrics=metrics,
+        damping=damping if metric == "fisher" else None,
+    )
+
+
+def evenly(batches: Sequence[Any], share: float) -> tuple[list[Any], list[Any]]:
+    """(`share` of the batches, at least one and evenly spread; the others)."""
+    chosen = [int((i + 1) * share) > int(i * share) for i in range(len(batches))]
+    if chosen and not any(chosen):
+        chosen[0] = True
+    return list(compress(batches, chosen)), list(compress(batches, (not c for c in chosen)))
 
 
 def save_analysis(folder: Path, analysis: Analysis, weights: WeightSpectra | None = None) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.network.calling import call, padding_mask
+from pipeline.lowrank.network.calling import call, evaluating, padding_mask
 from pipeline.lowrank.tasks import Classification, Task
 
 
@@ -44,11 +44,6 @@ class Divergence:
 
     def _normalised(self, model: nn.Module, batch: Any) -> Tensor:
         """(units, width) in eval mode, padding left out."""
-        training = model.training
-        model.eval()
-        try:
-            with torch.no_grad():
-                output = call(model, batch)
-        finally:
-            model.train(training)
+        with torch.no_grad(), evaluating(model):
+            output = call(model, batch)
         return self._task.normalised(self._task.rows(output, padding_mask(batch)))

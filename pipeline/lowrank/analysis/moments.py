@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.network.calling import call, padding_mask
+from pipeline.lowrank.network.calling import call, evaluating, padding_mask
 from pipeline.lowrank.network.rows import input_rows, output_rows
 from pipeline.lowrank.network.targets import dense_weight, groups_of
 from pipeline.lowrank.tasks import Classification, Task
@@ -232,12 +232,11 @@ def _sizes(module: nn.Module) -> tuple[int, int, int]:
 def _frozen(model: nn.Module) -> Iterator[None]:
     """Eval mode and no gradients of parameters, restored afterwards: the backward pass then
     costs only what the activations need."""
-    training = model.training
     wanted = {p: p.requires_grad for p in model.parameters()}
-    model.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter, value in wanted.items():
-            parameter.requires_grad_(value)
-        model.train(training)
+    with evaluating(model):
+        model.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter, value in wanted.items():
+                parameter.requires_grad_(value)

@@ -1,125 +1,130 @@
-"""Decide, then act: `plan` changes nothing, `apply_` only executes a plan."""
+"""Acting on a plan: `apply_` only executes what was decided."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import nn
 
-from pipeline.lowrank.analysis.analysis import Analysis, analyze, reached_targets
-from pipeline.lowrank.analysis.metrics import DAMPING
-from pipeline.lowrank.analysis.moments import collect_moments
+from pipeline.lowrank.analysis.analysis import Analysis, analyze
+from pipeline.lowrank.analysis.options import AnalysisOptions
+from pipeline.lowrank.analysis.tables import Table, ranks_text
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.factorize.layer import LayerReport, Part
-from pipeline.lowrank.forms.surgery import check_ranks, layer_at, replace_, skeleton
-from pipeline.lowrank.methods import make_methods
-from pipeline.lowrank.network.targets import kind_of
-from pipeline.lowrank.planning.overrides import Override, named_methods
-from pipeline.lowrank.planning.plan import Plan, make_plan
-from pipeline.lowrank.planning.policies import Policy
+from pipeline.lowrank.factorize.layer import LayerFactorization, LayerReport
+from pipeline.lowrank.forms.surgery import check_ranks_fit, layer_at, replace_
+from pipeline.lowrank.network.costs import Totals
+from pipeline.lowrank.planning.expected import checked
+from pipeline.lowrank.planning.plan import Plan
+from pipeline.lowrank.typed import keywords_checked
 
 
-def plan(
-    model: nn.Module,
-    policy: Policy,
-    example: Any,
-    *,
-    methods: Sequence[str] = ("pivoted_tucker2",),
-    metric: str = "weight",
-    calibration: Sequence[Any] = (),
-    damping: float = DAMPING,
-    include: Sequence[str] = ("*",),
-    exclude: Sequence[str] = (),
-    overrides: Mapping[str, Override] | None = None,
-    seed: int = 0,
-    **options: Any,
-) -> Plan:
-    """Analyzes the model and chooses ranks under the policy; changes nothing.
+@dataclass(frozen=True)
+class Compression:
+    """What `apply_` did: the network (the very one that it was given, unless its root itself is
+    the one target), the plan with what is expected of it, a report for each factorized layer, and
+    a line for each layer of which the plan expected something else than it is (an edited one)."""
 
-    example: a batch of one, to count positions. metric: the norm of the errors; `input` and
-    `fisher` need `calibration`, batches of what the model takes. overrides: {shell-style pattern
-    on layer names: what is decided for them}. options: of the methods (`hooi_iterations`, …).
-    """
-    overrides = overrides or {}
-    moments = None
-    if metric != "weight":
-        modules, _, _ = reached_targets(model, example, include, exclude)
-        gradients = metric == "fisher"
-        moments = collect_moments(model, calibration, modules, gradients=gradients, seed=seed)
-    analysis = analyze(
-        model,
-        example,
-        metric=metric,
-        moments=moments,
-        damping=damping,
-        include=include,
-        exclude=exclude,
-    )
-    made = make_methods([*methods, *named_methods(overrides)], seed=seed, **options)
-    return make_plan(analysis, analysis.whitened(model), policy, methods, made, overrides)
+    network: nn.Module
+    plan: Plan
+    layers: Mapping[str, LayerReport]
+    differences: tuple[str, ...] = ()
+
+    @property
+    def totals(self) -> Totals:
+        """Costs of the whole compressed network."""
+        return self.plan.expected.planned
+
+    def __repr__(self) -> str:
+        dense, now = self.plan.expected.dense, self.totals
+        return f"Compression({len(self.layers)} layers, {dense.params:,} → {now.params:,} params)"
+
+    def __str__(self) -> str:
+        return self._table().text()
+
+    def _repr_html_(self) -> str:
+        return self._table().html()
+
+    def _table(self) -> Table:
+        rows = [
+            [
+                name or "(root)",
+                layer.method,
+                ranks_text(layer.ranks),
+                f"{layer.params / layer.dense_params:.0%}",
+                f"{layer.predicted_relative_error:.4f}",
+                f"{layer.measured_relative_error:.4f}",
+                f"{layer.upper_bound:.4f}",
+            ]
+            for name, layer in self.layers.items()
+        ]
+        dense, now = self.plan.expected.dense, self.totals
+        return Table(
+            title=f"factorized {len(rows)} layers; errors in the metric {self.plan.metric}",
+            columns=["layer", "method", "ranks", "kept", "predicted", "measured", "bound"],
+            rows=rows,
+            notes=[
+                f"network: {dense.params:,} → {now.params:,} parameters, "
+                f"{dense.macs:,} → {now.macs:,} MACs",
+                *self.differences,
+            ],
+        )
 
 
+@keywords_checked
 def apply_(
     model: nn.Module,
-    chosen: Plan,
+    plan: Plan,
     analysis: Analysis | None = None,
     *,
+    example: object = None,
     certified: bool = True,
-    **options: Any,
-) -> tuple[nn.Module, dict[str, LayerReport]]:
-    """Replaces the planned layers in place and certifies each of them; not `certified`, there are
-    no reports, and nothing is measured (half of the time on a large network).
+) -> Compression:
+    """Replaces the planned layers in place and certifies each of them.
 
-    analysis: the one that the plan was made from; a plan that `plan` returned knows it, and for
-    one read from a file in the metric `weight` it is made again. options: of the methods.
-    Returns (the model — a new object only if the root itself is the target —, reports).
-    Raises LowRankError when the plan does not fit the model or a certificate is violated.
+    analysis: the one that the plan was made from. A plan that `plan` returned knows it; for one
+    read from a file in the metric `weight` it is made again, for which `example`, a batch of one,
+    counts the positions. certified: where it is False there are no reports, and nothing is
+    measured (half of the time on a large network).
+
+    Raises LowRankError when the plan does not fit the model or a certificate is violated; the
+    model is then as it was.
     """
-    methods = make_methods(
-        [*chosen.methods, *{x.method for x in chosen.factorized.values()}], **options
-    )
-    _check_fit(model, chosen)
-    analysis = analysis or chosen.analysis
-    if analysis is None and chosen.metric != "weight":
-        raise LowRankError(
-            f"the plan was made in the metric {chosen.metric!r}: give the analysis it was made from"
-        )
-    if analysis and (unknown := set(chosen.factorized) - set(analysis.targets)):
-        raise LowRankError(
-            f"the plan names layers that the analysis does not know: {', '.join(sorted(unknown))}; "
-            "make the plan again, or rerun analyze"
-        )
-    reports = {}
-    for name, layer in chosen.factorized.items():
-        module = layer_at(model, name)
-        built = skeleton(name, module, layer.method, layer.ranks)
-        part = Part.of(name, module, layer, methods[layer.method], analysis)
-        part.fill_(built)
+    analysis = analysis or plan.analysis or _analyzed(model, plan, example)
+    _check_fit(model, plan)
+    plan, told = checked(plan, analysis, analysis.whitened_on_demand(model))
+    built, reports = {}, {}
+    for name, layer in plan.factorized.items():
+        expected = plan.expected.layers[name]
+        method = plan.methods[layer.method]
+        one = LayerFactorization.of(name, layer_at(model, name), expected, method, analysis)
+        built[name] = one.built()
         if certified:
-            reports[name] = part.report(built)
-        model = replace_(model, name, built)
-    return model, reports
+            reports[name] = one.report(built[name])
+    for name, module in built.items():
+        model = replace_(model, name, module)
+    return Compression(model, plan, reports, tuple(told))
 
 
-def compress_(
-    model: nn.Module, policy: Policy, example: Any, **options: Any
-) -> tuple[nn.Module, Plan, dict[str, LayerReport]]:
-    """`plan` and `apply_` in one call: (model, plan, reports)."""
-    chosen = plan(model, policy, example, **options)
-    deciding = ("methods", "metric", "calibration", "damping", "include", "exclude", "overrides")
-    method_options = {k: v for k, v in options.items() if k not in deciding}
-    model, reports = apply_(model, chosen, **method_options)
-    return model, chosen, reports
+def _analyzed(model: nn.Module, plan: Plan, example: object) -> Analysis:
+    if plan.metric != "weight":
+        raise LowRankError(
+            f"the plan was made in the metric {plan.metric!r}: give the analysis it was made from"
+        )
+    if example is None:
+        raise LowRankError("a plan from a file needs its analysis, or an example (a batch of one)")
+    names = list(plan.layers)
+    literal = tuple(_literal(name) for name in names)
+    return analyze(model, example, chosen=AnalysisOptions(metric="weight", include=literal))
 
 
-def _check_fit(model: nn.Module, chosen: Plan) -> None:
-    """The whole plan is checked before the first layer is touched."""
-    for name, layer in chosen.factorized.items():
+def _literal(name: str) -> str:
+    """A shell-style pattern that matches this name alone."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _check_fit(model: nn.Module, plan: Plan) -> None:
+    """The whole plan is checked before the first layer is built."""
+    for name, layer in plan.factorized.items():
         module = layer_at(model, name)
-        if kind_of(module) is None:
-            raise LowRankError(
-                f"layer {name!r} is a {type(module).__name__}, which has no factorized form; "
-                "remove it from the plan"
-            )
-        check_ranks(name, module, layer.method, layer.ranks)
+        check_ranks_fit(name, module, plan.methods[layer.method].form, layer.ranks)

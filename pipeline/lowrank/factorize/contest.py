@@ -6,72 +6,75 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch import nn
 
 from pipeline.lowrank.analysis.divergence import Divergence
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.factorize.apply import apply_
-from pipeline.lowrank.planning.plan import Plan
+from pipeline.lowrank.planning.plan import Contestant, Plan
+from pipeline.lowrank.planning.policies import Budget, Loss, Policy
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One plan of a contest: how it spends the budget, what it then costs, the loss increase that
-    the metric predicts (nats, `fisher` only) and the measured KL to the dense network (nats per
-    unit)."""
-
-    allocation: str
-    params: int
-    macs: int
-    predicted_loss_increase: float | None
-    measured_kl: float
-
-
-def hold_contest(
+def choose_plan(
     model: nn.Module,
-    plans: Sequence[Plan],
-    divergence: Divergence,
-    *,
-    options: Mapping[str, Any],
+    policy: Policy,
+    plan_of: Callable[[Policy], Plan],
+    divergence: Callable[[], Divergence] | None,
 ) -> Plan:
+    """The plan of the policy, chosen by measurement where the policy leaves something to it.
+
+    plan_of: makes the plan of a policy. divergence: measures networks against the dense one, made
+    when it is needed; None measures nothing, and the policy's own options decide.
+    """
+    if divergence is None:
+        return plan_of(policy)
+    if isinstance(policy, Loss):
+        return hold_limit(model, policy, plan_of, divergence())
+    if isinstance(policy, Budget):
+        return hold_contest(model, [plan_of(one) for one in policy.rivals()], divergence())
+    return plan_of(policy)
+
+
+def hold_contest(model: nn.Module, plans: Sequence[Plan], divergence: Divergence) -> Plan:
     """The plan with the least measured divergence, with the whole contest in `plan.contest`.
 
-    plans: of one budget, under a policy `budget`. The uniform plan beside the first one takes
+    plans: of one budget, under a policy `Budget`. The uniform plan beside the first one takes
     part, so that the winner never loses to it; the first of equal ones wins. The model is not
-    changed. options: of the methods.
+    changed.
     """
-    contestants = [(plan, str(plan.policy["error_scale"])) for plan in plans]
-    contestants.append((plans[0].as_uniform(), "uniform"))
-    entries = [_measure(model, *one, divergence, options) for one in contestants]
+    contestants = [(plan, _allocation(plan.policy)) for plan in plans]
+    beside = plans[0].uniform
+    assert beside is not None, "make_plan puts it there"
+    contestants.append((beside, "uniform"))
+    entries = tuple(_measure(model, *one, divergence) for one in contestants)
     best = min(range(len(entries)), key=lambda index: entries[index].measured_kl)
-    contest = tuple(asdict(entry) for entry in entries)
-    return replace(contestants[best][0], contest=contest)
+    winner, _ = contestants[best]
+    return replace(winner, uniform=winner.uniform or beside, contest=entries)
 
 
 def hold_limit(
     model: nn.Module,
-    plan_of: Callable[[float], Plan],
+    policy: Loss,
+    plan_of: Callable[[Policy], Plan],
     divergence: Divergence,
     *,
-    nats: float,
-    options: Mapping[str, Any],
     rounds: int = 5,
 ) -> Plan:
-    """The smallest plan whose *measured* divergence stays below `nats`, of `rounds` predictions.
+    """The smallest plan whose *measured* divergence stays below `policy.nats`, of `rounds`
+    predictions.
 
-    plan_of(predicted): the plan under a limit on the predicted increase. The prediction is local:
-    each round corrects the limit by measured / predicted, from the side that was found wanting.
-    Raises LowRankError when no round keeps the limit.
+    The prediction is local: each round corrects the limit by measured / predicted, from the side
+    that was found wanting. Raises LowRankError when no round keeps the limit.
     """
-    entries: list[Entry] = []
+    nats = policy.nats
+    entries: list[Contestant] = []
     best, below, above, limit = None, 0.0, math.inf, nats
     for _ in range(rounds):
-        plan = plan_of(limit)
-        entries.append(_measure(model, plan, f"≤ {limit:.4g} nats", divergence, options))
+        plan = plan_of(replace(policy, nats=limit))
+        entries.append(_measure(model, plan, f"≤ {limit:.4g} nats", divergence))
         measured = entries[-1].measured_kl
         if measured <= nats:
             best, below = plan, limit  # above all limits that were kept before
@@ -85,7 +88,11 @@ def hold_limit(
             f"no plan keeps a measured loss increase of {nats:g} nats (least found: {least:.4g}); "
             "raise rank_select.nats or the number of calibration examples"
         )
-    return replace(best, contest=tuple(asdict(entry) for entry in entries))
+    return replace(best, contest=tuple(entries))
+
+
+def _allocation(policy: Policy) -> str:
+    return policy.error_scale if isinstance(policy, Budget) else policy.name
 
 
 def _between(below: float, above: float) -> float:
@@ -93,14 +100,9 @@ def _between(below: float, above: float) -> float:
     return 2 * below if above == math.inf else math.sqrt(max(below, above / 10) * above)
 
 
-def _measure(
-    model: nn.Module,
-    plan: Plan,
-    allocation: str,
-    divergence: Divergence,
-    options: Mapping[str, Any],
-) -> Entry:
+def _measure(model: nn.Module, plan: Plan, allocation: str, divergence: Divergence) -> Contestant:
     """Builds the plan on a copy of the model and measures it."""
-    built, _ = apply_(copy.deepcopy(model), plan, certified=False, **options)
-    totals, predicted = plan.planned, plan.predicted_loss_increase
-    return Entry(allocation, totals.params, totals.macs, predicted, divergence.of(built))
+    built = apply_(copy.deepcopy(model), plan, certified=False).network
+    totals, predicted = plan.expected.planned, plan.expected.loss_increase
+    measured = divergence.of(built)
+    return Contestant(allocation, totals.params, totals.macs, predicted, measured)

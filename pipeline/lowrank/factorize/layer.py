@@ -12,11 +12,12 @@ from pipeline.lowrank.analysis.analysis import Analysis
 from pipeline.lowrank.analysis.metrics import Metric
 from pipeline.lowrank.analysis.spectra import Spectra, analyze_weight
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.forms.surgery import Factorized, fill_, shift_bias_
+from pipeline.lowrank.forms.surgery import Factorized, fill_, shift_bias_, unfilled
 from pipeline.lowrank.methods import Method
+from pipeline.lowrank.methods.candidate import ErrorKind
 from pipeline.lowrank.methods.uniqueness import Uniqueness
 from pipeline.lowrank.network.targets import dense_weight, groups_of
-from pipeline.lowrank.planning.plan import PlannedLayer
+from pipeline.lowrank.planning.plan import ExpectedLayer
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class LayerReport:
     dense_params: int
     dense_macs: int
     predicted_relative_error: float
-    error_kind: str
+    error_kind: ErrorKind
     measured_relative_error: float
     lower_bound: float
     upper_bound: float
@@ -44,7 +45,7 @@ class LayerReport:
     correction: float | None = None
 
 
-class Part:
+class LayerFactorization:
     """A planned layer: the weight to approximate in a metric, what fills its factors, and what
     certifies them.
 
@@ -56,14 +57,14 @@ class Part:
         self,
         name: str,
         module: nn.Module,
-        layer: PlannedLayer,
+        expected: ExpectedLayer,
         method: Method,
         metric: Metric | None,
         *,
         weight: Tensor | None = None,
         spectra: Spectra | None = None,
     ) -> None:
-        self.name, self.module, self.layer, self.method = name, module, layer, method
+        self.name, self.module, self.expected, self.method = name, module, expected, method
         self.metric = metric
         self.weight = dense_weight(module) if weight is None else weight
         self.spectra = spectra or analyze_weight(self.whiten(self.weight), groups_of(module))
@@ -73,55 +74,60 @@ class Part:
         cls,
         name: str,
         module: nn.Module,
-        layer: PlannedLayer,
+        expected: ExpectedLayer,
         method: Method,
-        analysis: Analysis | None,
+        analysis: Analysis,
     ) -> Self:
-        """As the analysis knows the layer; without one, in the Frobenius norm."""
-        if analysis is None:
-            return cls(name, module, layer, method, None)
+        """As the analysis knows the layer."""
         metric, spectra = analysis.metrics.get(name), analysis.spectra[name]
-        return cls(name, module, layer, method, metric, spectra=spectra)
+        return cls(name, module, expected, method, metric, spectra=spectra)
 
-    def fill_(self, built: Factorized) -> None:
-        """Factors, and the dense layer's bias with what it takes up of the mean error."""
-        given = (self.weight, self.spectra, self.layer.ranks)
+    def built(self) -> Factorized:
+        """The layer with its factors, and the dense layer's bias with what it takes up of the mean
+        error. Raises LowRankError when the ranks do not fit."""
+        ranks = self.expected.ranks
+        layer = unfilled(self.name, self.module, self.method.form, ranks)
+        given = (self.weight, self.spectra, ranks)
         if self.metric is None:
             factors = self.method.factorize(*given)
         else:
             factors = self.method.factorize_in(self.metric, *given)
-        fill_(built, factors, getattr(self.module, "bias", None))
+        fill_(layer, factors, getattr(self.module, "bias", None))
         if self.metric and self.metric.mean is not None:
-            change = self.weight.to(torch.float64) - built.dense_weight()
+            change = self.weight.to(torch.float64) - layer.dense_weight()
             update = self.metric.bias_update(change)
             assert update is not None
-            shift_bias_(built, update)
+            shift_bias_(layer, update)
+        return layer
 
-    def report(self, built: Factorized) -> LayerReport:
-        """Raises LowRankError if the factors are out of bounds."""
-        layer, spectra = self.layer, self.spectra
-        certificate = self.method.certify(spectra, layer.ranks)
+    def report(self, built: Factorized, *, predicted: bool = True) -> LayerReport:
+        """Raises LowRankError if the factors are out of bounds, or, where the prediction is of
+        this weight (`predicted`) and called exact, if they are not what was predicted."""
+        expected, spectra = self.expected, self.spectra
+        certificate = self.method.certify(spectra, expected.ranks)
         norm = spectra.squared_norm or 1.0
         outputs, *others = self.weight.shape
         report = LayerReport(
-            method=layer.method,
-            ranks=layer.ranks,
-            params=layer.params,
-            macs=layer.macs,
-            dense_params=layer.dense_params,
-            dense_macs=layer.dense_macs,
-            predicted_relative_error=layer.relative_error,
-            error_kind=layer.error_kind,
+            method=expected.method,
+            ranks=expected.ranks,
+            params=expected.params,
+            macs=expected.macs,
+            dense_params=expected.dense_params,
+            dense_macs=expected.dense_macs,
+            predicted_relative_error=expected.relative_error,
+            error_kind=expected.error_kind,
             measured_relative_error=self.distance(built.dense_weight()),
             lower_bound=(certificate.lower / norm) ** 0.5,
             upper_bound=(certificate.upper / norm) ** 0.5,
             bound=certificate.theorem,
             rounding=_rounding(built, norm, self.metric.stretch() if self.metric else 1.0),
             uniqueness=self.method.uniqueness(
-                [outputs // groups_of(self.module), *others], layer.ranks
+                [outputs // groups_of(self.module), *others], expected.ranks
             ),
         )
         _check_certificate(self.name, report)
+        if predicted:
+            _check_prediction(self.name, report)
         return report
 
     def distance(self, other: Tensor) -> float:
@@ -151,4 +157,20 @@ def _check_certificate(name: str, report: LayerReport) -> None:
             f"outside its {report.bound} bounds [{report.lower_bound:.6g}, "
             f"{report.upper_bound:.6g}]; the analysis belongs to other weights, or this is a bug: "
             "rerun analyze"
+        )
+
+
+def _check_prediction(name: str, report: LayerReport) -> None:
+    predicted, measured = report.predicted_relative_error, report.measured_relative_error
+    off = {
+        "exact": abs(measured - predicted),
+        "upper_bound": measured - predicted,
+        "estimate": 0.0,
+    }[report.error_kind]
+    if not off <= report.rounding:
+        word = "exactly" if report.error_kind == "exact" else "at most"
+        raise LowRankError(
+            f"layer {name!r}: the plan predicts {word} the relative error {predicted:.6g}, "
+            f"measured is {measured:.6g}; the plan belongs to other weights or another analysis: "
+            "make it again with rank-select"
         )

@@ -24,9 +24,8 @@ from pipeline.lowrank.analysis.divergence import Divergence
 from pipeline.lowrank.analysis.metrics import UNCERTAIN, Metric, cholesky, make_metric
 from pipeline.lowrank.analysis.moments import Moments, check_sums, gram
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.factorize.layer import LayerReport, Part
-from pipeline.lowrank.forms.surgery import replace_, skeleton
-from pipeline.lowrank.methods import make_methods
+from pipeline.lowrank.factorize.layer import LayerFactorization, LayerReport
+from pipeline.lowrank.forms.surgery import replace_
 from pipeline.lowrank.network.blocks import Walk, find_blocks, record_calls, targets_in
 from pipeline.lowrank.network.calling import padding_mask
 from pipeline.lowrank.network.rows import input_rows
@@ -120,7 +119,6 @@ def refit_if_closer(
     task: Task,
     share: float,
     bf16: bool = False,
-    **options: Any,
 ) -> Refit:
     """`refit_` on a copy, which is taken only if its divergence from the dense network on
     `held_out` is less. task: what both predict. bf16: the networks run in bfloat16 while
@@ -128,7 +126,7 @@ def refit_if_closer(
     divergence = Divergence(dense, held_out, task)
     model = copy.deepcopy(compressed)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        reports = refit_(dense, model, plan, analysis, batches, share=share, **options)
+        reports = refit_(dense, model, plan, analysis, batches, share=share)
     without, after = divergence.of(compressed), divergence.of(model)
     if after >= without:
         model, reports = compressed, {}
@@ -144,18 +142,16 @@ def refit_(
     batches: Sequence[Any],
     *,
     share: float,
-    **options: Any,
 ) -> dict[str, LayerReport]:
     """Refits the factorized layers in the blocks of `compressed`, in place; reports as of
     `apply_`, now of the corrected weight in the metric of x'. Layers outside of the blocks stay.
 
     dense: the network that the plan was made for. batches: what the networks take. share: in
-    (0, 1]. options: of the methods. Raises LowRankError where the blocks do not follow one
+    (0, 1]. Raises LowRankError where the blocks do not follow one
     another, or a state is NaN or Inf.
     """
     if not len(batches):
         raise LowRankError("the calibration set is empty: give at least one batch of examples")
-    methods = make_methods(sorted({x.method for x in plan.factorized.values()}), **options)
     reports = {}
     for name, drift in _drifts(dense, compressed, list(plan.factorized), batches):
         check_sums(name, drift.inputs, drift.cross)
@@ -163,13 +159,13 @@ def refit_(
         weight, bias = dense_weight(module), getattr(module, "bias", None)
         metric = _metric(analysis, name, drift) if plan.metric != "weight" else None
         corrected = corrected_weight(weight, drift, share, centred=bias is not None)
-        part = Part(name, module, layer, methods[layer.method], metric, weight=corrected)
-        built = skeleton(name, module, layer.method, layer.ranks)
-        part.fill_(built)
+        expected, method = plan.expected.layers[name], plan.methods[layer.method]
+        one = LayerFactorization(name, module, expected, method, metric, weight=corrected)
+        built = one.built()
         if bias is not None:
             change = _mean_change(weight, built.dense_weight(), drift)
             built[-1].bias.copy_(bias + change)  # type: ignore[operator]
-        reports[name] = replace(part.report(built), correction=part.distance(weight))
+        reports[name] = replace(one.report(built, predicted=False), correction=one.distance(weight))
         replace_(compressed, name, built)
     return reports
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -16,19 +15,30 @@ from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.forms.surgery import layer_at, replace_, skeleton
-from pipeline.lowrank.network.targets import kind_of
+from pipeline.lowrank.forms import get_form
+from pipeline.lowrank.forms.surgery import Factorized, layer_at, replace_, unfilled
+from pipeline.lowrank.typed import load_record, save_record
 
-_FORMAT = 1
+WEIGHTS, NETWORK = "model.safetensors", "network.json"
+_BUILDER = "_lowrank_builder"  # attribute of a network that knows how it was built
+
+
+@dataclass(frozen=True)
+class FactorizedLayer:
+    """The form and the ranks of one layer, which its modules are made from."""
+
+    form: str
+    ranks: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """network.json: how to build the dense module (`_target_` and keyword arguments), and the
-    method and ranks of each factorized layer."""
+    """network.json: how to build the dense module (`_target_` and keyword arguments; None where
+    that is not known), and its factorized layers."""
 
-    spec: dict[str, Any]
-    layers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    format: Literal[2]
+    builder: Mapping[str, Any] | None
+    layers: Mapping[str, FactorizedLayer]
 
 
 def build_model(spec: Mapping[str, Any]) -> nn.Module:
@@ -54,52 +64,77 @@ def build_model(spec: Mapping[str, Any]) -> nn.Module:
         raise LowRankError(
             f"model._target_={target} gave a {type(model).__name__}, not an nn.Module"
         )
+    setattr(model, _BUILDER, dict(spec))
     return model
 
 
-def save_network(
-    folder: Path,
-    model: nn.Module,
-    spec: Mapping[str, Any],
-    layers: Mapping[str, Mapping[str, Any]] | None = None,
-) -> None:
-    """Writes the folder; `layers` gives {"method", "ranks"} of each factorized layer."""
+def save(model: nn.Module, folder: Path | str, builder: Mapping[str, Any] | None = None) -> None:
+    """Writes a network, compressed or not, to a folder: weights, buffers, and which layers are
+    factorized.
+
+    builder: how `load` builds the dense module: `_target_`, the import path of its class or of a
+    function, and keyword arguments. None takes that of a network that was built by one; without
+    any the folder is for `load_`, which is given the module.
+    """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # save_model keeps tied weights once, where save_file would refuse them.
-    save_model(model, str(folder / "model.safetensors"))
-    value = {"format": _FORMAT, "model": dict(spec), "layers": dict(layers or {})}
-    (folder / "network.json").write_text(json.dumps(value, indent=2) + "\n")
+    save_model(model, str(folder / WEIGHTS))
+    layers = {
+        name: FactorizedLayer(module.form.name, module.ranks)
+        for name, module in model.named_modules()
+        if isinstance(module, Factorized)
+    }
+    known = getattr(model, _BUILDER, None) if builder is None else builder
+    save_record(folder / NETWORK, NetworkFile(2, known and dict(known), layers))
 
 
-def read_network(folder: Path) -> NetworkFile:
-    path = folder / "network.json"
-    try:
-        value = json.loads(path.read_text())
-        if value["format"] != _FORMAT:
-            raise LowRankError(f"{path}: format {value['format']}, this version reads {_FORMAT}")
-        return NetworkFile(value["model"], value["layers"])
-    except (OSError, json.JSONDecodeError, KeyError) as error:
-        raise LowRankError(f"{path}: not a network of this pipeline ({error!r})") from error
+def read_network(folder: Path | str) -> NetworkFile:
+    """Raises LowRankError for a folder that is no network of this project."""
+    return load_record(Path(folder) / NETWORK, NetworkFile, "give the folder of a saved network")
 
 
-def load_network(folder: Path) -> nn.Module:
-    """Builds the module, puts the factorized layers in, loads the weights; eval mode."""
+def load(folder: Path | str) -> nn.Module:
+    """The network of a folder, in eval mode, with the very bits and dtypes that were saved.
+
+    Raises LowRankError for a damaged folder, and for one that does not say how its network is
+    built: `load_` takes the module.
+    """
     file = read_network(folder)
-    model = build_model(file.spec)
+    if file.builder is None:
+        raise LowRankError(
+            f"{folder}: does not say how its network is built; load it into a new one of your "
+            "own, lr.load_(MyNet(), folder), or save it with builder={'_target_': …}"
+        )
+    return load_(build_model(file.builder), folder)
+
+
+def load_(model: nn.Module, folder: Path | str) -> nn.Module:
+    """Makes `model`, a dense network of the same class and arguments, the saved one, in place;
+    eval mode. Returns it (a new object only where the root itself is factorized).
+
+    Raises LowRankError where the folder is damaged or does not fit the model.
+    """
+    folder = Path(folder)
+    file = read_network(folder)
+    builder = getattr(model, _BUILDER, None)
     for name, layer in file.layers.items():
         module = layer_at(model, name)
-        if kind_of(module) is None:
-            raise LowRankError(f"layer {name!r} is a {type(module).__name__}: not factorizable")
-        model = replace_(model, name, skeleton(name, module, layer["method"], layer["ranks"]))
-    load_weights(model, folder / "model.safetensors")
+        built = unfilled(name, module, get_form(layer.form), layer.ranks)
+        model = replace_(model, name, built)
+    load_weights(model, folder / WEIGHTS, keep_dtypes=True)
+    if builder is not None:
+        setattr(model, _BUILDER, builder)
     return model.eval()
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path, *, keep_dtypes: bool = False) -> None:
     """Loads a state dict into the model: .safetensors, or .pt/.pth/.bin with `weights_only`.
 
-    Raises LowRankError for an unreadable file, a pickle of other things than tensors, missing
-    or unexpected keys, wrong shapes, and NaN or Inf.
+    keep_dtypes: parameters and buffers take the file's number formats, else they keep the
+    model's. Raises LowRankError for an unreadable file, a pickle of other things than tensors,
+    missing or unexpected keys, wrong shapes, NaN, and Inf in parameters (a buffer may hold it: a
+    causal mask does).
     """
     state = read_state(path)
     expected = model.state_dict()
@@ -116,15 +151,27 @@ def load_weights(model: nn.Module, path: Path) -> None:
             )
             + "; check model._target_ and its arguments"
         )
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for key, value in state.items():
         if value.shape != expected[key].shape:
             raise LowRankError(
                 f"{path}: {key} has shape {tuple(value.shape)}, the model expects "
                 f"{tuple(expected[key].shape)}; check the arguments of model._target_"
             )
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        bad = torch.isnan(value) if key not in parameters else ~torch.isfinite(value)
+        if value.is_floating_point() and bad.any():
             raise LowRankError(f"{path}: {key} holds NaN or Inf; this checkpoint is damaged")
+        if keep_dtypes and value.dtype != expected[key].dtype:
+            _tensor_at(model, key).data = expected[key].to(value.dtype)
     model.load_state_dict(state, strict=not any(len(names) > 1 for names in held.values()))
+
+
+def _tensor_at(model: nn.Module, key: str) -> Tensor:
+    """The parameter or buffer of this name itself."""
+    owner, _, name = key.rpartition(".")
+    tensor = getattr(model.get_submodule(owner), name)
+    assert isinstance(tensor, Tensor)
+    return tensor
 
 
 def _some(keys: list[str], most: int = 5) -> str:

@@ -10,8 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.methods import get_method
+from pipeline.lowrank.forms import get_form
+from pipeline.lowrank.forms.base import Form
+from pipeline.lowrank.forms.running import lay_out
 from pipeline.lowrank.network.targets import dense_weight, groups_of, kind_of
+
+# Of an nn.Module, what was registered on a layer to run with it.
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+    "_is_full_backward_hook",
+)
 
 
 class Factorized(nn.Sequential):
@@ -22,22 +36,23 @@ class Factorized(nn.Sequential):
 
     stands_for_one_layer: ClassVar[bool] = True
 
-    def __init__(self, layers: Sequence[nn.Module], method: str, ranks: Sequence[int]) -> None:
+    def __init__(self, layers: Sequence[nn.Module], form: Form | str, ranks: Sequence[int]) -> None:
+        """layers: what `form.layers` made for these ranks; form: itself, or its name."""
         super().__init__(*layers)
-        self.method = method
+        self.form = get_form(form) if isinstance(form, str) else form
         self.ranks = tuple(ranks)
 
     def extra_repr(self) -> str:
-        return f"method={self.method}, ranks={self.ranks}"
+        return f"form={self.form.name}, ranks={self.ranks}"
 
     @property
     def factors(self) -> list[Tensor]:
         """The factors that the layers hold, first to last."""
-        return get_method(self.method).stored(list(self))
+        return self.form.stored(list(self))
 
     def dense_weight(self) -> Tensor:
         """The weight (out, in / groups, *kernel) that the factors stand for, in float64."""
-        return get_method(self.method).reconstruct([f.to(torch.float64) for f in self.factors])
+        return self.form.reconstruct([f.to(torch.float64) for f in self.factors])
 
     def to_dense(self, like: nn.Module) -> nn.Module:
         """A copy of the dense layer `like` (stride, padding, …) with the factors multiplied out."""
@@ -49,33 +64,54 @@ class Factorized(nn.Sequential):
         return dense
 
 
-def check_ranks(name: str, module: nn.Module, method: str, ranks: Sequence[int]) -> None:
-    """Raises LowRankError when the ranks do not fit the layer `module`."""
+def check_ranks_fit(name: str, module: nn.Module, form: Form, ranks: Sequence[int]) -> None:
+    """Raises LowRankError when the ranks do not fit the layer `module`, or the layer no form."""
+    if kind_of(module) is None:
+        raise LowRankError(
+            f"layer {name!r} is a {type(module).__name__}, which has no factorized form; leave it "
+            "out of the plan"
+        )
     outputs, *others = dense_weight(module).shape
     shape = (outputs // groups_of(module), *others)
-    if problem := get_method(method).check_ranks(shape, ranks):
+    if problem := form.check_ranks(shape, ranks):
         raise LowRankError(
             f"layer {name!r} ({' × '.join(map(str, [outputs, *others]))}): {problem}; make the "
             "plan again with rank-select, or correct it"
         )
 
 
-def skeleton(name: str, module: nn.Module, method: str, ranks: Sequence[int]) -> Factorized:
-    """The factorized layer with uninitialised weights, checked against the module it replaces.
+def unfilled(name: str, module: nn.Module, form: Form, ranks: Sequence[int]) -> Factorized:
+    """The factorized layer with uninitialised weights, ready to take the place of `module`: with
+    its device, dtype, memory format, training mode and hooks, frozen where it is frozen.
 
     Raises LowRankError when the ranks do not fit the layer.
     """
-    check_ranks(name, module, method, ranks)
-    layers = get_method(method).layers(module, ranks)
-    return Factorized(layers, method, ranks).train(module.training)
+    check_ranks_fit(name, module, form, ranks)
+    built = Factorized(form.layers(module, ranks), form, ranks).train(module.training)
+    weight, bias = module.weight, getattr(module, "bias", None)
+    for key, parameter in built.named_parameters():
+        like = bias if bias is not None and key.endswith("bias") else weight
+        parameter.requires_grad_(bool(like.requires_grad))
+    if _is_channels_last(dense_weight(module)):
+        lay_out(built, torch.channels_last)
+    for hooks in _HOOKS:  # the very same tables, so that their handles still remove them
+        setattr(built, hooks, getattr(module, hooks))
+    return built
+
+
+def _is_channels_last(weight: Tensor) -> bool:
+    return (
+        weight.dim() == 4
+        and weight.is_contiguous(memory_format=torch.channels_last)
+        and not weight.is_contiguous()
+    )
 
 
 def fill_(layer: Factorized, factors: Sequence[Tensor], bias: Tensor | None) -> None:
-    """Copies balanced factors (and the dense layer's bias) into a skeleton, in the layer's own
-    dtype."""
-    method = get_method(layer.method)
+    """Copies balanced factors (and the dense layer's bias) into an unfilled layer, in the layer's
+    own dtype."""
     with torch.no_grad():
-        method.store(list(layer), method.balanced(factors))
+        layer.form.store(list(layer), layer.form.balanced(factors))
         if bias is not None:
             layer[-1].bias.copy_(bias)  # type: ignore[operator]
 

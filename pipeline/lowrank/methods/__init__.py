@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from typing import Any
+from dataclasses import fields
 
 from torch import Tensor
 
@@ -39,8 +38,10 @@ __all__ = [
     "Tucker",
     "Tucker2",
     "candidates_of",
+    "exact_candidate",
     "get_method",
-    "make_methods",
+    "make_method",
+    "with_matrices",
 ]
 
 
@@ -51,19 +52,46 @@ def get_method(name: str) -> type[Method]:
     raise LowRankError(f"unknown method {name!r}: {suggest(name, METHODS)}")
 
 
-def make_methods(names: Sequence[str], **options: Any) -> dict[str, Method]:
-    """Configured methods by name; each takes the options that it declares.
+def make_method(name: str, options: Mapping[str, object], seed: int = 0) -> Method:
+    """The method `name` with those of the `options`, which may be of several methods, that it
+    declares; `seed` where it draws random numbers."""
+    cls = get_method(name)
+    declared = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    values = {**options, "seed": seed}
+    return cls(**{key: value for key, value in values.items() if key in declared})
 
-    With each comes the form that it takes on a matrix, where all methods *are* the truncated SVD.
-    """
-    if not names:
-        raise LowRankError(f"no method chosen: name at least one of {', '.join(METHODS)}")
+
+def with_matrices(methods: Sequence[Method]) -> dict[str, Method]:
+    """The methods by name, with those that they are on a matrix, where all methods *are* a
+    truncated SVD. Raises LowRankError for none, and for two of one name."""
     made: dict[str, Method] = {}
-    for name in [*names, *(get_method(name).on_matrices for name in names)]:
-        cls = get_method(name)
-        declared: set[str] = {f.name for f in fields(cls)} if is_dataclass(cls) else set()
-        made[name] = cls(**{k: v for k, v in options.items() if k in declared})
+    for method in methods:
+        if not isinstance(method, Method):
+            raise LowRankError(
+                f"methods: {method!r} is no method; give objects such as lr.PivotedTucker2(), or "
+                f"make_method(name, options) for a name of {', '.join(METHODS)}"
+            )
+        if made.setdefault(method.name, method) != method:
+            raise LowRankError(f"methods: {method.name} is given twice, with other options")
+    if not made:
+        raise LowRankError(f"no method chosen: name at least one of {', '.join(METHODS)}")
+    for method in list(made.values()):
+        made.setdefault(method.on_matrices, get_method(method.on_matrices)())
     return made
+
+
+def exact_candidate(
+    method: Method, target: Target, weight: Tensor, spectra: Spectra, ranks: tuple[int, ...]
+) -> Candidate | None:
+    """The candidate of a method with exactly these ranks; None where the method has none such.
+
+    Raises LowRankError for ranks that the layer cannot have.
+    """
+    if problem := method.form.check_ranks(target.group_shape, ranks):
+        raise LowRankError(
+            f"layer {target.name!r} ({' × '.join(map(str, target.group_shape))}): {problem}"
+        )
+    return method.candidate(target, weight, spectra, ranks)
 
 
 def candidates_of(

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.lowrank.linalg import left_eigenbasis, unfold
-from pipeline.lowrank.network.targets import Target
+from pipeline.lowrank.linalg import balance_components, left_eigenbasis, unfold
 
 _RIDGE = 1e-10  # relative to the mean diagonal: keeps the normal equations solvable
 _FASTER, _SLOWER = 1.2, 0.5  # how the extrapolation grows after a sweep that helped, and else
@@ -99,7 +98,7 @@ def _sweep(
     normal = _normal(first, second)
     third = _solve(normal, product, alpha * _weights(first, second))
     error = squared - 2 * (product * third).sum() + (normal * (third.mT @ third)).sum()
-    found = balanced([first, second, third])
+    found = balance_components([first, second, third])
     return found, error.item() + alpha * sensitivity(found)
 
 
@@ -121,7 +120,7 @@ def extend(kernel: Tensor, factors: Sequence[Tensor], count: int) -> list[Tensor
         basis[groups, :, direction],
         thirds[groups, direction, :, number],
     )
-    return balanced([torch.cat([f, n.mT], -1) for f, n in zip(factors, new, strict=True)])
+    return balance_components([torch.cat([f, n.mT], -1) for f, n in zip(factors, new, strict=True)])
 
 
 def correct(
@@ -151,7 +150,7 @@ def correct(
             strength = _strongest(values, turned.square().sum(-2), squared, limit)
             shrunk = turned / (values + strength[:, None])[:, None, :]
             found[mode] = shrunk @ vectors.mT * scale[:, None, :]
-        found = balanced(found)
+        found = balance_components(found)
     return found
 
 
@@ -173,13 +172,6 @@ def rescaled(kernel: Tensor, factors: Sequence[Tensor]) -> list[Tensor]:
     approximation = reconstruct(factors)
     scale = (kernel * approximation).sum() / approximation.square().sum().clamp_min(1e-300)
     return [f * scale.clamp_min(0.0) ** (1 / 3) for f in factors]
-
-
-def balanced(factors: Sequence[Tensor]) -> list[Tensor]:
-    """Spreads each component's norm evenly over its three factors."""
-    norms = [torch.linalg.vector_norm(f, dim=-2, keepdim=True) for f in factors]
-    even = (norms[0] * norms[1] * norms[2]) ** (1 / 3)
-    return [f * torch.where(n > 0, even / n, 0.0) for f, n in zip(factors, norms, strict=True)]
 
 
 def reconstruct(factors: Sequence[Tensor]) -> Tensor:
@@ -225,10 +217,3 @@ def _solve(normal: Tensor, product: Tensor, ridge: Tensor) -> Tensor:
     least = _RIDGE * diagonal.mean(-1, keepdim=True) + torch.finfo(normal.dtype).tiny
     root = torch.linalg.cholesky(normal + torch.diag_embed(ridge + least))
     return torch.cholesky_solve(product.mT, root).mT
-
-
-def component_costs(target: Target) -> tuple[int, int]:
-    """Parameters and MACs of one component of a fitted kernel, in all groups together."""
-    outputs, inputs, taps = (*target.group_shape[:2], target.kernel_size)
-    macs = inputs * target.in_positions + (taps + outputs) * target.out_positions
-    return target.groups * (outputs + inputs + taps), target.groups * macs

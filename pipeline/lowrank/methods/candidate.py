@@ -51,10 +51,6 @@ class CandidateGrid:
     squared_error: Tensor
     error_kind: ErrorKind
 
-    def saving(self, params: Tensor, macs: Tensor) -> CandidateGrid:
-        """The same candidates at (n,) fewer params and macs."""
-        return replace(self, params=self.params - params, macs=self.macs - macs)
-
     def find(self, ranks: Sequence[int]) -> Candidate | None:
         """The candidate with exactly these ranks, worthwhile or not; None if it is not here."""
         found = (self.ranks == torch.tensor([ranks])).all(1).nonzero().flatten()

@@ -1,42 +1,34 @@
-"""CP of a convolution kernel: 1×1 → depthwise → 1×1 (after Lebedev et al. 2015).
-
-The kernel is the three-way tensor (out, in, taps): keeping the taps of a depthwise filter
-together fits better at equal rank than one factor an axis, and costs one layer less.
-"""
+"""CP of a convolution kernel, fitted by alternating least squares (after Lebedev et al. 2015)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.lowrank.analysis.spectra import Spectra
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.forms import FORMS, Form
+from pipeline.lowrank.forms.cp import component_costs
 from pipeline.lowrank.linalg import split_groups
 from pipeline.lowrank.methods import als
-from pipeline.lowrank.methods.base import (
-    Certificate,
-    Method,
-    channels,
-    check_rank,
-    like,
-    pointwise,
-)
+from pipeline.lowrank.methods.base import Certificate, Method, priced
 from pipeline.lowrank.methods.candidate import Candidate, CandidateGrid
 from pipeline.lowrank.methods.hooi import project
 from pipeline.lowrank.methods.tucker2 import Tucker2
-from pipeline.lowrank.methods.uniqueness import Uniqueness, cp_uniqueness, rank_upper_bound
+from pipeline.lowrank.methods.uniqueness import Uniqueness, cp_uniqueness
 from pipeline.lowrank.network.targets import Target
+from pipeline.lowrank.typed import knob, options
 
 _CORRECTIONS = 10  # sweeps: on planted kernels they shrank diverging components 20 to 200 times
 _ROOM = 1.5  # directions kept for each component while the fit runs on a small core
 
 
-@dataclass(frozen=True)
+@options
 class CP(Method):
     """ranks = (rank,), of each group. Alternating least squares from nested singular vectors,
     until a sweep lowers the squared error by less than `cp_tolerance`·‖K‖², at most
@@ -51,19 +43,36 @@ class CP(Method):
     way, so that these errors are exact.
     """
 
-    cp_iterations: int = 100
-    cp_tolerance: float = 1e-6
-    cp_penalty: float = 1e-3
-    cp_slack: float = 0.02
-    cp_restarts: int = 1
-    cp_rank_grid: int = 8
-    seed: int = 0
+    cp_iterations: int = knob(default=100, ge=1, help="cp: sweeps of alternating least squares")
+    cp_tolerance: float = knob(
+        default=1e-6,
+        ge=0,
+        help="cp: stop when a sweep lowers the squared error by less, relative to ‖K‖²",
+    )
+    cp_penalty: float = knob(
+        default=1e-3,
+        ge=0,
+        help="cp: what the sensitivity costs, relative to ‖K‖²; 0 lets components diverge",
+    )
+    cp_slack: float = knob(
+        default=0.02,
+        ge=0,
+        help="cp: part of the squared error that the correction of large components may add",
+    )
+    cp_restarts: int = knob(default=1, ge=0, help="cp: seeded fresh starts of a fit that diverged")
+    cp_rank_grid: int = knob(
+        default=8, ge=1, help="cp: number of ranks that are fitted as candidates"
+    )
+    seed: int = knob(
+        default=0, ge=0, help="cp: of the noise that a diverged fit is started again from"
+    )
 
     name: ClassVar[str] = "cp"
+    form: ClassVar[Form] = FORMS["cp"]
     views: ClassVar[tuple[str, ...]] = ()
 
     def candidates(self, target: Target, weight: Tensor, spectra: Spectra) -> list[Candidate]:
-        per_params, per_macs = als.component_costs(target)
+        per_params, per_macs = component_costs(target)
         grid = self._grid((*target.group_shape[:2], target.kernel_size))
         fits = list(self._fits(weight, spectra, [r for r in grid if r * per_macs < target.macs]))
         good = [fit for fit in fits if not fit.diverged]
@@ -85,21 +94,13 @@ class CP(Method):
         self, target: Target, weight: Tensor, spectra: Spectra, ranks: Sequence[int]
     ) -> Candidate | None:
         """Fitted here. Raises LowRankError where the fit diverges."""
-        fitted = self.reconstruct(self.factorize(weight, spectra, ranks))
+        fitted = self.form.reconstruct(self.factorize(weight, spectra, ranks))
         error = float((weight.to(torch.float64) - fitted).square().sum())
         return self._priced(target, ranks, [error]).find(ranks)
 
     def _priced(self, target: Target, ranks: Sequence[int], errors: list[float]) -> CandidateGrid:
-        rank = torch.tensor(ranks, dtype=torch.int64)
-        params, macs = als.component_costs(target)
-        return CandidateGrid(
-            method=self.name,
-            ranks=rank[:, None],
-            params=rank * params + target.bias_params,
-            macs=rank * macs,
-            squared_error=torch.tensor(errors, dtype=torch.float64),
-            error_kind="exact",
-        )
+        rank = torch.tensor(ranks, dtype=torch.int64)[:, None]
+        return priced(self, target, rank, torch.tensor(errors, dtype=torch.float64))
 
     def factorize(
         self, weight: Tensor, spectra: Spectra, ranks: Sequence[int]
@@ -207,43 +208,8 @@ class CP(Method):
         lower = max(tail[min(ranks[0], len(tail) - 1)].item() for tail in tails)
         return Certificate(lower, spectra.squared_norm, "mode ranks")
 
-    @staticmethod
-    def uniqueness(shape: Sequence[int], ranks: Sequence[int]) -> Uniqueness | None:
+    def uniqueness(self, shape: Sequence[int], ranks: Sequence[int]) -> Uniqueness | None:
         return cp_uniqueness([*shape[:2], math.prod(shape[2:])], ranks[0])
-
-    @staticmethod
-    def layers(module: nn.Module, ranks: Sequence[int]) -> list[nn.Module]:
-        (rank,) = ranks
-        inputs, outputs, groups, bias = channels(module)
-        inner = groups * rank
-        return [
-            pointwise(module, inputs, inner, groups=groups),
-            like(module, inner, inner, groups=inner),
-            pointwise(module, inner, outputs, groups=groups, bias=bias),
-        ]
-
-    @staticmethod
-    def balanced(factors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The norm of each component spread evenly: its factors have no other freedom."""
-        groups = factors[0].shape[0] // factors[2].shape[1]
-        first, taps, last = (split_groups(factor, groups).flatten(2) for factor in factors)
-        even = als.balanced([first.mT, taps.mT, last])
-        turned = (even[0].mT, even[1].mT, even[2])
-        return tuple(e.reshape(f.shape) for e, f in zip(turned, factors, strict=True))
-
-    @staticmethod
-    def reconstruct(factors: Sequence[Tensor]) -> Tensor:
-        first, taps, last = factors
-        groups = first.shape[0] // last.shape[1]
-        right = first.flatten(1)[:, :, None] * taps.flatten(1)[:, None, :]  # rank, in, taps
-        dense = split_groups(last.flatten(1), groups) @ split_groups(right.flatten(1), groups)
-        return dense.reshape(last.shape[0], first.shape[1], *taps.shape[2:])
-
-    @staticmethod
-    def check_ranks(shape: Sequence[int], ranks: Sequence[int]) -> str | None:
-        if len(ranks) != 1:
-            return f"cp takes one rank, not {len(ranks)}"
-        return check_rank("rank", ranks[0], rank_upper_bound([*shape[:2], math.prod(shape[2:])]))
 
 
 def _diverged(fit: als.Fit) -> str:

@@ -7,6 +7,17 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from pipeline.lowrank.linalg import leading, unfold
+from pipeline.lowrank.typed import knob
+
+# The options of the methods that iterate.
+SWEEPS: int = knob(
+    default=10, ge=0, help="tucker2, tucker: sweeps after the HOSVD; 0 keeps the HOSVD"
+)
+TOLERANCE: float = knob(
+    default=1e-5,
+    ge=0,
+    help="tucker2, tucker: stop when a sweep lowers the squared error by less, relative to ‖K‖²",
+)
 
 
 def hooi(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import torch
 from torch import Tensor
+
+from pipeline.lowrank.forms.cp import rank_upper_bound
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,6 @@ def cp_uniqueness(sizes: Sequence[int], rank: int) -> Uniqueness:
     modes = [size for size in sizes if size > 1] or [1]
     k_ranks = generic_k_ranks(modes, rank)
     return Uniqueness(rank_upper_bound(modes), kruskal_sufficient(k_ranks, rank))
-
-
-def rank_upper_bound(sizes: Sequence[int]) -> int:
-    """∏I / max I: no tensor of these sizes has a higher rank.
-
-    The source prints R ≤ ∏I / max I as its condition of *uniqueness*. It is none: every tensor
-    satisfies it, and the generic 2×2×2 tensor of rank 3 has infinitely many decompositions.
-    """
-    return math.prod(sizes) // max(sizes)
 
 
 def kruskal_sufficient(k_ranks: Sequence[int], rank: int) -> bool:

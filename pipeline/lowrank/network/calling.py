@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from pipeline.lowrank.errors import LowRankError
 
 PADDING = -1  # in place of a token id: not part of the text, and masked in every model
 
@@ -17,6 +21,50 @@ def call(model: nn.Module, batch: Any) -> Any:
     if isinstance(batch, tuple | list):
         return model(*batch)
     return model(batch)
+
+
+def first_example(batches: Sequence[Any]) -> Any:
+    """A batch of one: the first example of the first batch. Raises LowRankError for no batch."""
+    if not len(batches):
+        raise LowRankError("give an example (a batch of one), or calibration batches")
+    return rows_of(batches[0], slice(0, 1))
+
+
+def rows_of(batch: Any, chosen: slice) -> Any:
+    """Some examples of a batch: of its tensor, or of each tensor in its tuple or dict."""
+    if isinstance(batch, Tensor):
+        return batch[chosen]
+    if isinstance(batch, dict):
+        return {key: rows_of(value, chosen) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return type(batch)(rows_of(value, chosen) for value in batch)
+    return batch
+
+
+def count_examples(batch: Any) -> int:
+    """The length of the first tensor in a batch. Raises LowRankError where there is none."""
+    if isinstance(batch, Tensor) and batch.dim():
+        return len(batch)
+    values = batch.values() if isinstance(batch, dict) else batch
+    for value in values if isinstance(batch, dict | tuple | list) else ():
+        if isinstance(value, Tensor) and value.dim():
+            return len(value)
+    raise LowRankError(
+        f"a batch is a {type(batch).__name__} without a tensor: give tensors, or tuples or dicts "
+        "of them"
+    )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode; afterwards every module is in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def padding_mask(batch: Any) -> Tensor | None:

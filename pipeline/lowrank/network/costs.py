@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.network.calling import call
+from pipeline.lowrank.network.calling import call, evaluating
 from pipeline.lowrank.network.targets import Target, dense_weight, groups_of, kind_of
 
 Cost = Literal["params", "macs", "bytes"]
@@ -32,9 +33,14 @@ class Totals:
 
 def network_totals(model: nn.Module, example: Any) -> Totals:
     """Costs of the network as it stands; MACs are those of one `example`."""
+    return totals_at(model, trace_positions(model, example))
+
+
+def totals_at(model: nn.Module, positions: Mapping[str, Positions]) -> Totals:
+    """Costs of the network, given the positions that `trace_positions` counted."""
     return Totals(
         params=count_params(model),
-        macs=network_macs(model, example)["total"],
+        macs=sum(layer_macs(model, positions).values()),
         bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
     )
 
@@ -51,38 +57,35 @@ def trace_positions(model: nn.Module, example: Any) -> dict[str, Positions]:
     position is one vector of channels that the layer reads or writes; calls are added up. A
     convolution has an entry more for each further axis of its kernel: after j axes, the first
     j sizes are the output's and the others the input's.
-    The model's training mode is restored and nothing is accumulated in it.
+    The modules' training modes are restored and nothing is accumulated in it.
     """
     counts: dict[str, Positions] = {}
     hooks = []
     for name, module in model.named_modules():
         if _is_counted(module):
             hooks.append(module.register_forward_hook(_counter(name, counts)))
-    training = model.training
-    model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
             call(model, example)
     finally:
-        model.train(training)
         for hook in hooks:
             hook.remove()
     return counts
 
 
-def network_macs(model: nn.Module, example: Any) -> dict[str, Any]:
-    """Multiply-accumulates of one example: {"total": int, "layers": {name: int}}.
+def layer_macs(model: nn.Module, positions: Mapping[str, Positions]) -> dict[str, int]:
+    """Multiply-accumulates of each layer.
 
     Linear and convolution layers are counted (normalisation, pooling and activations are not:
     they are additions and comparisons in the order of a percent; an Embedding only looks up).
     """
     layers = {}
-    for name, positions in trace_positions(model, example).items():
+    for name, counted in positions.items():
         module = model.get_submodule(name)
         if not isinstance(module, nn.Embedding):
             transposed = getattr(module, "transposed", False)
-            layers[name] = dense_weight(module).numel() * positions[0 if transposed else -1]
-    return {"total": sum(layers.values()), "layers": layers}
+            layers[name] = dense_weight(module).numel() * counted[0 if transposed else -1]
+    return layers
 
 
 def describe_target(name: str, module: nn.Module, positions: Positions) -> Target:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.lowrank.analysis.history import WeightSpectra, load_weight_spectra
 from pipeline.lowrank.analysis.spectra import Spectra, load_spectra
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.planning.files import load_plan
 
 Json = dict[str, Any]
 
@@ -49,7 +50,7 @@ def read_facts(out: Path) -> Facts:
         analysis=read_json(out / "analysis" / "analysis.json"),
         spectra=load_spectra(out / "analysis"),
         weights=load_weight_spectra(out / "analysis"),
-        plan=read_json(out / "plan.json"),
+        plan=_plan(out / "plan.json"),
         layers=compressed["layers"],
         refit=compressed["refit"],
         bounds=read_json(out / "compressed" / "bounds.json"),
@@ -58,6 +59,15 @@ def read_facts(out: Path) -> Facts:
     )
     _check_agreement(facts)
     return facts
+
+
+def _plan(path: Path) -> Json:
+    plan = load_plan(path)
+    layers = {
+        name: asdict(plan.expected.layers[name]) | {"ranks": list(layer.ranks), "why": layer.why}
+        for name, layer in plan.layers.items()
+    }
+    return {"layers": layers}
 
 
 def read_json(path: Path) -> Json:

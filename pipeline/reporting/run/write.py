@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pipeline.lowrank.network.costs import count_params, network_macs
+from pipeline.lowrank.network.costs import count_params, network_totals
 from pipeline.reporting.run.facts import Facts
 from pipeline.reporting.run.numbers import headline, layer_rows, output_errors
 from pipeline.reporting.run.plots import plot_rows, write_csv, write_figures, write_plots
@@ -48,7 +48,7 @@ def network_size(network: nn.Module, folder: Path, example: Tensor) -> dict[str,
         example = example.to(next(network.parameters()).dtype)
     return {
         "params": count_params(network),
-        "macs": int(network_macs(network, example)["total"]),
+        "macs": int(network_totals(network, example).macs),
         "file_bytes": (folder / "model.safetensors").stat().st_size,
     }
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.lowrank import Budget, Energy, Factorized, LowRankError, apply_, compress_, plan
 from pipeline.lowrank.analysis.analysis import analyze, load_analysis, save_analysis
-from pipeline.lowrank.network.costs import count_params, network_macs
+from pipeline.lowrank.network.costs import count_params, network_totals
 from pipeline.lowrank.planning.plan import Plan, load_plan, save_plan
 
 EXAMPLE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -52,13 +52,13 @@ def test_planning_changes_nothing(net: Net) -> None:
 
 @pytest.mark.parametrize("methods", [["svd"], ["tucker2"], ["cp"], ["svd", "tucker2", "cp"]])
 def test_the_built_network_costs_what_the_plan_says(net: Net, methods: list[str]) -> None:
-    dense_params, dense_macs = count_params(net), network_macs(net, EXAMPLE)["total"]
+    dense_params, dense_macs = count_params(net), network_totals(net, EXAMPLE).macs
     model, chosen, reports = compress_(
         net, Budget(macs=0.4), EXAMPLE, methods=methods, cp_rank_grid=4, cp_iterations=30
     )
     assert (chosen.dense.params, chosen.dense.macs) == (dense_params, dense_macs)
     assert count_params(model) == chosen.planned.params
-    assert network_macs(model, EXAMPLE)["total"] == chosen.planned.macs <= 0.4 * dense_macs
+    assert network_totals(model, EXAMPLE).macs == chosen.planned.macs <= 0.4 * dense_macs
     assert reports.keys() == chosen.factorized.keys() != set()
     for name, report in reports.items():
         assert isinstance(model.get_submodule(name), Factorized)

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from pipeline.lowrank import Energy, LowRankError, compress_
 from pipeline.lowrank.forms.files import (
     build_model,
-    load_network,
+    load,
     load_weights,
     read_network,
-    save_network,
+    save,
 )
 
 
@@ -47,12 +47,12 @@ def folder(tmp_path: Path) -> Path:
     model, _, reports = compress_(build_model(SPEC), Energy(0.5), TOKENS)
     layers = {n: {"method": r.method, "ranks": list(r.ranks)} for n, r in reports.items()}
     assert list(layers) == ["middle"]
-    save_network(tmp_path / "net", model, SPEC, layers)
+    save(model, tmp_path / "net", SPEC)
     return tmp_path / "net"
 
 
 def test_a_compressed_tied_network_comes_back_to_the_bit(folder: Path) -> None:
-    one, two = load_network(folder), load_network(folder)
+    one, two = load(folder), load(folder)
     assert one.head.weight is one.embedding.weight
     assert one(TOKENS).abs().sum() > 0
     assert torch.equal(one(TOKENS), two(TOKENS))
@@ -63,7 +63,7 @@ def test_a_compressed_tied_network_comes_back_to_the_bit(folder: Path) -> None:
 
 def test_saving_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     file = read_network(folder)
-    save_network(tmp_path / "again", load_network(folder), file.spec, file.layers)
+    save(load(folder), tmp_path / "again", file.spec)
     for name in ("model.safetensors", "network.json"):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
 
@@ -153,7 +153,7 @@ def test_a_network_file_that_does_not_fit(folder: Path) -> None:
     ]:
         path.write_text(json.dumps(good | change))
         with pytest.raises(LowRankError, match=message):
-            load_network(folder)
+            load(folder)
     path.unlink()
     with pytest.raises(LowRankError, match="not a network of this pipeline"):
-        load_network(folder)
+        load(folder)

@@ -16,7 +16,7 @@ from pipeline.lowrank.forms.surgery import skeleton
 from pipeline.lowrank.linalg import relative_error
 from pipeline.lowrank.methods import METHODS, Method, candidates_of, make_methods
 from pipeline.lowrank.methods.uniqueness import rank_upper_bound
-from pipeline.lowrank.network.costs import count_params, network_macs
+from pipeline.lowrank.network.costs import count_params, network_totals
 from tests.lowrank.layer_kinds import LAYER_KINDS, Case, LayerKind, build, make_case
 
 CONFIGURED = make_methods(list(METHODS), cp_iterations=12, cp_rank_grid=3)
@@ -87,7 +87,7 @@ def test_every_candidate_costs_and_errs_as_predicted(row: Row, kind: LayerKind) 
     for candidate in candidates[:: max(1, len(candidates) // 8)]:
         layer = build(case, row.method, candidate.ranks)
         assert candidate.params == count_params(layer) < case.target.params
-        assert candidate.macs == network_macs(layer, case.example)["total"]
+        assert candidate.macs == network_totals(layer, case.example).macs
         assert candidate.macs < case.target.macs or kind.entries
         squared = relative_error(case.weight, layer.dense_weight()) ** 2
         predicted = candidate.squared_error / norm

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.lowrank.forms.surgery import skeleton
 from pipeline.lowrank.linalg import relative_error
 from pipeline.lowrank.methods import METHODS, candidates_of, make_methods
-from pipeline.lowrank.network.costs import count_params, network_macs
+from pipeline.lowrank.network.costs import count_params, network_totals
 from pipeline.lowrank.network.targets import CONVOLUTIONS
 from tests.lowrank.layer_kinds import Case, build, case_of
 
@@ -67,7 +67,7 @@ def test_a_drawn_layer_and_rank_keep_the_contract(name: str, case: Case, place: 
     layer = build(case, method, candidate.ranks)
     assert (candidate.params, candidate.macs) == (
         count_params(layer),
-        network_macs(layer, case.example)["total"],
+        network_totals(layer, case.example).macs,
     )
     assert candidate.params < case.target.params and candidate.macs < case.target.macs
 

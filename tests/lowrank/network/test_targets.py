@@ -12,7 +12,12 @@ from pipeline.lowrank import Budget, Compute, Energy, compress_, plan
 from pipeline.lowrank.analysis.analysis import analyze
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.methods import METHODS
-from pipeline.lowrank.network.costs import count_params, network_macs, trace_positions
+from pipeline.lowrank.network.costs import (
+    count_params,
+    layer_macs,
+    network_totals,
+    trace_positions,
+)
 from pipeline.lowrank.network.targets import dense_weight, find_targets
 
 
@@ -173,14 +178,15 @@ def test_macs_by_hand() -> None:
         nn.Flatten(),
         nn.Linear(5 * 64, 10),
     )
-    counted = network_macs(model, torch.randn(1, 3, 8, 8))
-    assert counted["layers"] == {
+    example = torch.randn(1, 3, 8, 8)
+    layers = layer_macs(model, trace_positions(model, example))
+    assert layers == {
         "0": 16 * 8 * 3 * 9,
         "2": 16 * 8 * 2 * 9,
         "3": 16 * 8 * 5 * 4,
         "5": 320 * 10,
     }
-    assert counted["total"] == sum(counted["layers"].values())
+    assert network_totals(model, example).macs == sum(layers.values())
     assert count_params(model) == 224 + 152 + 165 + 3210
 
 

@@ -13,7 +13,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.costs import Cost
 from pipeline.lowrank.planning.overrides import make_overrides
 from pipeline.lowrank.planning.policies import POLICIES, make_policy
-from tests.lowrank.planning.option_cases import REST, options_of, seeded_weights
+from tests.lowrank.planning.offer_cases import REST, options_of, seeded_weights
 from tests.lowrank.planning.test_policies import OPTIONS, UNITS, error, spent
 
 GIVEN = {
@@ -27,10 +27,10 @@ GIVEN = {
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_policy_leaves_overridden_layers_as_they_were_given(name: str) -> None:
-    options, totals = options_of(seeded_weights(), overrides=GIVEN)
+    offers, totals = options_of(seeded_weights(), overrides=GIVEN)
     policy = make_policy({**OPTIONS, "policy": name, "budget": 0.8})
-    choices = policy.select(options, totals).choices
-    assert choices["layer0"].candidate == options["layer0"].dense
+    choices = policy.select(offers, totals).choices
+    assert choices["layer0"].candidate == offers["layer0"].dense
     assert choices["layer1"].candidate.ranks == (3,)
     assert choices["layer2"].candidate.ranks == (2,)
     assert choices["layer2"].candidate.method == "svd"
@@ -50,16 +50,16 @@ def test_the_rest_pays_for_what_is_kept(unit: Cost, allocation: Any) -> None:
     kept, _ = options_of(seeded_weights(), overrides={cut: Override(keep="dense")})
     bound = policy.select(kept, totals)
     assert bound.choices[cut].candidate.method == "dense"
-    for options, selection in ((free, at_will), (kept, bound)):
-        assert spent(options, selection, unit) + REST <= 0.75 * whole
+    for offers, selection in ((free, at_will), (kept, bound)):
+        assert spent(offers, selection, unit) + REST <= 0.75 * whole
     assert error(kept, bound) > error(free, at_will)
 
 
 def test_a_budget_that_overrides_use_up_names_the_smallest_possible() -> None:
     overrides = {"*": Override(keep="dense")}
-    options, totals = options_of(seeded_weights(), overrides=overrides)
+    offers, totals = options_of(seeded_weights(), overrides=overrides)
     with pytest.raises(LowRankError, match=r"keeps 1\.0000; choose at least 1\.000"):
-        Budget(params=0.9).select(options, totals)
+        Budget(params=0.9).select(offers, totals)
 
 
 @pytest.mark.parametrize(

@@ -22,14 +22,14 @@ from pipeline.lowrank.planning.policies import (
     Energy,
     Error,
     Fixed,
+    Offer,
     OptimalThreshold,
-    Option,
     Policy,
     Selection,
     make_policy,
 )
 from pipeline.lowrank.planning.policies.ranks import view_shape
-from tests.lowrank.planning.option_cases import REST, options_of, seeded_weights
+from tests.lowrank.planning.offer_cases import REST, options_of, seeded_weights
 
 UNITS: tuple[Cost, ...] = ("params", "macs", "bytes")
 OPTIONS: dict[str, Any] = {
@@ -59,17 +59,17 @@ KNOBS: dict[str, tuple[str, list[Any]]] = {
 }
 
 
-def only(*names: str) -> tuple[dict[str, Option], Totals]:
+def only(*names: str) -> tuple[dict[str, Offer], Totals]:
     return options_of({n: w for n, w in seeded_weights().items() if n in names})
 
 
-def spent(options: dict[str, Option], selection: Selection, unit: Cost) -> int:
-    return sum(o.cost(selection.choices[n].candidate, unit) for n, o in options.items())
+def spent(offers: dict[str, Offer], selection: Selection, unit: Cost) -> int:
+    return sum(o.cost(selection.choices[n].candidate, unit) for n, o in offers.items())
 
 
-def error(options: dict[str, Option], selection: Selection) -> float:
+def error(offers: dict[str, Offer], selection: Selection) -> float:
     chosen = {n: choice.candidate for n, choice in selection.choices.items()}
-    return sum(o.relative_squared(chosen[n]) for n, o in options.items())
+    return sum(o.relative_squared(chosen[n]) for n, o in offers.items())
 
 
 def zeros() -> dict[str, Tensor]:
@@ -87,36 +87,36 @@ def test_every_policy_gives_every_target_one_candidate_that_it_may_have(
         kept = 1.0 if chosen is vector else 0.5
         policy = make_policy({**OPTIONS, "policy": name, "cost": cost, "budget": kept})
         assert (policy.name, policy.cost) == (name, cost)
-        options, totals = options_of(chosen)
-        selection = policy.select(options, totals)
-        assert list(selection.choices) == list(options)
+        offers, totals = options_of(chosen)
+        selection = policy.select(offers, totals)
+        assert list(selection.choices) == list(offers)
         for target, choice in selection.choices.items():
-            candidate, option = choice.candidate, options[target]
+            candidate, offer = choice.candidate, offers[target]
             assert choice.why
-            if candidate not in option.candidates:  # one that another beats, but was named
-                assert option.exact is not None
-                assert candidate == option.exact(candidate.method, candidate.ranks)
-                assert candidate.params < option.dense.params
-                assert candidate.macs < option.dense.macs
-        if "layer0" in options:
+            if candidate not in offer.candidates:  # one that another beats, but was named
+                assert offer.exact is not None
+                assert candidate == offer.exact(candidate.method, candidate.ranks)
+                assert candidate.params < offer.dense.params
+                assert candidate.macs < offer.dense.macs
+        if "layer0" in offers:
             assert any(c.candidate.method != "dense" for c in selection.choices.values())
-        beside = uniform(options, cost, selection)
-        assert spent(options, beside, cost) <= spent(options, selection, cost)
+        beside = uniform(offers, cost, selection)
+        assert spent(offers, beside, cost) <= spent(offers, selection, cost)
 
 
 @pytest.mark.parametrize("cost", UNITS)
 @pytest.mark.parametrize("name", POLICIES)
 def test_the_knob_of_a_policy_turns_cost_up_and_error_down(name: str, cost: Cost) -> None:
-    options, totals = options_of(seeded_weights())
+    offers, totals = options_of(seeded_weights())
     knob, values = KNOBS[name]
     found = [
-        make_policy({**OPTIONS, "cost": cost, "policy": name, knob: v}).select(options, totals)
+        make_policy({**OPTIONS, "cost": cost, "policy": name, knob: v}).select(offers, totals)
         for v in values
     ]
-    costs = [spent(options, selection, cost) for selection in found]
-    errors = [error(options, selection) for selection in found]
+    costs = [spent(offers, selection, cost) for selection in found]
+    errors = [error(offers, selection) for selection in found]
     if len(values) == 1:  # no number to choose, and a rank that is neither 0 nor full
-        assert 0 < costs[0] < sum(o.cost(o.dense, cost) for o in options.values())
+        assert 0 < costs[0] < sum(o.cost(o.dense, cost) for o in offers.values())
         return
     assert all(a >= b - 1e-12 for a, b in itertools.pairwise(errors))
     assert errors[0] > errors[-1] + 0.01
@@ -127,30 +127,30 @@ def test_the_knob_of_a_policy_turns_cost_up_and_error_down(name: str, cost: Cost
 
 @pytest.mark.parametrize("name", ["energy", "error", "budget"])
 def test_dense_is_chosen_where_no_error_is_allowed(name: str) -> None:
-    options, totals = options_of(seeded_weights())
+    offers, totals = options_of(seeded_weights())
     knob, values = KNOBS[name]
     policy = make_policy({**OPTIONS, "policy": name, knob: values[-1]})
-    for target, choice in policy.select(options, totals).choices.items():
-        assert options[target].relative_squared(choice.candidate) < 1e-12
+    for target, choice in policy.select(offers, totals).choices.items():
+        assert offers[target].relative_squared(choice.candidate) < 1e-12
 
 
 def test_energy_and_error_are_two_words_for_the_same_rank() -> None:
-    options, totals = options_of(seeded_weights())
-    by_energy = Energy(0.84).select(options, totals)
-    by_error = Error(0.4).select(options, totals)
-    for name in options:
+    offers, totals = options_of(seeded_weights())
+    by_energy = Energy(0.84).select(offers, totals)
+    by_error = Error(0.4).select(offers, totals)
+    for name in offers:
         assert by_energy.choices[name].candidate == by_error.choices[name].candidate
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.8, 0.95])
 def test_energy_takes_the_least_rank_that_keeps_it(threshold: float) -> None:
-    options, totals = only("layer0")
-    chosen = Energy(threshold).select(options, totals).choices["layer0"].candidate
-    option = options["layer0"]
-    assert 1 - option.relative_squared(chosen) >= threshold
-    smaller = [c for c in option.candidates if c.params < chosen.params]
+    offers, totals = only("layer0")
+    chosen = Energy(threshold).select(offers, totals).choices["layer0"].candidate
+    offer = offers["layer0"]
+    assert 1 - offer.relative_squared(chosen) >= threshold
+    smaller = [c for c in offer.candidates if c.params < chosen.params]
     assert smaller
-    assert all(1 - option.relative_squared(c) < threshold for c in smaller)
+    assert all(1 - offer.relative_squared(c) < threshold for c in smaller)
 
 
 def planted(shape: tuple[int, ...], rank: int, noise: float = 0.0) -> Tensor:
@@ -169,44 +169,44 @@ def planted(shape: tuple[int, ...], rank: int, noise: float = 0.0) -> Tensor:
 
 @pytest.mark.parametrize("policy", [Energy(1.0), Error(0.0)], ids=["τ=1", "ε=0"])
 def test_the_extreme_thresholds_find_the_exact_rank(policy: Policy) -> None:
-    options, totals = options_of({"w": planted((30, 40), 4)})
-    assert policy.select(options, totals).choices["w"].candidate.ranks == (4,)
+    offers, totals = options_of({"w": planted((30, 40), 4)})
+    assert policy.select(offers, totals).choices["w"].candidate.ranks == (4,)
 
 
 def test_a_weight_of_zeros_takes_the_smallest_rank() -> None:
-    options, totals = options_of({"w": torch.zeros(8, 9, dtype=torch.float64)})
+    offers, totals = options_of({"w": torch.zeros(8, 9, dtype=torch.float64)})
     for policy in (Energy(1.0), Error(0.0), Budget(params=0.9), EVBMF(), OptimalThreshold()):
-        chosen = policy.select(options, totals).choices["w"].candidate
+        chosen = policy.select(offers, totals).choices["w"].candidate
         assert (chosen.squared_error, chosen.ranks) == (0.0, (1,))
 
 
 def test_a_vector_stays_dense_and_the_plan_says_why() -> None:
-    options, totals = only("layer4", "layer5")
-    assert len(options) == 2
+    offers, totals = only("layer4", "layer5")
+    assert len(offers) == 2
     for policy in (Energy(0.5), Compute(2.0), Budget(params=1.0), EVBMF(), Fixed(1)):
-        for choice in policy.select(options, totals).choices.values():
+        for choice in policy.select(offers, totals).choices.values():
             assert choice.candidate.method == "dense"
             assert "below break-even" in choice.why
 
 
 def test_compute_keeps_no_more_than_its_share_of_every_layer() -> None:
-    options, totals = options_of(seeded_weights())
-    for name, choice in Compute(2.5).select(options, totals).choices.items():
-        option = options[name]
+    offers, totals = options_of(seeded_weights())
+    for name, choice in Compute(2.5).select(offers, totals).choices.items():
+        offer = offers[name]
         if choice.candidate.method != "dense":
-            assert choice.candidate.params <= option.dense.params / 2.5
+            assert choice.candidate.params <= offer.dense.params / 2.5
             better = [
                 c
-                for c in option.candidates
-                if c.params <= option.dense.params / 2.5
+                for c in offer.candidates
+                if c.params <= offer.dense.params / 2.5
                 and c.squared_error < choice.candidate.squared_error
             ]
             assert not better
 
 
 def test_compute_at_an_impossible_ratio_takes_rank_one_and_says_so() -> None:
-    options, totals = only("layer0")
-    choice = Compute(1000.0).select(options, totals).choices["layer0"]
+    offers, totals = only("layer0")
+    choice = Compute(1000.0).select(offers, totals).choices["layer0"]
     assert choice.candidate.ranks == (1,)
     assert "smallest rank there is" in choice.why
 
@@ -217,8 +217,8 @@ def test_compute_at_an_impossible_ratio_takes_rank_one_and_says_so() -> None:
 @pytest.mark.parametrize("policy", [EVBMF(), OptimalThreshold()], ids=lambda p: p.name)
 def test_ranks_above_the_noise_are_the_planted_ones_in_every_view(policy: Policy) -> None:
     weights = {"matrix": planted((60, 90), 7, 0.02), "kernel": planted((40, 30, 3, 3), 5, 0.02)}
-    options, totals = options_of(weights, ("tucker2",))
-    choices = policy.select(options, totals).choices
+    offers, totals = options_of(weights, ("tucker2",))
+    choices = policy.select(offers, totals).choices
     assert choices["matrix"].candidate.ranks == (7,)
     assert choices["kernel"].candidate.ranks == (5, 5)
     assert f"{policy.name}: tucker2 5×5" in choices["kernel"].why
@@ -238,8 +238,8 @@ def test_tucker2_takes_the_rank_of_each_unfolding_also_where_another_pair_is_bet
     for mode in (0, 1):
         matrix = kernel.movedim(mode, 0).flatten(1)
         expected.append(rank_of(torch.linalg.svdvals(matrix), tuple(matrix.shape)))
-    options, totals = options_of({"w": kernel}, ("tucker2",))
-    chosen = policy.select(options, totals).choices["w"].candidate
+    offers, totals = options_of({"w": kernel}, ("tucker2",))
+    chosen = policy.select(offers, totals).choices["w"].candidate
     assert list(chosen.ranks) == expected
     assert expected[0] != expected[1]
 
@@ -247,21 +247,21 @@ def test_tucker2_takes_the_rank_of_each_unfolding_also_where_another_pair_is_bet
 def test_pure_noise_keeps_rank_one_and_says_so() -> None:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(50, 60, generator=generator, dtype=torch.float64)
-    options, totals = options_of({"w": noise})
-    choice = OptimalThreshold().select(options, totals).choices["w"]
+    offers, totals = options_of({"w": noise})
+    choice = OptimalThreshold().select(offers, totals).choices["w"]
     assert choice.candidate.ranks == (1,)
     assert "all noise" in choice.why
 
 
 def test_a_method_without_views_is_skipped_or_refused() -> None:
     kernel = {"w": planted((12, 10, 3, 3), 3, 0.02)}
-    options, totals = options_of(kernel, ("cp", "tucker2"))
-    choice = EVBMF().select(options, totals).choices["w"]
+    offers, totals = options_of(kernel, ("cp", "tucker2"))
+    choice = EVBMF().select(offers, totals).choices["w"]
     assert choice.candidate.method == "tucker2"
     assert "cp skipped" in choice.why
-    options, totals = options_of(kernel, ("cp",))
+    offers, totals = options_of(kernel, ("cp",))
     with pytest.raises(LowRankError, match=r"layer 'w': evbmf reads ranks off spectra, and cp"):
-        EVBMF().select(options, totals)
+        EVBMF().select(offers, totals)
 
 
 def test_the_shapes_of_the_views_are_those_of_the_unfoldings() -> None:
@@ -278,8 +278,8 @@ def test_the_shapes_of_the_views_are_those_of_the_unfoldings() -> None:
 
 
 def ranks_under(ranks: Any, methods: tuple[str, ...] = ("tucker2",)) -> dict[str, Any]:
-    options, totals = options_of(seeded_weights(), methods)
-    choices = Fixed(ranks).select(options, totals).choices
+    offers, totals = options_of(seeded_weights(), methods)
+    choices = Fixed(ranks).select(offers, totals).choices
     return {n: c.candidate.ranks for n, c in choices.items() if c.candidate.method != "dense"}
 
 
@@ -310,10 +310,10 @@ def test_given_ranks_are_taken_exactly() -> None:
 
 def test_ranks_above_break_even_become_the_nearest_below_it() -> None:
     """Tucker-2 of 12 × 12 × 3 × 3 at ranks 11 costs 1353 parameters, the kernel 1296."""
-    options, totals = options_of({"w": planted((12, 12, 3, 3), 11, 0.001)}, ("tucker2",))
-    choice = Fixed(11).select(options, totals).choices["w"]
+    offers, totals = options_of({"w": planted((12, 12, 3, 3), 11, 0.001)}, ("tucker2",))
+    choice = Fixed(11).select(offers, totals).choices["w"]
     assert "ranks given (11): tucker2 11×11 is not below break-even; nearest that is" in choice.why
-    below = [c for c in options["w"].candidates if c.ranks and max(c.ranks) <= 11]
+    below = [c for c in offers["w"].candidates if c.ranks and max(c.ranks) <= 11]
     assert choice.candidate == min(below, key=lambda c: c.squared_error)
 
 
@@ -339,13 +339,13 @@ def test_given_ranks_that_do_not_fit_are_refused(ranks: Any, message: str) -> No
 @pytest.mark.parametrize("kept", [0.25, 0.4, 0.7, 0.999, 1.0])
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_budget_is_never_exceeded(unit: Cost, kept: float, scope: Any, allocation: Any) -> None:
-    options, totals = options_of(seeded_weights())
+    offers, totals = options_of(seeded_weights())
     policy = Budget(**{unit: kept}, scope=scope, allocation=allocation)
-    selection = policy.select(options, totals)
+    selection = policy.select(offers, totals)
     rest = REST if scope == "network" else 0
-    whole = sum(o.cost(o.dense, unit) for o in options.values()) + rest
+    whole = sum(o.cost(o.dense, unit) for o in offers.values()) + rest
     assert totals.cost(unit) == whole - rest + REST
-    assert spent(options, selection, unit) + rest <= kept * whole
+    assert spent(offers, selection, unit) + rest <= kept * whole
     assert selection.optimality_gap is not None
     assert 0.0 <= selection.optimality_gap <= 1.0
     assert kept > 0.4 or selection.optimality_gap < 0.15  # of four layers
@@ -354,35 +354,35 @@ def test_a_budget_is_never_exceeded(unit: Cost, kept: float, scope: Any, allocat
 def test_bytes_count_the_number_format_of_each_layer() -> None:
     """Halving the bytes cuts the wide numbers, where parameters would be cut alike."""
     weight = seeded_weights()["layer0"]
-    options, totals = options_of({"half": weight, "single": weight})
-    assert [o.target.bytes_per_param for o in options.values()] == [2, 4]
-    choices = Budget(bytes=0.6).select(options, totals).choices
+    offers, totals = options_of({"half": weight, "single": weight})
+    assert [o.target.bytes_per_param for o in offers.values()] == [2, 4]
+    choices = Budget(bytes=0.6).select(offers, totals).choices
     costs = {n: c.candidate.params for n, c in choices.items()}
     assert costs["single"] < costs["half"]
-    equal = Budget(params=0.6).select(options, totals).choices
+    equal = Budget(params=0.6).select(offers, totals).choices
     assert abs(equal["single"].candidate.params - equal["half"].candidate.params) <= 50
 
 
 def test_a_budget_beats_the_same_cost_layer_by_layer() -> None:
-    options, totals = options_of(seeded_weights())
-    alike = Compute(2.5).select(options, totals)
-    dense = sum(o.dense.params for o in options.values())
-    kept = (totals.params - dense + spent(options, alike, "params")) / totals.params
-    together = Budget(params=kept).select(options, totals)
-    assert error(options, together) < error(options, alike)
+    offers, totals = options_of(seeded_weights())
+    alike = Compute(2.5).select(offers, totals)
+    dense = sum(o.dense.params for o in offers.values())
+    kept = (totals.params - dense + spent(offers, alike, "params")) / totals.params
+    together = Budget(params=kept).select(offers, totals)
+    assert error(offers, together) < error(offers, alike)
 
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_exact_is_never_worse_than_greedy_and_both_respect_the_bound(unit: Cost) -> None:
-    options, totals = options_of(seeded_weights())
+    offers, totals = options_of(seeded_weights())
     better = 0
     for kept in (0.2, 0.25, 0.33, 0.4, 0.5, 0.6):
         found, gaps = [], []
         for allocation in ("greedy", "exact"):
             policy = Budget(**{unit: kept}, allocation=allocation)  # type: ignore[arg-type]
-            selection = policy.select(options, totals)
+            selection = policy.select(offers, totals)
             assert selection.optimality_gap is not None
-            found.append(error(options, selection))
+            found.append(error(offers, selection))
             gaps.append(found[-1] * (1 - selection.optimality_gap))
         assert found[1] <= found[0] + 1e-12
         assert gaps[0] == pytest.approx(gaps[1], rel=1e-9), "one bound for both"
@@ -391,32 +391,32 @@ def test_exact_is_never_worse_than_greedy_and_both_respect_the_bound(unit: Cost)
 
 
 def test_a_budget_below_the_floor_names_the_smallest_possible() -> None:
-    options, totals = options_of(seeded_weights())
+    offers, totals = options_of(seeded_weights())
     with pytest.raises(LowRankError, match=r"budget of 0\.02 of the params cannot be met") as info:
-        Budget(params=0.02).select(options, totals)
+        Budget(params=0.02).select(offers, totals)
     least = float(str(info.value).rpartition("at least ")[2].split(",")[0])
-    Budget(params=least).select(options, totals)
+    Budget(params=least).select(offers, totals)
     with pytest.raises(LowRankError):
-        Budget(params=least - 0.002).select(options, totals)
+        Budget(params=least - 0.002).select(offers, totals)
 
 
 def test_a_largest_error_bars_what_a_sum_would_sacrifice() -> None:
-    options, totals = options_of(seeded_weights())
-    free = Budget(params=0.3).select(options, totals)
-    worst = max(options[n].relative_squared(c.candidate) for n, c in free.choices.items())
+    offers, totals = options_of(seeded_weights())
+    free = Budget(params=0.3).select(offers, totals)
+    worst = max(offers[n].relative_squared(c.candidate) for n, c in free.choices.items())
     assert worst > 0.4
     limit = 0.6
-    bound = Budget(params=0.4, max_relative_error=limit).select(options, totals)
+    bound = Budget(params=0.4, max_relative_error=limit).select(offers, totals)
     for name, choice in bound.choices.items():
-        assert options[name].relative_squared(choice.candidate) <= limit**2
+        assert offers[name].relative_squared(choice.candidate) <= limit**2
     with pytest.raises(LowRankError, match=r"within max_relative_error=0\.6 the network") as info:
-        Budget(params=0.2, max_relative_error=limit).select(options, totals)
+        Budget(params=0.2, max_relative_error=limit).select(offers, totals)
     least = float(str(info.value).rpartition("at least ")[2].split(",")[0])
-    Budget(params=least, max_relative_error=limit).select(options, totals)
+    Budget(params=least, max_relative_error=limit).select(offers, totals)
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("offers", "message"),
     [
         ({"policy": "energy", "energy": 0.0}, r"energy is 0\.0: choose a fraction in \(0, 1\]"),
         ({"policy": "energy", "energy": 1.5}, r"energy is 1\.5"),
@@ -442,6 +442,6 @@ def test_a_largest_error_bars_what_a_sum_would_sacrifice() -> None:
         ({"policy": "xyz"}, r"unknown policy 'xyz': choose one of energy, error, compute, evbmf"),
     ],
 )
-def test_bad_options_name_the_value_and_the_remedy(options: dict[str, Any], message: str) -> None:
+def test_bad_options_name_the_value_and_the_remedy(offers: dict[str, Any], message: str) -> None:
     with pytest.raises(LowRankError, match=message):
-        make_policy({**OPTIONS, **options})
+        make_policy({**OPTIONS, **offers})

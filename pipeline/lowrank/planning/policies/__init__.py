@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from pipeline.lowrank.errors import LowRankError, suggest
-from pipeline.lowrank.planning.policies.base import Choice, Option, Policy, Selection, check_cost
+from pipeline.lowrank.planning.policies.base import Choice, Offer, Policy, Selection
 from pipeline.lowrank.planning.policies.budget import Budget
 from pipeline.lowrank.planning.policies.fixed import Fixed
 from pipeline.lowrank.planning.policies.local import Compute, Energy, Error
 from pipeline.lowrank.planning.policies.loss import Loss
 from pipeline.lowrank.planning.policies.statistical import EVBMF, OptimalThreshold
 
-
-def _budget(options: Mapping[str, Any]) -> Budget:
-    check_cost(options["cost"])
-    own = ("scope", "error_scale", "allocation", "max_relative_error")
-    return Budget(**{options["cost"]: options["budget"]}, **{key: options[key] for key in own})
-
-
-# Name in the configuration → policy, from the options of the section `rank_select`.
-POLICIES: dict[str, Callable[[Mapping[str, Any]], Policy]] = {
-    "energy": lambda o: Energy(o["energy"], o["cost"]),
-    "error": lambda o: Error(o["relative_error"], o["cost"]),
-    "compute": lambda o: Compute(o["compression_ratio"], o["cost"]),
-    "evbmf": lambda o: EVBMF(o["cost"]),
-    "optimal_threshold": lambda o: OptimalThreshold(o["cost"]),
-    "fixed": lambda o: Fixed(o["ranks"], o["cost"]),
-    "loss": lambda o: Loss(o["nats"], o["cost"]),
-    "budget": _budget,
+POLICIES: dict[str, type[Policy]] = {
+    policy.name: policy
+    for policy in (Energy, Error, Compute, EVBMF, OptimalThreshold, Fixed, Loss, Budget)
 }
 
 __all__ = [
@@ -42,17 +27,22 @@ __all__ = [
     "Error",
     "Fixed",
     "Loss",
+    "Offer",
     "OptimalThreshold",
-    "Option",
     "Policy",
     "Selection",
-    "make_policy",
+    "get_policy",
 ]
 
 
-def make_policy(options: Mapping[str, Any]) -> Policy:
-    """The policy that `options["policy"]` names; LowRankError with the nearest name if none."""
-    name = options["policy"]
-    if name not in POLICIES:
-        raise LowRankError(f"unknown policy {name!r}: {suggest(name, POLICIES)}")
-    return POLICIES[name](options)
+def get_policy(name: str) -> type[Policy]:
+    """The class of a policy; LowRankError with the nearest name if there is none."""
+    if name in POLICIES:
+        return POLICIES[name]
+    raise LowRankError(f"unknown policy {name!r}: {suggest(name, POLICIES)}")
+
+
+def make_policy(name: str, knobs: Mapping[str, object]) -> Policy:
+    """The policy `name` with those of the `knobs`, which may be of several policies, that it
+    takes."""
+    return get_policy(name).from_knobs(knobs)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, get_args
+from dataclasses import dataclass, field, fields
+from typing import ClassVar, Self
 
 from torch import Tensor
 
-from pipeline.lowrank.errors import LowRankError, suggest
 from pipeline.lowrank.methods.candidate import Candidate, dense_candidate
 from pipeline.lowrank.network.costs import Cost, Totals
 from pipeline.lowrank.network.targets import Target
+from pipeline.lowrank.typed import knob
+
+# The option of the policies that decide layer by layer.
+COST: Cost = knob(default="params", help="the unit that is saved: params, macs or bytes")
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Option:
+class Offer:
     """What a policy is given for one target.
 
     candidates: the worthwhile ones, with the dense one. singular_values: {view: (r,) descending,
@@ -85,8 +88,8 @@ class Selection:
     optimality_gap: float | None = None
 
 
-class Policy(Protocol):
-    """A policy knows candidates and costs; it knows no method."""
+class Policy(ABC):
+    """A policy knows candidates and costs; it knows no method. Its fields are its options."""
 
     name: ClassVar[str]
 
@@ -95,25 +98,30 @@ class Policy(Protocol):
     def cost(self) -> Cost:
         """The unit in which the policy saves."""
 
+    @classmethod
+    def from_knobs(cls, knobs: Mapping[str, object]) -> Self:
+        """The policy with those of the knobs, which may be of several policies, that it has."""
+        own = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+        return cls(**{key: value for key, value in knobs.items() if key in own})
+
+    def rivals(self) -> tuple[Policy, ...]:
+        """Policies of the same promise, of which the one whose plan measures best is meant."""
+        return (self,)
+
     @abstractmethod
-    def select(self, options: Mapping[str, Option], totals: Totals) -> Selection:
-        """One candidate for every target; the given one where one is given.
+    def select(self, offers: Mapping[str, Offer], totals: Totals) -> Selection:
+        """The choice for every target; where an override gave one already (`Offer.given`), that.
 
         Raises LowRankError when that is impossible.
         """
 
 
-class LocalPolicy(Policy, Protocol):
+class LocalPolicy(Policy):
     """A policy that looks at one layer at a time."""
 
     @abstractmethod
-    def choose(self, option: Option) -> Choice:
+    def choose(self, offer: Offer) -> Choice:
         """The candidate of one target, which has others than the dense one."""
 
-    def select(self, options: Mapping[str, Option], totals: Totals) -> Selection:
-        return Selection({n: o.settled or self.choose(o) for n, o in options.items()})
-
-
-def check_cost(cost: str) -> None:
-    if cost not in get_args(Cost):
-        raise LowRankError(f"cost is {cost!r}: {suggest(cost, get_args(Cost))}")
+    def select(self, offers: Mapping[str, Offer], totals: Totals) -> Selection:
+        return Selection({n: o.settled or self.choose(o) for n, o in offers.items()})

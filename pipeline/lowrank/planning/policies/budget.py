@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 
 from pipeline.lowrank.errors import LowRankError, suggest
 from pipeline.lowrank.methods.candidate import Candidate
 from pipeline.lowrank.network.costs import Cost, Totals
-from pipeline.lowrank.planning.policies.base import Choice, Option, Policy, Selection
+from pipeline.lowrank.planning.policies.base import Choice, Offer, Policy, Selection
 from pipeline.lowrank.planning.policies.knapsack import Knapsack, exact, greedy
+from pipeline.lowrank.typed import knob, options
 
 Scope = Literal["network", "targets"]
 ErrorScale = Literal["relative", "absolute"]
 Allocation = Literal["greedy", "exact"]
 
-_CHOICES = {
-    "scope": ("network", "targets"),
-    "error_scale": ("relative", "absolute"),
-    "allocation": ("greedy", "exact"),
-}
 
-
-@dataclass(frozen=True)
+@options
 class Budget(Policy):
     """Keep at most this fraction of the parameters, of the MACs or of the bytes (one of them).
 
@@ -40,13 +35,25 @@ class Budget(Policy):
     linear programming. A budget is never exceeded.
     """
 
-    params: float | None = None
-    macs: float | None = None
-    bytes: float | None = None
-    scope: Scope = "network"
-    error_scale: ErrorScale = "relative"
-    allocation: Allocation = "greedy"
-    max_relative_error: float | None = None
+    params: float | None = knob(default=None, help="fraction of the parameters to keep, in (0, 1]")
+    macs: float | None = knob(
+        default=None, help="fraction of the multiply-accumulates to keep, in (0, 1]"
+    )
+    bytes: float | None = knob(default=None, help="fraction of the bytes to keep, in (0, 1]")
+    scope: Scope = knob(
+        default="network", help="budget: a fraction of the whole network, or of the targets alone"
+    )
+    error_scale: ErrorScale = knob(
+        default="relative", help="budget: errors relative to each layer's ‖W‖², or absolute"
+    )
+    allocation: Allocation = knob(
+        default="greedy", help="budget: greedy, or exact (dynamic programming)"
+    )
+    max_relative_error: float | None = knob(
+        default=None,
+        ge=0,
+        help="budget: candidates with a larger ‖W − Ŵ‖/‖W‖ are barred; null bars none",
+    )
 
     name: ClassVar[str] = "budget"
 
@@ -55,15 +62,19 @@ class Budget(Policy):
             raise LowRankError("give the budget as one of params, macs and bytes")
         if not 0.0 < self.kept <= 1.0:
             raise LowRankError(f"budget is {self.kept}: choose a kept fraction in (0, 1]")
-        for key, known in _CHOICES.items():
-            value = getattr(self, key)
-            if value not in known:
-                raise LowRankError(f"{key} is {value!r}: {suggest(value, known)}")
-        if self.max_relative_error is not None and not self.max_relative_error >= 0.0:
-            raise LowRankError(
-                f"max_relative_error is {self.max_relative_error}: choose a number ≥ 0, or null "
-                "for none"
-            )
+
+    @classmethod
+    def from_knobs(cls, knobs: Mapping[str, object]) -> Budget:
+        """Of a configuration: `budget` is the fraction, `cost` its unit."""
+        unit, own = knobs["cost"], ("scope", "error_scale", "allocation", "max_relative_error")
+        if unit not in get_args(Cost):
+            raise LowRankError(f"cost is {unit!r}: {suggest(unit, get_args(Cost))}")
+        kept = {str(unit): knobs["budget"]}
+        return cls(**kept, **{key: knobs[key] for key in own if key in knobs})  # type: ignore[arg-type]
+
+    def rivals(self) -> tuple[Policy, ...]:
+        """Both error scales: which of them spends the budget better, measurement says."""
+        return (replace(self, error_scale="absolute"), replace(self, error_scale="relative"))
 
     def _given(self) -> dict[Cost, float]:
         kept: dict[Cost, float | None]
@@ -78,18 +89,18 @@ class Budget(Policy):
     def kept(self) -> float:
         return self._given()[self.cost]
 
-    def select(self, options: Mapping[str, Option], totals: Totals) -> Selection:
-        allowed = {n: self._allowed(o) for n, o in options.items()}
+    def select(self, offers: Mapping[str, Offer], totals: Totals) -> Selection:
+        allowed = {n: self._allowed(o) for n, o in offers.items()}
         fronts = {n: o.front(self.cost) for n, o in allowed.items()}
         solve = greedy if self.allocation == "greedy" else exact
         solution = solve(
             Knapsack(
                 [
-                    torch.tensor([options[n].cost(c, self.cost) for c in f])
+                    torch.tensor([offers[n].cost(c, self.cost) for c in f])
                     for n, f in fronts.items()
                 ],
                 [
-                    torch.tensor([self._error(options[n], c) for c in f], dtype=torch.float64)
+                    torch.tensor([self._error(offers[n], c) for c in f], dtype=torch.float64)
                     for n, f in fronts.items()
                 ],
                 self.allowance(allowed, totals),
@@ -98,21 +109,21 @@ class Budget(Policy):
         gap = (solution.error - solution.bound) / solution.error if solution.error > 0 else 0.0
         return Selection(
             {
-                name: self._choice(options[name], front[item])
+                name: self._choice(offers[name], front[item])
                 for (name, front), item in zip(fronts.items(), solution.items, strict=True)
             },
             max(0.0, gap),
         )
 
-    def allowance(self, options: Mapping[str, Option], totals: Totals) -> int:
+    def allowance(self, offers: Mapping[str, Offer], totals: Totals) -> int:
         """What the targets may cost together. Raises LowRankError below the smallest possible."""
         unit = self.cost
-        dense = sum(option.cost(option.dense, unit) for option in options.values())
+        dense = sum(offer.cost(offer.dense, unit) for offer in offers.values())
         fixed = totals.cost(unit) - dense if self.scope == "network" else 0
         whole = fixed + dense
         # The fraction as it was written: 0.7 of 10 is 7, not the float product's 6.99….
         allowed = math.floor(Fraction(repr(self.kept)) * whole) - fixed
-        floor = sum(min(o.cost(c, unit) for c in o.candidates) for o in options.values())
+        floor = sum(min(o.cost(c, unit) for c in o.candidates) for o in offers.values())
         if allowed < floor:
             limit = self.max_relative_error
             within = "" if limit is None else f" within max_relative_error={limit:g}"
@@ -124,26 +135,26 @@ class Budget(Policy):
             )
         return allowed
 
-    def _allowed(self, option: Option) -> Option:
-        """The option without the candidates that `max_relative_error` bars."""
-        if option.given:
-            return replace(option, candidates=[option.given.candidate])
+    def _allowed(self, offer: Offer) -> Offer:
+        """The offer without the candidates that `max_relative_error` bars."""
+        if offer.given:
+            return replace(offer, candidates=[offer.given.candidate])
         if self.max_relative_error is None:
-            return option
+            return offer
         limit = self.max_relative_error**2
         return replace(
-            option,
-            candidates=[c for c in option.candidates if option.relative_squared(c) <= limit],
+            offer,
+            candidates=[c for c in offer.candidates if offer.relative_squared(c) <= limit],
         )
 
-    def _error(self, option: Option, candidate: Candidate) -> float:
+    def _error(self, offer: Offer, candidate: Candidate) -> float:
         if self.error_scale == "absolute":
             return candidate.squared_error
-        return option.relative_squared(candidate)
+        return offer.relative_squared(candidate)
 
-    def _choice(self, option: Option, candidate: Candidate) -> Choice:
-        if option.settled:
-            return option.settled
+    def _choice(self, offer: Offer, candidate: Candidate) -> Choice:
+        if offer.settled:
+            return offer.settled
         if candidate.method != "dense":
             return Choice(candidate, f"share of the budget {self.kept:g} of the {self.cost}")
         return Choice(candidate, "dense: the budget allows it, and other layers save more cheaply")

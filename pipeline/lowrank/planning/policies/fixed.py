@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pipeline.lowrank.errors import LowRankError, suggest
 from pipeline.lowrank.network.costs import Cost, Totals
-from pipeline.lowrank.planning.policies.base import (
-    Choice,
-    LocalPolicy,
-    Option,
-    Selection,
-    check_cost,
-)
-from pipeline.lowrank.planning.policies.ranks import Ranks, at_ranks, check_ranks, named_ranks
+from pipeline.lowrank.planning.policies.base import COST, Choice, LocalPolicy, Offer, Selection
+from pipeline.lowrank.planning.policies.ranks import Ranks, at_ranks, check_given, named_ranks
+from pipeline.lowrank.typed import knob, options
 
 
-@dataclass(frozen=True)
+@options
 class Fixed(LocalPolicy):
     """Given ranks: one number for all, a fraction of the full rank of each view, or a mapping
     of shell-style patterns on layer names to numbers, fractions or lists (one number a rank).
@@ -28,32 +22,36 @@ class Fixed(LocalPolicy):
     Ranks at or above break-even become the nearest below it. `cost` decides between methods.
     """
 
-    ranks: Ranks | Mapping[str, Ranks] = 0.25
-    cost: Cost = "params"
+    ranks: Any = knob(
+        default=0.25,
+        help="fixed: a number for all, a fraction of the full rank, or {pattern: number, "
+        "fraction or list}",
+    )
+    cost: Cost = COST
 
     name: ClassVar[str] = "fixed"
 
     def __post_init__(self) -> None:
-        check_cost(self.cost)
         if isinstance(self.ranks, Mapping):
             for value in self.ranks.values():
-                check_ranks(value)
+                check_given(value)
         else:
-            check_ranks(self.ranks)
+            check_given(self.ranks)
 
-    def select(self, options: Mapping[str, Option], totals: Totals) -> Selection:
+    def select(self, offers: Mapping[str, Offer], totals: Totals) -> Selection:
         if isinstance(self.ranks, Mapping):
-            check_patterns("rank_select.ranks", self.ranks, options)
-        return super().select(options, totals)
+            check_patterns("rank_select.ranks", self.ranks, offers)
+        return super().select(offers, totals)
 
-    def choose(self, option: Option) -> Choice:
-        name, value = option.target.name, self.ranks
+    def choose(self, offer: Offer) -> Choice:
+        name = offer.target.name
+        value: Ranks | Mapping[str, Ranks] = self.ranks
         if isinstance(value, Mapping):
             pattern = first_match(value, name)
             if pattern is None:
-                return Choice(option.dense, "dense: no pattern of the given ranks matches it")
+                return Choice(offer.dense, "dense: no pattern of the given ranks matches it")
             value = value[pattern]
-        return at_ranks(option, named_ranks(option, value), self.cost, f"ranks given ({value})")
+        return at_ranks(offer, named_ranks(offer, value), self.cost, f"ranks given ({value})")
 
 
 def first_match(patterns: Mapping[str, object], name: str) -> str | None:

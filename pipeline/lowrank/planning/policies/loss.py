@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.methods.candidate import Candidate
 from pipeline.lowrank.network.costs import Cost, Totals
-from pipeline.lowrank.planning.policies.base import Choice, Option, Policy, Selection, check_cost
+from pipeline.lowrank.planning.policies.base import COST, Choice, Offer, Policy, Selection
+from pipeline.lowrank.typed import knob, options
 
 _HALVINGS = 100  # of the interval of prices, which spans 60 orders of magnitude
 
 
-@dataclass(frozen=True)
+@options
 class Loss(Policy):
     """min Σ cost subject to ½ Σ squared error ≤ nats (metric `fisher`: nats of loss per unit).
 
@@ -27,22 +26,22 @@ class Loss(Policy):
     local; `pipeline.lowrank.factorize.contest.hold_limit` corrects it by what is measured.
     """
 
-    nats: float = 0.05
-    cost: Cost = "params"
+    nats: float = knob(
+        default=0.02,
+        gt=0,
+        allow_inf_nan=False,
+        help="loss: largest increase of the loss per unit (an example, a token), above 0",
+    )
+    cost: Cost = COST
 
     name: ClassVar[str] = "loss"
 
-    def __post_init__(self) -> None:
-        check_cost(self.cost)
-        if not 0.0 < self.nats < math.inf:
-            raise LowRankError(f"nats is {self.nats}: choose a number above 0")
-
-    def select(self, options: Mapping[str, Option], totals: Totals) -> Selection:
-        fronts = {n: o.front(self.cost) for n, o in options.items() if o.settled is None}
-        given = sum(o.settled.candidate.squared_error for o in options.values() if o.settled)
+    def select(self, offers: Mapping[str, Offer], totals: Totals) -> Selection:
+        fronts = {n: o.front(self.cost) for n, o in offers.items() if o.settled is None}
+        given = sum(o.settled.candidate.squared_error for o in offers.values() if o.settled)
         columns = {
             n: (
-                torch.tensor([options[n].cost(c, self.cost) for c in front], dtype=torch.float64),
+                torch.tensor([offers[n].cost(c, self.cost) for c in front], dtype=torch.float64),
                 torch.tensor([c.squared_error for c in front], dtype=torch.float64),
             )
             for n, front in fronts.items()
@@ -50,8 +49,8 @@ class Loss(Policy):
         places = _least_price(columns, 2.0 * self.nats - given)
         return Selection(
             {
-                name: option.settled or self._choice(fronts[name][places[name]])
-                for name, option in options.items()
+                name: offer.settled or self._choice(fronts[name][places[name]])
+                for name, offer in offers.items()
             }
         )
 

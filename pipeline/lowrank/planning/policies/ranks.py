@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
+from pipeline.lowrank.analysis.tables import ranks_text
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.methods.candidate import Candidate
 from pipeline.lowrank.network.costs import Cost
-from pipeline.lowrank.planning.policies.base import Choice, Option
+from pipeline.lowrank.planning.policies.base import Choice, Offer
 
 # A whole number for every rank, a fraction of the full rank, or one number a rank.
 Ranks = int | float | Sequence[int]
@@ -31,7 +32,7 @@ def view_shape(shape: Sequence[int], view: str) -> tuple[int, int]:
     return rows, math.prod(shape) // rows
 
 
-def check_ranks(value: object) -> None:
+def check_given(value: object) -> None:
     """Raises LowRankError unless `value` is a Ranks."""
     many = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     whole = all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in many)
@@ -43,7 +44,7 @@ def check_ranks(value: object) -> None:
     )
 
 
-def named_ranks(option: Option, value: Ranks) -> dict[str, tuple[int, ...]]:
+def named_ranks(offer: Offer, value: Ranks) -> dict[str, tuple[int, ...]]:
     """{competing method: its ranks} under `value`.
 
     A whole number and a fraction stand for every rank; the number is cut to each view's full
@@ -52,8 +53,8 @@ def named_ranks(option: Option, value: Ranks) -> dict[str, tuple[int, ...]]:
     Raises LowRankError when no method is left.
     """
     ranks: dict[str, tuple[int, ...]] = {}
-    for method, views in option.views.items():
-        full = [min(view_shape(option.target.group_shape, view)) for view in views]
+    for method, views in offer.views.items():
+        full = [min(view_shape(offer.target.group_shape, view)) for view in views]
         if isinstance(value, float):
             share = Fraction(repr(value))
             ranks[method] = tuple(max(1, math.floor(share * limit)) for limit in full)
@@ -64,48 +65,48 @@ def named_ranks(option: Option, value: Ranks) -> dict[str, tuple[int, ...]]:
     ranks = {method: found for method, found in ranks.items() if found}
     if not ranks:
         raise LowRankError(
-            f"layer {option.target.name!r}: ranks {value} suit none of its methods "
-            f"({', '.join(option.views) or 'none is below break-even'}); give one number for each "
+            f"layer {offer.target.name!r}: ranks {value} suit none of its methods "
+            f"({', '.join(offer.views) or 'none is below break-even'}); give one number for each "
             "rank of a method, or keep: dense"
         )
     return ranks
 
 
-def worthwhile(option: Option, method: str, ranks: tuple[int, ...]) -> Candidate | None:
+def worthwhile(offer: Offer, method: str, ranks: tuple[int, ...]) -> Candidate | None:
     """The method's candidate with exactly these ranks if it saves parameters and MACs, also
     where another one beats it and it is not listed."""
-    for candidate in option.candidates:
+    for candidate in offer.candidates:
         if candidate.method == method and candidate.ranks == ranks:
             return candidate
-    assert option.exact is not None, "whoever makes options with views gives it"
-    exact = option.exact(method, ranks)
-    if exact is None or exact.params >= option.dense.params or exact.macs >= option.dense.macs:
+    assert offer.exact is not None, "whoever makes offers with views gives it"
+    exact = offer.exact(method, ranks)
+    if exact is None or exact.params >= offer.dense.params or exact.macs >= offer.dense.macs:
         return None
     return exact
 
 
-def at_ranks(option: Option, ranks: Mapping[str, tuple[int, ...]], unit: Cost, rule: str) -> Choice:
+def at_ranks(offer: Offer, ranks: Mapping[str, tuple[int, ...]], unit: Cost, rule: str) -> Choice:
     """The candidate with exactly these ranks where it is below break-even; otherwise the one of
     least error with no rank above them; dense where there is none. Of several methods the
     cheapest in `unit`, exact ones first."""
     found: list[tuple[bool, int, Choice]] = []
     for method, wanted in ranks.items():
-        text = f"{rule}: {method} {'×'.join(map(str, wanted))}"
-        candidate, near = worthwhile(option, method, wanted), False
+        text = f"{rule}: {method} {ranks_text(wanted)}"
+        candidate, near = worthwhile(offer, method, wanted), False
         if candidate is None:
-            candidate, near = _nearest_below(option, method, wanted), True
+            candidate, near = _nearest_below(offer, method, wanted), True
             text += " is not below break-even; nearest that is"
         if candidate is not None:
-            found.append((near, option.cost(candidate, unit), Choice(candidate, text)))
+            found.append((near, offer.cost(candidate, unit), Choice(candidate, text)))
     if found:
         return min(found, key=lambda f: f[:2])[2]
-    return Choice(option.dense, f"dense: {rule}, but no ranks up to these are below break-even")
+    return Choice(offer.dense, f"dense: {rule}, but no ranks up to these are below break-even")
 
 
-def _nearest_below(option: Option, method: str, ranks: tuple[int, ...]) -> Candidate | None:
+def _nearest_below(offer: Offer, method: str, ranks: tuple[int, ...]) -> Candidate | None:
     below = (
         c
-        for c in option.candidates
+        for c in offer.candidates
         if c.method == method and all(r <= w for r, w in zip(c.ranks, ranks, strict=True))
     )
     return min(below, key=lambda c: c.squared_error, default=None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
@@ -11,63 +10,58 @@ from torch import Tensor
 from pipeline.lowrank.analysis.diagnostics import evbmf_rank, optimal_threshold_rank
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.costs import Cost
-from pipeline.lowrank.planning.policies.base import Choice, LocalPolicy, Option, check_cost
+from pipeline.lowrank.planning.policies.base import COST, Choice, LocalPolicy, Offer
 from pipeline.lowrank.planning.policies.ranks import at_ranks, view_shape
+from pipeline.lowrank.typed import options
 
 RankOfView = Callable[[Tensor, tuple[int, int]], int]
 
 
-@dataclass(frozen=True)
+@options
 class EVBMF(LocalPolicy):
     """Each rank from empirical variational Bayes on the view that it truncates (Nakajima et
     al. 2013), as Kim et al. (2016) do for Tucker-2. `cost` decides between methods."""
 
-    cost: Cost = "params"
+    cost: Cost = COST
 
     name: ClassVar[str] = "evbmf"
 
-    def __post_init__(self) -> None:
-        check_cost(self.cost)
-
-    def choose(self, option: Option) -> Choice:
-        return _above_noise(option, self.cost, self.name, evbmf_rank)
+    def choose(self, offer: Offer) -> Choice:
+        return _above_noise(offer, self.cost, self.name, evbmf_rank)
 
 
-@dataclass(frozen=True)
+@options
 class OptimalThreshold(LocalPolicy):
     """Each rank by the hard threshold on the singular values of its view that is optimal in
     mean square for unknown noise (Gavish & Donoho 2014). `cost` decides between methods."""
 
-    cost: Cost = "params"
+    cost: Cost = COST
 
     name: ClassVar[str] = "optimal_threshold"
 
-    def __post_init__(self) -> None:
-        check_cost(self.cost)
-
-    def choose(self, option: Option) -> Choice:
-        return _above_noise(option, self.cost, self.name, optimal_threshold_rank)
+    def choose(self, offer: Offer) -> Choice:
+        return _above_noise(offer, self.cost, self.name, optimal_threshold_rank)
 
 
-def _above_noise(option: Option, unit: Cost, rule: str, rank_of: RankOfView) -> Choice:
+def _above_noise(offer: Offer, unit: Cost, rule: str, rank_of: RankOfView) -> Choice:
     """Ranks of all methods with views. A rank of 0 (nothing stands out of the noise) becomes 1,
     the smallest there is, and the reason says so."""
     estimated = {
         method: tuple(
-            rank_of(option.singular_values[view], view_shape(option.target.group_shape, view))
+            rank_of(offer.singular_values[view], view_shape(offer.target.group_shape, view))
             for view in views
         )
-        for method, views in option.views.items()
+        for method, views in offer.views.items()
         if views
     }
-    without = [method for method, views in option.views.items() if not views]
+    without = [method for method, views in offer.views.items() if not views]
     if not estimated:
         raise LowRankError(
-            f"layer {option.target.name!r}: {rule} reads ranks off spectra, and "
+            f"layer {offer.target.name!r}: {rule} reads ranks off spectra, and "
             f"{', '.join(without)} truncates none; choose another method or another policy"
         )
     ranks = {method: tuple(max(1, r) for r in found) for method, found in estimated.items()}
-    choice = at_ranks(option, ranks, unit, rule)
+    choice = at_ranks(offer, ranks, unit, rule)
     why = choice.why
     if 0 in estimated.get(choice.candidate.method, ()):
         why += "; rank 0 was estimated (all noise), 1 is the least"

@@ -10,9 +10,9 @@ from pipeline.lowrank.analysis.spectra import analyze_weight
 from pipeline.lowrank.methods import make_methods
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.targets import Target
-from pipeline.lowrank.planning.choices import make_options
+from pipeline.lowrank.planning.offers import make_offers
 from pipeline.lowrank.planning.overrides import Override
-from pipeline.lowrank.planning.policies import Option
+from pipeline.lowrank.planning.policies import Offer
 
 SHAPES = [(20, 30), (64, 16), (12, 8, 3, 3), (9, 9), (1, 40), (30, 1)]
 METHODS = ("svd", "tucker2")
@@ -49,8 +49,8 @@ def options_of(
     weights: dict[str, Tensor],
     methods: tuple[str, ...] = METHODS,
     overrides: dict[str, Override] | None = None,
-) -> tuple[dict[str, Option], Totals]:
+) -> tuple[dict[str, Offer], Totals]:
     analysis = analysis_of(weights)
     made = make_methods(["svd", "tucker2", "cp"], cp_iterations=3, cp_rank_grid=2)
-    options = make_options(analysis, weights, methods, made, "params", overrides)
-    return options, analysis.totals
+    offers = make_offers(analysis, weights, methods, made, "params", overrides)
+    return offers, analysis.totals

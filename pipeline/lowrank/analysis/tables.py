@@ -1,0 +1,88 @@
+"""Tables for a terminal and for a notebook: what `print` shows of an analysis, a plan, a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+WIDTH = 80
+_SHORTEST = 12  # characters that a name keeps at least
+
+
+@dataclass(frozen=True)
+class Table:
+    """`title` and `notes` are lines above and below; the first column holds names, which are
+    shortened in their middle where a line would get too long; `left` says which other columns
+    hold words. Rows are as long as `columns`."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+    left: Sequence[str] = field(default=("method", "kind"))
+
+    def text(self, width: int = WIDTH) -> str:
+        """At most `width` characters a line, as far as names can be shortened."""
+        others = [
+            max(len(row[index]) for row in [self.columns, *self.rows])
+            for index in range(1, len(self.columns))
+        ]
+        room = max(_SHORTEST, width - sum(others) - 2 * len(others))
+        names = [shortened(row[0], room) for row in [self.columns, *self.rows]]
+        first = max(len(name) for name in names)
+        lines = []
+        for name, row in zip(names, [self.columns, *self.rows], strict=True):
+            cells = [
+                cell.ljust(size) if column in self.left else cell.rjust(size)
+                for column, cell, size in zip(self.columns[1:], row[1:], others, strict=True)
+            ]
+            lines.append("  ".join([name.ljust(first), *cells]).rstrip())
+        wrapped = [line for note in [self.title, *self.notes] for line in _wrapped(note, width)]
+        count = len(_wrapped(self.title, width))
+        return "\n".join([*wrapped[:count], *lines, *wrapped[count:]])
+
+    def html(self) -> str:
+        """A table element, in the notebook's own colours."""
+        head = "".join(f"<th>{escape(column)}</th>" for column in self.columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
+            for row in self.rows
+        )
+        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        return (
+            f"<p>{escape(self.title)}</p><table><thead><tr>{head}</tr></thead>"
+            f"<tbody>{body}</tbody></table>{notes}"
+        )
+
+
+def shortened(name: str, room: int) -> str:
+    """The name, with an ellipsis in its middle where it is longer than `room` characters."""
+    if len(name) <= room:
+        return name
+    tail = (room - 1) // 2
+    return f"{name[: room - 1 - tail]}…{name[-tail:]}"
+
+
+def ranks_text(ranks: Sequence[int]) -> str:
+    """(24, 16) → 24×16; nothing for a dense layer."""
+    return "×".join(map(str, ranks))
+
+
+def skipped_note(skipped: Mapping[str, str], most: int = 5) -> list[str]:
+    """One line on the layers that are no targets, and why; none where there are none."""
+    if not skipped:
+        return []
+    shown = [f"{name or '(root)'} ({why})" for name, why in list(skipped.items())[:most]]
+    more = f" and {len(skipped) - most} more" if len(skipped) > most else ""
+    return [f"skipped: {', '.join(shown)}{more}"]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split(" "):
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+            lines.append(word)
+        else:
+            lines[-1] = f"{lines[-1]} {word}".lstrip()
+    return lines

@@ -1,0 +1,217 @@
+"""Deciding: from a trained network and a policy to a plan. The chain's stages and a notebook call
+the same functions, so they cannot give different plans."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pipeline.lowrank.analysis.analysis import Analysis, analyze
+from pipeline.lowrank.analysis.divergence import Divergence
+from pipeline.lowrank.analysis.metrics import DAMPING
+from pipeline.lowrank.analysis.options import AnalysisOptions, MetricName
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.factorize.apply import Compression, apply_
+from pipeline.lowrank.factorize.contest import choose_plan
+from pipeline.lowrank.methods import Method, PivotedTucker2, with_matrices
+from pipeline.lowrank.network.calling import count_examples, rows_of
+from pipeline.lowrank.planning.expected import checked
+from pipeline.lowrank.planning.files import load_plan
+from pipeline.lowrank.planning.from_file import FromFile
+from pipeline.lowrank.planning.making import make_plan
+from pipeline.lowrank.planning.offers import make_offers
+from pipeline.lowrank.planning.overrides import Override, named_methods
+from pipeline.lowrank.planning.plan import Plan
+from pipeline.lowrank.planning.policies import Policy
+from pipeline.lowrank.tasks import Task, get_task
+from pipeline.lowrank.typed import keywords_checked
+
+HELD_OUT = 0.25  # of the calibration examples, the last: statistics never see them
+CONTEST_EXAMPLES = 512
+METHODS = (PivotedTucker2(),)
+
+
+@keywords_checked
+def plan(
+    model: nn.Module,
+    policy: Policy,
+    example: Any = None,
+    *,
+    calibration: Sequence[Any] = (),
+    held_out: Sequence[Any] | None = None,
+    task: Task | str = "classification",
+    metric: MetricName | None = None,
+    damping: float = DAMPING,
+    gradient_share: float = 1.0,
+    methods: Sequence[Method] = METHODS,
+    overrides: Mapping[str, Override] | None = None,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+    contest_examples: int = CONTEST_EXAMPLES,
+    seed: int = 0,
+) -> Plan:
+    """Chooses methods and ranks for a trained network under a policy; changes nothing.
+
+    model: the network; any module that takes what `calibration` holds.
+    policy: what is wanted, such as `Budget(params=0.4)`.
+    example: a batch of one, to count positions (default: the first calibration example).
+    calibration: batches of what the model takes (tensors, tuples or dicts); labels are not needed.
+    held_out: batches that no statistic sees, on which a few plans of one budget are measured
+        against the dense network (default: the last quarter of the calibration examples).
+    task: what the model predicts: an object of `lr.tasks`, or its name.
+    metric: the norm of the errors: "fisher" (nats of loss), "input" (each layer's output) or
+        "weight" (Frobenius); default: fisher where there is calibration, weight without.
+    damping: fisher: of the gradients' second moment, relative to its mean diagonal.
+    gradient_share: fisher: of the batches, those with a backward pass too.
+    methods: those that compete, with their options.
+    overrides: {shell-style pattern on layer names: what is decided for them}.
+    include, exclude: shell-style patterns on the names of the layers that may be factorized.
+    contest_examples: at most so many held-out examples are measured on; 0 measures nothing.
+    seed: of the labels that fisher draws.
+
+    Raises LowRankError, with the remedy, for whatever does not fit together.
+    """
+    kind = get_task(task) if isinstance(task, str) else task
+    chosen_metric: MetricName = metric or ("fisher" if len(calibration) else "weight")
+    chosen = AnalysisOptions(
+        metric=chosen_metric,
+        damping=damping,
+        gradient_share=gradient_share,
+        include=tuple(include),
+        exclude=tuple(exclude),
+    )
+    statistics = calibration
+    if held_out is None:
+        statistics, held_out = hold_out(calibration, HELD_OUT)
+    analysis = analyze(model, example, calibration=statistics, chosen=chosen, task=kind, seed=seed)
+    measured_on = up_to(held_out, contest_examples)
+    return plan_from(
+        model,
+        analysis,
+        policy,
+        methods=methods,
+        overrides=overrides,
+        divergence=(lambda: Divergence(model, measured_on, kind)) if measured_on else None,
+        seed=seed,
+    )
+
+
+def plan_from(
+    model: nn.Module,
+    analysis: Analysis,
+    policy: Policy,
+    *,
+    methods: Sequence[Method] = METHODS,
+    overrides: Mapping[str, Override] | None = None,
+    divergence: Callable[[], Divergence] | None = None,
+    seed: int = 0,
+) -> Plan:
+    """`plan` for an analysis that is there already, and serves every policy, method and budget.
+
+    divergence: makes what measures plans against the dense network; None measures nothing.
+    """
+    known = with_matrices([*methods, *named_methods(overrides or {})])
+    names = [method.name for method in methods]
+    weights = analysis.whitened(model)
+    offers = make_offers(analysis, weights, names, known, policy.cost, overrides)
+    return choose_plan(
+        model, policy, lambda one: make_plan(analysis, offers, one, known, seed), divergence
+    )
+
+
+def plan_in_file(
+    model: nn.Module, analysis: Analysis, path: Path, sha256: str | None = None
+) -> tuple[Plan, list[str]]:
+    """The plan of a file that a person wrote or edited, with what is expected of it computed
+    anew, and a line for each layer of which the file expects something else.
+
+    sha256: of the content that is meant. Raises LowRankError for another content, and for a plan
+    that does not fit the network or its analysis.
+    """
+    found = hashlib.sha256(_content(path)).hexdigest()
+    if sha256 not in (None, found):
+        raise LowRankError(
+            f"{path}: its checksum is {found}, not {sha256}; give the plan that was meant, or "
+            "correct rank_select.sha256"
+        )
+    plan, told = checked(load_plan(path), analysis, analysis.whitened_on_demand(model))
+    return replace(plan, policy=FromFile(sha256=found), uniform=None, contest=()), told
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise LowRankError(
+            f"rank_select.path={path}: cannot be read ({error.strerror}); give a plan.json"
+        ) from error
+
+
+@keywords_checked
+def compress_(
+    model: nn.Module,
+    policy: Policy,
+    example: Any = None,
+    *,
+    calibration: Sequence[Any] = (),
+    held_out: Sequence[Any] | None = None,
+    task: Task | str = "classification",
+    metric: MetricName | None = None,
+    damping: float = DAMPING,
+    gradient_share: float = 1.0,
+    methods: Sequence[Method] = METHODS,
+    overrides: Mapping[str, Override] | None = None,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+    contest_examples: int = CONTEST_EXAMPLES,
+    seed: int = 0,
+) -> Compression:
+    """`plan`, with its arguments, and `apply_` in one call; in place."""
+    chosen = plan(
+        model,
+        policy,
+        example,
+        calibration=calibration,
+        held_out=held_out,
+        task=task,
+        metric=metric,
+        damping=damping,
+        gradient_share=gradient_share,
+        methods=methods,
+        overrides=overrides,
+        include=include,
+        exclude=exclude,
+        contest_examples=contest_examples,
+        seed=seed,
+    )
+    return apply_(model, chosen)
+
+
+def hold_out(batches: Sequence[Any], share: float) -> tuple[list[Any], list[Any]]:
+    """(the batches without the last `share` of their examples; these examples as batches)."""
+    sizes = [count_examples(batch) for batch in batches]
+    kept = sum(sizes) - round(share * sum(sizes))
+    before: list[Any] = []
+    after: list[Any] = []
+    for batch, size in zip(batches, sizes, strict=True):
+        part = min(max(kept, 0), size)
+        before += [rows_of(batch, slice(0, part))] if part else []
+        after += [rows_of(batch, slice(part, size))] if part < size else []
+        kept -= size
+    return before, after
+
+
+def up_to(batches: Sequence[Any], most: int) -> list[Any]:
+    """The first `most` examples, as batches."""
+    found: list[Any] = []
+    for batch in batches:
+        size = min(count_examples(batch), most)
+        if size:
+            found.append(rows_of(batch, slice(0, size)))
+        most -= size
+    return found

@@ -1,0 +1,150 @@
+"""What a plan comes to: costs and errors from methods and ranks, and what an edit changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from pipeline.lowrank.analysis.analysis import Analysis
+from pipeline.lowrank.errors import LowRankError, suggest
+from pipeline.lowrank.methods import Method, exact_candidate
+from pipeline.lowrank.methods.candidate import Candidate, dense_candidate
+from pipeline.lowrank.network.costs import Cost, Totals
+from pipeline.lowrank.network.targets import Target
+from pipeline.lowrank.planning.plan import DENSE, Expected, ExpectedLayer, Plan, PlannedLayer
+
+
+def expected_layer(analysis: Analysis, target: Target, candidate: Candidate) -> ExpectedLayer:
+    """The record of one candidate, with errors in the metric of the analysis."""
+    norm = analysis.spectra[target.name].squared_norm
+    in_nats = analysis.metric == "fisher"
+    return ExpectedLayer(
+        method=candidate.method,
+        ranks=candidate.ranks,
+        params=candidate.params,
+        macs=candidate.macs,
+        dense_params=target.params,
+        dense_macs=target.macs,
+        relative_error=math.sqrt(candidate.squared_error / norm) if norm > 0 else 0.0,
+        error_kind=candidate.error_kind,
+        loss_increase=candidate.squared_error / 2 if in_nats else None,
+    )
+
+
+def expected_of(analysis: Analysis, candidates: Mapping[str, Candidate]) -> Expected:
+    """What the candidates, one of every target, come to together."""
+    targets = analysis.targets
+    planned = {
+        unit: analysis.totals.cost(unit)
+        + sum(
+            candidate_cost(targets[name], candidate, unit)
+            - candidate_cost(targets[name], dense_candidate(targets[name]), unit)
+            for name, candidate in candidates.items()
+        )
+        for unit in get_args(Cost)
+    }
+    layers = {n: expected_layer(analysis, targets[n], c) for n, c in candidates.items()}
+    return Expected(layers, analysis.totals, Totals(**planned))
+
+
+def candidate_cost(target: Target, candidate: Candidate, unit: Cost) -> int:
+    """What the candidate costs; bytes are those of the layer's own number format."""
+    if unit == "macs":
+        return candidate.macs
+    return candidate.params * (target.bytes_per_param if unit == "bytes" else 1)
+
+
+def checked(
+    plan: Plan, analysis: Analysis, weights: Mapping[str, Tensor]
+) -> tuple[Plan, list[str]]:
+    """The plan with what is expected of it computed again, and what that changes, a line a layer.
+
+    weights: {target: (out, in/groups, *kernel)} in the metric of the analysis, of which only
+    those of edited layers are looked at. Raises LowRankError where the plan and the analysis speak
+    of different layers, metrics, or of ranks that a layer cannot have.
+    """
+    _check_names(plan, analysis)
+    candidates = {
+        name: _candidate(analysis, analysis.targets[name], layer, plan, weights)
+        for name, layer in plan.layers.items()
+    }
+    expected = expected_of(analysis, candidates)
+    told = list(differences(plan.expected, expected))
+    return replace(plan, expected=expected, analysis=analysis), told
+
+
+def differences(before: Expected, after: Expected) -> Iterator[str]:
+    """One line for each layer that costs or errs otherwise than a plan says."""
+    for name, new in after.layers.items():
+        old = before.layers.get(name)
+        if old is None:
+            yield f"{name}: {new.params:,} parameters, error {new.relative_error:.3f} (new)"
+            continue
+        parts = [
+            f"{getattr(old, key):,} → {getattr(new, key):,} {word}"
+            for key, word in (("params", "parameters"), ("macs", "MACs"))
+            if getattr(old, key) != getattr(new, key)
+        ]
+        if not math.isclose(old.relative_error, new.relative_error, rel_tol=1e-6, abs_tol=1e-9):
+            parts.append(f"error {old.relative_error:.3f} → {new.relative_error:.3f}")
+        if parts:
+            yield f"{name}: {', '.join(parts)}"
+
+
+def _candidate(
+    analysis: Analysis,
+    target: Target,
+    layer: PlannedLayer,
+    plan: Plan,
+    weights: Mapping[str, Tensor],
+) -> Candidate:
+    if layer.method == DENSE:
+        return dense_candidate(target)
+    method = plan.methods[layer.method]
+    known = plan.expected.layers.get(target.name)
+    if known and (known.method, known.ranks) == (layer.method, layer.ranks):
+        return _as_known(analysis, target, method, known)
+    spectra = analysis.spectra[target.name]
+    found = exact_candidate(method, target, weights[target.name], spectra, layer.ranks)
+    if found is None:
+        raise LowRankError(
+            f"layer {target.name!r}: {layer.method} has no ranks {list(layer.ranks)} there; "
+            "correct the plan"
+        )
+    return found
+
+
+def _as_known(
+    analysis: Analysis, target: Target, method: Method, known: ExpectedLayer
+) -> Candidate:
+    """The costs anew; the error as the plan has it (it is measured when the plan is applied)."""
+    params, macs = method.form.costs(target, torch.tensor([known.ranks]))
+    squared = known.relative_error**2 * analysis.spectra[target.name].squared_norm
+    if known.loss_increase is not None:
+        squared = 2 * known.loss_increase
+    return Candidate(known.method, known.ranks, int(params), int(macs), squared, known.error_kind)
+
+
+def _check_names(plan: Plan, analysis: Analysis) -> None:
+    if plan.metric != analysis.metric:
+        raise LowRankError(
+            f"the plan is in the metric {plan.metric!r}, the analysis in {analysis.metric!r}: make "
+            "the plan again, or analyze in its metric"
+        )
+    for name in plan.layers:
+        if name not in analysis.targets:
+            raise LowRankError(
+                f"the plan names the layer {name!r}, which is no target: "
+                f"{suggest(name, analysis.targets)}"
+            )
+    missing = [name for name in analysis.targets if name not in plan.layers]
+    if missing:
+        raise LowRankError(
+            f"the plan says nothing of {', '.join(missing)}: name every target, with the method "
+            '"dense" and the ranks [] for one that stays as it is'
+        )

@@ -1,0 +1,140 @@
+"""plan.json: a plan that a person can read and edit.
+
+The decision stands under metric, damping, seed, policy, methods (with their options) and layers
+(method, ranks, why); what is derived from it stands under `expected`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.lowrank.methods import Method, get_method
+from pipeline.lowrank.network.costs import Totals
+from pipeline.lowrank.planning.from_file import FromFile
+from pipeline.lowrank.planning.plan import (
+    Contestant,
+    Expected,
+    ExpectedLayer,
+    Plan,
+    PlannedLayer,
+)
+from pipeline.lowrank.planning.policies import Policy, get_policy
+from pipeline.lowrank.typed import load_record, save_record
+
+_REMEDY = "correct it, or make it again with rank-select"
+
+
+@dataclass(frozen=True)
+class _Uniform:
+    layers: Mapping[str, ExpectedLayer]
+    planned: Totals
+
+
+@dataclass(frozen=True)
+class _Expected:
+    dense: Totals
+    planned: Totals
+    loss_increase: float | None
+    optimality_gap: float | None
+    layers: Mapping[str, ExpectedLayer]
+    uniform: _Uniform | None
+
+
+@dataclass(frozen=True)
+class _PlanFile:
+    format: Literal[2]
+    metric: str
+    damping: float | None
+    seed: int
+    policy: Mapping[str, Any]
+    methods: Mapping[str, Mapping[str, Any]]
+    layers: Mapping[str, PlannedLayer]
+    skipped: Mapping[str, str]
+    contest: tuple[Contestant, ...]
+    expected: _Expected
+
+
+def save_plan(path: Path, plan: Plan) -> None:
+    """Writes the plan, without the analysis that it was made from."""
+    uniform = plan.uniform
+    save_record(
+        path,
+        _PlanFile(
+            format=2,
+            metric=plan.metric,
+            damping=plan.damping,
+            seed=plan.seed,
+            policy=_options(plan.policy),
+            methods={name: _options(method, named=False) for name, method in plan.methods.items()},
+            layers=plan.layers,
+            skipped=plan.skipped,
+            contest=plan.contest,
+            expected=_Expected(
+                dense=plan.expected.dense,
+                planned=plan.expected.planned,
+                loss_increase=plan.expected.loss_increase,
+                optimality_gap=plan.optimality_gap,
+                layers=plan.expected.layers,
+                uniform=_Uniform(uniform.expected.layers, uniform.expected.planned)
+                if uniform
+                else None,
+            ),
+        ),
+    )
+
+
+def load_plan(path: Path) -> Plan:
+    """Reads a plan, also one that a person edited. Raises LowRankError on a broken one: one line
+    with the place of the fault."""
+    file = load_record(path, _PlanFile, _REMEDY)
+    methods = {name: _method(name, options) for name, options in file.methods.items()}
+    for layer in file.layers.values():
+        if layer.method != "dense" and layer.method not in methods:
+            methods[layer.method] = _method(layer.method, {})
+    expected = Expected(file.expected.layers, file.expected.dense, file.expected.planned)
+    policy = _policy(file.policy)
+    plan = Plan(
+        metric=file.metric,
+        damping=file.damping,
+        seed=file.seed,
+        policy=policy,
+        methods=methods,
+        layers=file.layers,
+        expected=expected,
+        skipped=file.skipped,
+        optimality_gap=file.expected.optimality_gap,
+        contest=file.contest,
+    )
+    return _with_uniform(plan, file.expected)
+
+
+def _with_uniform(plan: Plan, expected: _Expected) -> Plan:
+    if expected.uniform is None:
+        return plan
+    layers = expected.uniform.layers
+    beside = replace(
+        plan,
+        layers={name: PlannedLayer(one.method, one.ranks) for name, one in layers.items()},
+        expected=Expected(layers, expected.dense, expected.uniform.planned),
+        optimality_gap=None,
+        contest=(),
+    )
+    return replace(plan, uniform=beside)
+
+
+def _options(value: Policy | Method, *, named: bool = True) -> dict[str, Any]:
+    own: dict[str, Any] = asdict(value)  # type: ignore[call-overload]
+    return {"name": value.name, **own} if named else own
+
+
+def _method(name: str, options: Mapping[str, Any]) -> Method:
+    return get_method(name)(**options)
+
+
+def _policy(value: Mapping[str, Any]) -> Policy:
+    options = {key: one for key, one in value.items() if key != "name"}
+    name = str(value.get("name"))
+    return FromFile(**options) if name == FromFile.name else get_policy(name)(**options)

@@ -1,0 +1,94 @@
+"""Making a plan: the policy's choice among the candidates of all targets."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pipeline.lowrank.analysis.analysis import Analysis
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.methods import Method
+from pipeline.lowrank.network.costs import Cost
+from pipeline.lowrank.planning.expected import expected_of
+from pipeline.lowrank.planning.plan import Plan, PlannedLayer
+from pipeline.lowrank.planning.policies import Offer, Policy, Selection
+from pipeline.lowrank.planning.policies.local import kept_fraction
+
+
+def make_plan(
+    analysis: Analysis,
+    offers: Mapping[str, Offer],
+    policy: Policy,
+    methods: Mapping[str, Method],
+    seed: int = 0,
+) -> Plan:
+    """The policy's choice among the offers (`planning.offers.make_offers`), with the uniform
+    plan of the same cost beside it.
+
+    methods: by name, all that an offer may name. Raises LowRankError where the policy cannot
+    choose.
+    """
+    if policy.name == "loss" and analysis.metric != "fisher":
+        raise LowRankError(
+            f"the policy loss counts nats, which only the metric fisher predicts; the analysis is "
+            f"in {analysis.metric!r}: choose analyze=fisher or another policy"
+        )
+    selection = policy.select(offers, analysis.totals)
+    beside = uniform(offers, policy.cost, selection)
+    chosen, other = (_plan(analysis, one, policy, methods, seed) for one in (selection, beside))
+    return replace(chosen, uniform=other)
+
+
+def _plan(
+    analysis: Analysis,
+    selection: Selection,
+    policy: Policy,
+    methods: Mapping[str, Method],
+    seed: int,
+) -> Plan:
+    choices = selection.choices
+    return Plan(
+        metric=analysis.metric,
+        damping=analysis.damping,
+        seed=seed,
+        policy=policy,
+        methods=methods,
+        layers={
+            name: PlannedLayer(
+                choice.candidate.method,
+                choice.candidate.ranks,
+                "; ".join(filter(None, [choice.why, choice.candidate.note])),
+            )
+            for name, choice in choices.items()
+        },
+        expected=expected_of(analysis, {n: c.candidate for n, c in choices.items()}),
+        skipped=analysis.skipped,
+        optimality_gap=selection.optimality_gap,
+        analysis=analysis,
+    )
+
+
+def uniform(offers: Mapping[str, Offer], unit: Cost, chosen: Selection) -> Selection:
+    """The same kept fraction in every layer, the largest that costs no more than `chosen`.
+
+    Given choices stand in both.
+    """
+    free = {n: o for n, o in offers.items() if not o.given}
+    allowed = sum(offers[n].cost(chosen.choices[n].candidate, unit) for n in free)
+    costs = {n: [o.cost(c, unit) for c in o.front(unit)] for n, o in free.items()}
+    dense = {n: o.cost(o.dense, unit) for n, o in free.items()}
+
+    def spent(fraction: float) -> int:
+        return sum(
+            own[max(bisect_right(own, fraction * dense[name]) - 1, 0)]
+            for name, own in costs.items()
+        )
+
+    low, high = 0.0, 1.0
+    if spent(high) <= allowed:
+        low = high
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if spent(middle) <= allowed else (low, middle)
+    return Selection({n: o.settled or kept_fraction(o, unit, low) for n, o in offers.items()})

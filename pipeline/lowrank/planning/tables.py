@@ -1,0 +1,64 @@
+"""What `print(plan)` shows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from pipeline.lowrank.analysis.tables import Table, ranks_text, skipped_note
+from pipeline.lowrank.planning.plan import DENSE, ExpectedLayer, Plan, PlannedLayer
+
+_SIGNS = {"exact": "", "upper_bound": "≤ ", "estimate": "≈ "}
+
+
+def plan_table(plan: Plan) -> Table:
+    """A row a target: method, ranks, parameters, the part that is kept, expected error."""
+    in_nats = plan.metric == "fisher"
+    columns = ["layer", "method", "ranks", "params", "kept", "error"]
+    rows = [
+        _row(name, layer, plan.expected.layers.get(name), in_nats)
+        for name, layer in plan.layers.items()
+    ]
+    return Table(
+        title=f"plan: {_policy(plan)}; errors in the metric {plan.metric}",
+        columns=[*columns, "nats"] if in_nats else columns,
+        rows=rows,
+        notes=[_totals(plan), *_contest(plan), *skipped_note(plan.skipped)],
+    )
+
+
+def _row(
+    name: str, layer: PlannedLayer, expected: ExpectedLayer | None, in_nats: bool
+) -> list[str]:
+    row = [name or "(root)", layer.method, ranks_text(layer.ranks)]
+    if expected is None or (expected.method, expected.ranks) != (layer.method, layer.ranks):
+        return [*row, *["edited"] * (4 if in_nats else 3)]
+    kept = f"{expected.params / expected.dense_params:.0%}"
+    if layer.method == DENSE:
+        return [*row, f"{expected.params:,}", kept, *[""] * (2 if in_nats else 1)]
+    error = f"{_SIGNS[expected.error_kind]}{expected.relative_error:.3f}"
+    nats = [f"{expected.loss_increase:.4f}"] if expected.loss_increase is not None else []
+    return [*row, f"{expected.params:,}", kept, error, *nats]
+
+
+def _policy(plan: Plan) -> str:
+    given = {k: v for k, v in asdict(plan.policy).items() if v is not None}  # type: ignore[call-overload]
+    return f"{plan.policy.name} ({', '.join(f'{k}={v}' for k, v in given.items())})"
+
+
+def _totals(plan: Plan) -> str:
+    dense, planned = plan.expected.dense, plan.expected.planned
+    parts = [
+        f"{getattr(dense, unit):,} → {getattr(planned, unit):,} {word} "
+        f"({getattr(planned, unit) / max(getattr(dense, unit), 1):.0%})"
+        for unit, word in (("params", "parameters"), ("macs", "MACs"))
+    ]
+    increase = plan.expected.loss_increase
+    told = "" if increase is None else f"; predicted loss +{increase:.4f} nats"
+    return f"network: {', '.join(parts)}{told}"
+
+
+def _contest(plan: Plan) -> list[str]:
+    if not plan.contest:
+        return []
+    entries = ", ".join(f"{entry.allocation} {entry.measured_kl:.4g}" for entry in plan.contest)
+    return [f"measured divergence from the dense network, the least is chosen: {entries}"]
