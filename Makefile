@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 # `python` in dvc.yaml is the one of the virtual environment.
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: repro test ui lint clean
+.PHONY: repro test ui lint docs clean
 repro: $(STAMP) .dvc/config.local
 	dvc repro
 
@@ -37,6 +37,10 @@ $(STAMP): requirements.lock pyproject.toml
 .dvc/config.local:
 	@if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then : > $@; \
 	else printf '[core]\n    no_scm = true\n' > $@; fi
+
+# Pages and pictures that follow from the code.
+docs: $(STAMP)
+	python -m docs.make
 
 clean:
 	rm -rf out reports params.yaml .scratch outputs multirun

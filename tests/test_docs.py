@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs/theorems.md").read_text()
-FIRST, SECOND = TEXT.split("## Statements of the source")
+FIRST, SECOND = TEXT.split("## Statements of the course module")
 ROWS = [
     [cell.strip() for cell in line.strip("|").split(" | ")]
     for line in FIRST.splitlines()

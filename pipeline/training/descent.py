@@ -1,10 +1,10 @@
 """The descent theorem beside a real training: what it says, and what is measured.
 
-The source states L_T ≤ L_0 − T·η·‖∇L‖²/2. That is false (½x², η = ½, T = 5). For an L-smooth
-loss and *full-gradient* descent with η ≤ 1/L the truth is L_T ≤ L_0 − (η/2)·Σ_t‖∇L_t‖²;
-stochastic gradients of variance s² add T·L·η²·s²/2, in the mean (Bottou, Curtis & Nocedal
-2018, section 4). For momentum, ReLU networks and a finite subset these are diagnostics, no
-bounds.
+The course module that this project started from (docs/theorems.md) states L_T ≤ L_0 − T·η·‖∇L‖²/2.
+That is false (½x², η = ½, T = 5). For an L-smooth loss and *full-gradient* descent with η ≤ 1/L
+the truth is L_T ≤ L_0 − (η/2)·Σ_t‖∇L_t‖²; stochastic gradients of variance s² add T·L·η²·s²/2, in
+the mean (Bottou, Curtis & Nocedal 2018, section 4). For momentum, ReLU networks and a finite subset
+these are diagnostics, no bounds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LEAST = 1e-300  # for the logarithm of a gradient that is 0
 
 
 def printed_formula(loss: float, rates: Sequence[float], squared_norm: float) -> float:
-    """L_0 − ‖∇L_0‖²·Σ_t η_t/2, the source's formula. Not a bound."""
+    """L_0 − ‖∇L_0‖²·Σ_t η_t/2, the course module's Theorem 10 as printed. It is false: no bound."""
     return loss - sum(rates) * squared_norm / 2
 
 

@@ -1,4 +1,5 @@
-"""The whole network: source's formula, worst case, and the certificate on given inputs."""
+"""The whole network: the formula of the course module that this project started from
+(docs/theorems.md), the worst case, and the certificate on given inputs."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ class NetworkBound:
     measured: over the given inputs (of several outputs, all together). certificate: an upper
     bound for each of these inputs (and for no others). tightness: measured / certificate, input
     by input. These three are {"median", "p90", "max"}. worst_case: for every x with
-    ‖x‖ ≤ longest_input. source_formula: what the source prints (Theorem 4); it is *not a bound*.
+    ‖x‖ ≤ longest_input. source_formula: Theorem 4 of the course module
+    as printed; it is *not a bound*.
     The last five are None, and `reason` says why, where the network cannot be certified.
     """
 
@@ -149,7 +151,7 @@ class _Certifier:
 
 
 def source_formula(norms: Sequence[tuple[float, float]], lipschitz: float, length: float) -> float:
-    """Σ_l σ_{k_l+1}·∏_{j>l}‖W_j‖₂·Lip(φ)^(L−l)·‖x‖ as the source prints it (Theorem 4).
+    """Σ_l σ_{k_l+1}·∏_{j>l}‖W_j‖₂·Lip(φ)^(L−l)·‖x‖ as the course module prints it (Theorem 4).
 
     norms: (‖W_l‖₂, ‖W_l − Ŵ_l‖₂) of the weights as matrices, first layer first. **Not a bound**:
     ∏_{j<l}‖W_j‖₂ is missing, kernels are no operators, biases, branches and BatchNorm don't
