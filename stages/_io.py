@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,23 @@ _PARAMS = Path("params.yaml")
 
 def section(name: str) -> Any:
     """A section of params.yaml: a dictionary, or a plain value such as the seed."""
-    if not _PARAMS.is_file():
-        raise LowRankError("params.yaml is missing; run dvc repro, or python -m stages.configure")
-    params = yaml.safe_load(_PARAMS.read_text())
-    if not isinstance(params, dict) or name not in params:
+    try:
+        written = _PARAMS.stat().st_mtime_ns
+    except FileNotFoundError as error:
+        raise LowRankError(
+            "params.yaml is missing; run dvc repro, or python -m stages.configure"
+        ) from error
+    params = _params(_PARAMS.absolute(), written)
+    if name not in params:
         raise LowRankError(f"params.yaml has no section {name!r}; run python -m stages.configure")
-    return params[name]
+    return copy.deepcopy(params[name])
+
+
+@cache
+def _params(path: Path, written: int) -> dict[str, Any]:
+    """Parsed once a stage, and again only where it was `written` again."""
+    params = yaml.safe_load(path.read_text())
+    return params if isinstance(params, dict) else {}
 
 
 def read_json(path: Path) -> Any:

@@ -17,11 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from pipeline.lowrank.analysis.spectra import analyze_weight
+from pipeline.lowrank.analysis.spectra import analyze_weight, truncated_svd
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.forms import FORMS
 from pipeline.lowrank.forms.surgery import Factorized
-from pipeline.lowrank.methods import SVD
+from pipeline.lowrank.linalg import balance
 from pipeline.lowrank.typed import knob, options
 
 
@@ -162,5 +161,5 @@ def _leading(
     matrix: Tensor, rank: int, scale: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """scale · left · right is the truncated SVD, √σ on each side."""
-    right, left = FORMS["svd"].balanced(SVD().factorize(matrix, analyze_weight(matrix), (rank,)))
+    right, left = balance(*truncated_svd(matrix, analyze_weight(matrix), rank))
     return left / math.sqrt(scale), right / math.sqrt(scale)

@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.lowrank.analysis.spectra import Spectra, analyze_weight
+from pipeline.lowrank.analysis.spectra import Spectra, analyze_weight, truncated_svd
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.forms import FORMS
+from pipeline.lowrank.linalg import balance
 from pipeline.lowrank.methods import SVD, with_matrices
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.targets import Target, groups_of, kind_of
@@ -79,13 +79,13 @@ class _Change:
         rows, columns = self.delta.flatten(1).shape
         target = Target(name, "linear", (rows, columns), False, in_positions=1, out_positions=1)
         methods = with_matrices([SVD()])
-        return make_offer(target, self.delta.flatten(1), self.spectra, list(methods), methods)
+        return make_offer(target, {}, self.spectra, list(methods), methods)
 
     def adapted(self, option: Offer, choice: Choice) -> AdaptedLayer:
         matrix = self.delta.flatten(1)
         # No rank below break-even was wanted: an adapter then has to be of full rank.
         (rank,) = choice.candidate.ranks or (min(matrix.shape),)
-        right, left = FORMS["svd"].balanced(SVD().factorize(matrix, self.spectra, (rank,)))
+        right, left = balance(*truncated_svd(matrix, self.spectra, rank))
         return AdaptedLayer(
             left=left,
             right=right.reshape(rank, *self.delta.shape[1:]),

@@ -52,15 +52,9 @@ class Analysis:
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     damping: float | None = None
 
-    def whitened(self, model: nn.Module) -> dict[str, Tensor]:
-        """{target: its weight in the metric, (out, in/groups, *kernel) float64}."""
-        return {
-            name: self.whiten(name, dense_weight(model.get_submodule(name)))
-            for name in self.targets
-        }
-
-    def whitened_on_demand(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """As `whitened`, each weight when it is asked for, and not kept."""
+    def whitened(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """{target: its weight in the metric, (out, in/groups, *kernel) float64}, each computed
+        when it is first asked for."""
         return _OnDemand(self, model)
 
     def whiten(self, name: str, weight: Tensor) -> Tensor:
@@ -74,9 +68,13 @@ class Analysis:
 class _OnDemand(Mapping[str, Tensor]):
     def __init__(self, analysis: Analysis, model: nn.Module) -> None:
         self._analysis, self._model = analysis, model
+        self._known: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._analysis.whiten(name, dense_weight(self._model.get_submodule(name)))
+        if name not in self._known:
+            weight = dense_weight(self._model.get_submodule(name))
+            self._known[name] = self._analysis.whiten(name, weight)
+        return self._known[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._analysis.targets)

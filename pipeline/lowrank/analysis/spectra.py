@@ -81,6 +81,19 @@ def analyze_weight(weight: Tensor, groups: int = 1) -> Spectra:
     return Spectra(squared_norm, views, core.square().sum((0, 3)))
 
 
+def truncated_svd(weight: Tensor, spectra: Spectra, rank: int) -> tuple[Tensor, Tensor]:
+    """(right, left) factors of the truncated SVD of a weight seen as the matrix out × (in·taps),
+    in the shapes of the form `svd`, float64; the singular values are in `right`.
+
+    weight: (out, in / groups, *kernel); spectra: with a basis of its view "mode0". As
+    numpy.linalg.svd(matrix) cut to `rank`, with left = U and right = Σ·Vᵀ.
+    """
+    basis = spectra.views["mode0"].basis[..., :rank]
+    matrix = split_groups(weight.to(torch.float64), spectra.groups).flatten(2)
+    right = (basis.mT @ matrix).reshape(-1, *weight.shape[1:])
+    return right, basis.reshape(-1, basis.shape[-1], *[1] * (weight.ndim - 2))
+
+
 def spatial_matrix(kernel: Tensor) -> Tensor:
     """(groups, out, in, height, width) → (groups, in·height, out·width)."""
     return kernel.permute(0, 2, 3, 1, 4).flatten(3, 4).flatten(1, 2)

@@ -92,7 +92,7 @@ def apply_(
     """
     analysis = analysis or plan.analysis or _analyzed(model, plan, example)
     _check_fit(model, plan)
-    plan, told = checked(plan, analysis, analysis.whitened_on_demand(model))
+    plan, told = checked(plan, analysis, analysis.whitened(model))
     built, reports = {}, {}
     for name, layer in plan.factorized.items():
         expected = plan.expected.layers[name]

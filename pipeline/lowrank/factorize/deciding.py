@@ -139,7 +139,7 @@ def plan_in_file(
             f"{path}: its checksum is {found}, not {sha256}; give the plan that was meant, or "
             "correct rank_select.sha256"
         )
-    plan, told = checked(load_plan(path), analysis, analysis.whitened_on_demand(model))
+    plan, told = checked(load_plan(path), analysis, analysis.whitened(model))
     return replace(plan, policy=FromFile(sha256=found), uniform=None, contest=()), told
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
+import torch
 from torch import Tensor
 
 from pipeline.lowrank.analysis.spectra import Spectra
@@ -81,30 +82,42 @@ def with_matrices(methods: Sequence[Method]) -> dict[str, Method]:
 
 
 def exact_candidate(
-    method: Method, target: Target, weight: Tensor, spectra: Spectra, ranks: tuple[int, ...]
+    method: Method,
+    target: Target,
+    weights: Mapping[str, Tensor],
+    spectra: Spectra,
+    ranks: tuple[int, ...],
 ) -> Candidate | None:
     """The candidate of a method with exactly these ranks; None where the method has none such.
 
+    weights: {target: weight in the metric}, asked for this target's where the method reads it.
     Raises LowRankError for ranks that the layer cannot have.
     """
     if problem := method.form.check_ranks(target.group_shape, ranks):
         raise LowRankError(
             f"layer {target.name!r} ({' × '.join(map(str, target.group_shape))}): {problem}"
         )
-    return method.candidate(target, weight, spectra, ranks)
+    return method.candidate(target, _read(method, target, weights), spectra, ranks)
 
 
 def candidates_of(
     target: Target,
-    weight: Tensor,
+    weights: Mapping[str, Tensor],
     spectra: Spectra,
     names: Sequence[str],
     methods: Mapping[str, Method],
 ) -> list[Candidate]:
-    """Worthwhile candidates of the methods `names` for one target (dense not included)."""
+    """Worthwhile candidates of the methods `names` for one target (dense not included); weights
+    as of `exact_candidate`."""
     chosen = [methods[name].on_matrices if target.is_matrix else name for name in names]
     return [
         candidate
         for name in dict.fromkeys(chosen)
-        for candidate in methods[name].candidates(target, weight, spectra)
+        for candidate in methods[name].candidates(
+            target, _read(methods[name], target, weights), spectra
+        )
     ]
+
+
+def _read(method: Method, target: Target, weights: Mapping[str, Tensor]) -> Tensor:
+    return weights[target.name] if method.reads_weight else torch.empty(0, dtype=torch.float64)

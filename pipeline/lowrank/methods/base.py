@@ -37,13 +37,16 @@ class Method(ABC):
 
     `views` names the view of `Spectra` that each rank truncates, in the order of the ranks
     (kernels with fewer axes use the first ones); empty where ranks truncate no view.
-    `on_matrices` names the method that this one is on a matrix.
+    `on_matrices` names the method that this one is on a matrix. `reads_weight`: whether its
+    candidates need the weight itself; where they need its spectra alone they are given an empty
+    weight, so that nothing is whitened for nothing.
     """
 
     name: ClassVar[str]
     form: ClassVar[Form]
     views: ClassVar[tuple[str, ...]]
     on_matrices: ClassVar[str] = "svd"
+    reads_weight: ClassVar[bool] = False
 
     @abstractmethod
     def candidates(self, target: Target, weight: Tensor, spectra: Spectra) -> list[Candidate]:

@@ -68,6 +68,7 @@ class CP(Method):
     )
 
     name: ClassVar[str] = "cp"
+    reads_weight: ClassVar[bool] = True
     form: ClassVar[Form] = FORMS["cp"]
     views: ClassVar[tuple[str, ...]] = ()
 

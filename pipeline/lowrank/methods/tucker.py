@@ -28,6 +28,7 @@ class Tucker(Method):
     hooi_tolerance: float = TOLERANCE
 
     name: ClassVar[str] = "tucker"
+    reads_weight: ClassVar[bool] = True
     form: ClassVar[Form] = FORMS["tucker"]
     views: ClassVar[tuple[str, ...]] = ("mode0", "mode1", "mode2", "mode3")
 

@@ -110,7 +110,7 @@ def _candidate(
     if known and (known.method, known.ranks) == (layer.method, layer.ranks):
         return _as_known(analysis, target, method, known)
     spectra = analysis.spectra[target.name]
-    found = exact_candidate(method, target, weights[target.name], spectra, layer.ranks)
+    found = exact_candidate(method, target, weights, spectra, layer.ranks)
     if found is None:
         raise LowRankError(
             f"layer {target.name!r}: {layer.method} has no ranks {list(layer.ranks)} there; "

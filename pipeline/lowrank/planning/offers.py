@@ -31,7 +31,8 @@ def make_offers(
 ) -> dict[str, Offer]:
     """Candidates of the methods `names` for every target, and the choices that overrides make.
 
-    unit: decides between methods where an override gives ranks and no method. Of several
+    weights: {target: (out, in/groups, *kernel) in the metric}, asked for where a method reads
+    them. unit: decides between methods where an override gives ranks and no method. Of several
     patterns the first that matches a layer counts.
     """
     overrides = overrides or {}
@@ -40,7 +41,7 @@ def make_offers(
     for name, target in analysis.targets.items():
         spectra, pattern = analysis.spectra[name], first_match(overrides, name)
         if pattern is None:
-            offers[name] = make_offer(target, weights[name], spectra, names, methods)
+            offers[name] = make_offer(target, weights, spectra, names, methods)
             continue
         override, why = overrides[pattern], f"override {pattern!r}"
         if override.keep:
@@ -48,7 +49,7 @@ def make_offers(
             offers[name] = Offer(target, spectra.squared_norm, dense, given=given)
             continue
         own = [override.method.name] if override.method else names
-        offer = make_offer(target, weights[name], spectra, own, methods)
+        offer = make_offer(target, weights, spectra, own, methods)
         if override.ranks is not None:
             offer = replace(offer, given=_at_ranks(offer, override.ranks, unit, why))
         offers[name] = offer
@@ -57,13 +58,13 @@ def make_offers(
 
 def make_offer(
     target: Target,
-    weight: Tensor,
+    weights: Mapping[str, Tensor],
     spectra: Spectra,
     names: Sequence[str],
     methods: Mapping[str, Method],
 ) -> Offer:
     """Candidates of the methods `names` for one target."""
-    found = candidates_of(target, weight, spectra, names, methods)
+    found = candidates_of(target, weights, spectra, names, methods)
     # A method may also offer what another one builds, which then is none of its own.
     used = [methods[name].on_matrices if target.is_matrix else name for name in names]
     offered = {candidate.method for candidate in found}
@@ -81,7 +82,7 @@ def make_offer(
             if name in offered
         },
         exact=lambda method, ranks: exact_candidate(
-            methods[method], target, weight, spectra, ranks
+            methods[method], target, weights, spectra, ranks
         ),
     )
 
