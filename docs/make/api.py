@@ -82,17 +82,19 @@ def _all(module: Any) -> list[str]:
 
 def _listed(text: str, thing: Any, entry: griffe.Object) -> str:
     """The arguments that a docstring explains ("name: what it is. other: …") as list items."""
-    names = {p.name for p in entry.parameters} if isinstance(entry, griffe.Function) else set()
+    called = isinstance(entry, griffe.Function | griffe.Class)
+    names = {p.name for p in entry.parameters} if called else set()
     if dataclasses.is_dataclass(thing):
         names |= {field.name for field in dataclasses.fields(thing)}
     if not names:
         return text
     one = "|".join(sorted(names, key=len, reverse=True))
     start = re.compile(
-        rf"(^|(?<=[.)}}:] )|(?<=[.)}}]\n))((?:{one})(?:, (?:{one}))*): ", re.MULTILINE
+        rf"(^|(?<=[.)}}:;] )|(?<=[.)}}]\n))((?:{one})(?:, (?:{one}))*): ", re.MULTILINE
     )
     parts = re.split(r"(^```.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)
     parts[::2] = [start.sub(_item, part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"(?<=[.;])\s(?=(?:Raises|Returns) )", "\n\n", p) for p in parts[::2]]
     return "".join(parts).replace(" \n", "\n")
 
 
