@@ -2,7 +2,8 @@
 
 Of all B·A of rank r the one nearest to ΔW = W' − W = UΣVᵀ is B = U_r√Σ_r, A = √Σ_rV_rᵀ: the
 error is σ_{r+1} in the spectral norm and √Σ_{i>r}σᵢ² in the Frobenius norm (Eckart & Young
-1936; the source writes σ_{r+1} for the latter, which holds only if one value is left).
+1936; Theorem 7 of the course module, docs/theorems.md, writes σ_{r+1} for the latter, which holds
+only if one value is left).
 """
 
 from __future__ import annotations

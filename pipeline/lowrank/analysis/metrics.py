@@ -4,6 +4,11 @@
 right·rightᵀ = A. So every method works on the whitened weight in the plain Frobenius norm, with
 all its theorems, and its outermost factors are turned back afterwards. A and G are never
 inverted beyond their damping, and one eigenbasis serves every rank.
+
+G ⊗ A is the Kronecker-factored Fisher matrix of K-FAC (Martens & Grosse 2015, arXiv 1503.05671;
+convolutions: Grosse & Martens 2016). For SVDs of language models it is also the norm of GFWSVD
+(arXiv 2505.17974), OBD-LLM (arXiv 2604.00821) and IO-SVD (arXiv 2605.15626); the metric `input` is
+SVD-LLM's (arXiv 2403.07378).
 """
 
 from __future__ import annotations
