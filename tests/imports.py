@@ -18,6 +18,7 @@ PROJECT = ("pipeline", "stages")
 FILES = [p.relative_to(ROOT) for room in PROJECT for p in (ROOT / room).rglob("*.py")]
 
 
+@cache
 def module_file(module: str) -> Path | None:
     """The file of a project module, relative to the repository; None if there is none."""
     path = Path(*module.split("."))
@@ -69,6 +70,7 @@ def project_files(start: Path) -> set[Path]:
     return found
 
 
+@cache
 def has_code(file: Path) -> bool:
     """Whether a file holds more than a docstring."""
     body = ast.parse((ROOT / file).read_text()).body
@@ -101,6 +103,7 @@ def _share(folder: Path, needed: set[Path]) -> float:
     return len(inside & needed) / len(inside)
 
 
+@cache
 def _all_of(folder: Path) -> set[Path]:
     return {file for file in FILES if file.is_relative_to(folder) and has_code(file)}
 
