@@ -35,7 +35,7 @@ def hypervolume(points: list[Point], dense: float) -> float:
 def sweep(tree: Tree, name: str, *arguments: str) -> list[Point]:
     objectives = "objectives=[accuracy,params]"
     folder = f"hydra.sweep.dir={name}"
-    methods = f"decompose={','.join(METHODS)}"
+    methods = f"methods={','.join(METHODS)}"
     tree.pipeline("-m", *PARALLEL, methods, objectives, folder, *arguments)
     jobs = json.loads((tree.path / name / "sweep.json").read_text())["jobs"]
     values = [job["objectives"] for job in jobs if job["state"] == "done"]

@@ -29,7 +29,7 @@ from filelock import FileLock
 from tests.chain import Tree
 from tests.sweeps.small_tree import make_small_tree
 
-JOBS = ("rank_select=energy,error", "decompose=svd,tucker2")
+JOBS = ("rank_select=energy,error", "methods=svd,tucker2")
 PARALLEL = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 RESULTS = ("out/plan.json", "reports/metrics.json", "reports/layers.csv", "dvc.lock")
 _MOST_RESUMES = 10

@@ -1,5 +1,6 @@
 """python -m pipeline [-m] [GROUP=OPTION | KEY=VALUE …]: the chain with overrides.
 python -m pipeline --resume SWEEP: what is missing of a sweep.
+python -m pipeline --help [SECTION], --version: what there is to choose.
 
 Each run gets its own DVC workspace (Hydra's output directory) on the shared run-cache, so
 what any run computed before is not computed again, and ends as one MLflow run.
@@ -19,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from pipeline.config.compose import check_overrides
+from pipeline.config.help import print_help, version
 from pipeline.lowrank.errors import LowRankError
 from pipeline.reporting.sweep.status import DONE
 from pipeline.sweeps.command import (
@@ -82,8 +84,15 @@ def sweep(command: Command) -> int:
 def main() -> None:
     # A job's processes are ended on the way out, also when someone else ends this one.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    arguments = sys.argv[1:]
     try:
-        command = parse_command(sys.argv[1:])
+        if "--version" in arguments:
+            print(version(ROOT))
+            return
+        if "--help" in arguments or "-h" in arguments:
+            print_help(ROOT, [name for name in arguments if not name.startswith("-")])
+            return
+        command = parse_command(arguments)
         check_overrides(ROOT / "conf", command.overrides)
         if command.multirun:
             sys.exit(sweep(command))

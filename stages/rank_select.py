@@ -23,7 +23,7 @@ DATA = Path("out/data")
 
 def run() -> None:
     set_threads(section("fabric")["threads"])
-    chosen, calibration, knobs = section("rank_select"), section("analyze"), section("decompose")
+    chosen, calibration, knobs = section("rank_select"), section("analyze"), section("methods")
     seed, most = section("seed"), chosen["contest_examples"]
     method_of = partial(make_method, options=knobs, seed=seed)
     analysis, model = load_analysis(Path("out/analysis")), load(Path("out/baseline"))
@@ -40,7 +40,7 @@ def run() -> None:
             model,
             analysis,
             make_policy(chosen["policy"], chosen),
-            methods=[method_of(name) for name in knobs["methods"]],
+            methods=[method_of(name) for name in knobs["names"]],
             overrides=make_overrides(chosen["overrides"], method_of),
             divergence=divergence if most else None,
             seed=seed,

@@ -90,10 +90,10 @@ def make_tree(path: Path, *, git: bool = True, quick: bool = True) -> Tree:
     tree = Tree(path)
     (path / "dvc.lock").unlink(missing_ok=True)
     if quick:
-        for file in ("conf/baseline/train.yaml", "conf/fine_tune/full.yaml"):
+        for file in ("conf/baseline/train.yaml", "conf/fine_tune/_base.yaml"):
             text = (path / file).read_text()
             (path / file).write_text(re.sub(r"^epochs: \d+", "epochs: 2", text, flags=re.MULTILINE))
-        tree.edit("conf/fabric/cpu.yaml", "threads: 2", "threads: 1")
+        tree.edit("conf/fabric/_base.yaml", "threads: 2", "threads: 1")
     if git:
         tree.run("git", "init", "--quiet")
         tree.run("git", "add", "--all")

@@ -89,10 +89,10 @@ def test_exact_invalidation(tree: Tree) -> None:
     """Each change reruns what it must and no more; changing back reruns nothing but track."""
     lock = (tree.path / "dvc.lock").read_text()
     plan = (tree.path / "out/plan.json").read_text()
-    tree.edit("conf/fine_tune/full.yaml", "learning_rate: ", "learning_rate: 0.003 # ")
+    tree.edit("conf/fine_tune/_base.yaml", "learning_rate: ", "learning_rate: 0.003 # ")
     assert tree.repro() == ["configure", "fine-tune", "evaluate", "track"]
     assert (tree.path / "out/plan.json").read_text() == plan
-    tree.edit("conf/fine_tune/full.yaml", "learning_rate: 0.003 # ", "learning_rate: ")
+    tree.edit("conf/fine_tune/_base.yaml", "learning_rate: 0.003 # ", "learning_rate: ")
     assert set(tree.repro()) <= {"configure", "track"}
 
     tree.edit("conf/config.yaml", "rank_select: budget", "rank_select: energy")
@@ -132,7 +132,7 @@ def test_a_job_shares_the_run_cache_both_ways(tree: Tree) -> None:
     # The same options in conf/: a plain dvc repro restores what the job computed.
     tree.edit("conf/config.yaml", "rank_select: budget", "rank_select: error")
     tree.edit("conf/rank_select/_base.yaml", "relative_error: 0.3", "relative_error: 0.5")
-    tree.edit("conf/fine_tune/full.yaml", "epochs: 2", "epochs: 1")
+    tree.edit("conf/fine_tune/_base.yaml", "epochs: 2", "epochs: 1")
     assert set(tree.repro()) <= {"configure", "track"}
     assert read(tree, "out/plan.json")["policy"]["name"] == "error"
     tree.run("git", "checkout", "--quiet", "conf")

@@ -1,9 +1,8 @@
-"""Hydra → params.yaml: composed, typed, validated; errors for people."""
+"""Hydra → params.yaml: composed, typed, checked; errors for people."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,46 +10,62 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import TypeAdapter
 
-from pipeline.config.schema import Config
-from pipeline.config.validate import validate
+from pipeline.config.configuration import Configuration
+from pipeline.config.renamed import renamed
 from pipeline.lowrank.errors import LowRankError, suggest
+from pipeline.lowrank.typed import knob_names, options_from
+from pipeline.reporting.objectives import check_objectives
 
-SECTIONS = tuple(f.name for f in fields(Config))
+SECTIONS = tuple(knob_names(Configuration))
 # What stands in conf/config.yaml for Hydra and its sweepers, and changes no result.
 NOT_OF_THE_CHAIN = ("hydra", "objectives")
 
 
 def compose_params(conf: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The resolved and validated sections of the configuration in `conf`.
+    """The resolved and checked sections of the configuration in `conf`, as plain values.
 
     Raises LowRankError for whatever is wrong with the configuration or the overrides.
     """
+    return to_params(compose_config(conf, "config", overrides))
+
+
+def compose_config(conf: Path, name: str, overrides: Sequence[str]) -> DictConfig:
+    """What Hydra composes from conf/NAME.yaml; its errors become LowRankErrors."""
+    _refuse(conf, overrides)
     try:
         with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
-            config = compose("config", overrides=list(overrides))
+            return compose(name, overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise LowRankError(explain(error)) from error
-    return to_params(config)
 
 
 def to_params(config: DictConfig) -> dict[str, Any]:
-    """Plain, validated sections of a composed configuration."""
+    """Plain, checked sections of a composed configuration."""
+    check_objectives(list(config.objectives))
+    typed = options_from(Configuration, plain(config, NOT_OF_THE_CHAIN), "")
+    params: dict[str, Any] = TypeAdapter(Configuration).dump_python(typed, mode="json")
+    return params
+
+
+def plain(config: DictConfig, without: Sequence[str] = ()) -> dict[str, Any]:
+    """Plain values of a composed configuration, interpolations resolved."""
+    kept = [str(key) for key in config if key not in without]
     try:
-        kept = [str(key) for key in config if key not in NOT_OF_THE_CHAIN]
         present = OmegaConf.masked_copy(config, kept)
-        typed = OmegaConf.merge(OmegaConf.structured(Config), present)
-        params = OmegaConf.to_container(typed, resolve=True, throw_on_missing=True)
+        values = OmegaConf.to_container(present, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise LowRankError(explain(error)) from error
-    assert isinstance(params, dict)
-    sections = {name: params[name] for name in SECTIONS}
-    validate(sections)
-    return sections
+    assert isinstance(values, dict)
+    for key in values:
+        if name := renamed(str(key)):
+            raise LowRankError(_now_called(str(key), name))
+    return {str(key): value for key, value in values.items()}
 
 
 def write_params(path: Path, params: dict[str, Any]) -> None:
@@ -63,62 +78,96 @@ def parse_overrides(conf: Path, overrides: Sequence[str]) -> list[Override]:
     try:
         with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()
-            return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+            parser = OverridesParser.create(config_loader=loader)
+            return parser.parse_overrides(without_bases(overrides))
     except HydraException as error:
         raise LowRankError(explain(error)) from error
 
 
+def without_bases(overrides: Sequence[str]) -> list[str]:
+    """The overrides with each glob(…) told to leave out what the options of a group share, the
+    files whose names begin with "_"."""
+    return [_without_bases(line) for line in overrides]
+
+
+def _without_bases(line: str) -> str:
+    (override,) = OverridesParser.create().parse_overrides([line])
+    value = override.value()
+    if not isinstance(value, Glob):
+        return line
+    include, exclude = ",".join(value.include), ",".join([*value.exclude, "_*"])
+    return f"{override.get_key_element()}=glob([{include}],exclude=[{exclude}])"
+
+
 def check_overrides(conf: Path, overrides: Sequence[str]) -> None:
-    """Composes and validates what the command line asks for before any job starts.
+    """Composes and checks what the command line asks for before any job starts.
 
     Of a sweep each value is tried on its own (not the product); continuous intervals and
     everything of Hydra's own are left to Hydra.
     """
     parsed = parse_overrides(conf, overrides)
-    plain: list[str] = []
+    fixed: list[str] = []
     sweeps: list[list[str]] = []
     for override in parsed:
         line = override.input_line
         if override.get_key_element().startswith("hydra") or line is None:
             continue
         if not override.is_sweep_override():
-            plain.append(line)
+            fixed.append(line)
         elif override.is_discrete_sweep():
             values = [str(v) for v in override.sweep_string_iterator()]
             sweeps.append([f"{override.get_key_element()}={value}" for value in values])
     firsts = [values[0] for values in sweeps]
     for index, values in enumerate(sweeps):
         for value in values:
-            compose_params(conf, [*plain, *firsts[:index], value, *firsts[index + 1 :]])
+            compose_params(conf, [*fixed, *firsts[:index], value, *firsts[index + 1 :]])
     if not sweeps:
-        compose_params(conf, plain)
+        compose_params(conf, fixed)
 
 
-def explain(error: Exception, schema: type = Config) -> str:
-    """Hydra's and OmegaConf's errors as one or two lines with the near match in `schema`."""
+def explain(error: Exception) -> str:
+    """Hydra's and OmegaConf's errors as one or two lines with the near match."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        known = [name for name in error.options if not name.startswith("_")]  # no shared bases
-        message = f"{group}={option}: unknown option; {suggest(option, known)}"
-        # Hydra's launchers and sweepers are packages of their own.
-        extra = " (more come with pip install -e '.[sweeps]' or '.[ray]')"
-        return message + extra if group.startswith("hydra/") else message
+        return _unknown_option(group, option, error.options)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = getattr(cause, "full_key", None)
     first = str(cause).splitlines()[0]
     if isinstance(cause, MissingMandatoryValue):
-        return f"{key} is not set: give it on the command line or in the configuration"
-    if key and ("not in struct" in first or "not in 'Config" in first or "not in '" in first):
-        return f"{key}: unknown key; {suggest(key, _known_keys(key, cause, schema))}"
+        return f"{key} is not set: give it on the command line or in conf/"
+    if key and (name := renamed(key)):
+        return _now_called(key, name)
+    if key and "not in struct" in first:
+        return f"{key}: unknown key; {suggest(key, _keys_beside(key, cause))}"
     return f"{key}: {first}" if key else first
 
 
-def _known_keys(key: str, error: Exception, schema: type) -> list[str]:
-    """Keys of the dataclass or the section that `key` names, or all sections."""
-    holder, section = getattr(error, "object_type", None), key.partition(".")[0]
-    if is_dataclass(holder) and holder is not schema:
-        return [f"{key.rpartition('.')[0]}.{known.name}" for known in fields(holder)]
-    sections = OmegaConf.structured(schema)
-    if "." in key and section in sections and isinstance(sections[section], DictConfig):
-        return [f"{section}.{name}" for name in sections[section]]
-    return [str(name) for name in sections]
+def _refuse(conf: Path, overrides: Sequence[str]) -> None:
+    """Raises LowRankError for overrides that Hydra would take, or refuse with a worse message."""
+    for line in overrides:
+        key, _, value = line.lstrip("+~").partition("=")
+        name = renamed(key)
+        if name and renamed(key.partition(".")[0]):
+            raise LowRankError(_now_called(key, name))
+        if value.startswith("_") and (conf / key).is_dir():
+            names = [path.stem for path in sorted((conf / key).glob("*.yaml"))]
+            raise LowRankError(_unknown_option(key, value, names))
+
+
+def _unknown_option(group: str, option: str, names: Sequence[str]) -> str:
+    known = [name for name in names if not name.startswith("_")]  # no shared bases
+    message = f"{group}={option}: unknown option; {suggest(option, known)}"
+    # Hydra's launchers and sweepers are packages of their own.
+    extra = " (more come with pip install -e '.[sweeps]' or '.[ray]')"
+    return message + extra if group.startswith("hydra/") else message
+
+
+def _now_called(key: str, name: str) -> str:
+    return f"{key}: renamed; it is {name} now (CHANGELOG.md lists all renames)"
+
+
+def _keys_beside(key: str, error: Exception) -> list[str]:
+    """The keys that stand where `key` was looked for."""
+    holder = getattr(error, "parent_node", None)
+    prefix = f"{key.rpartition('.')[0]}." if "." in key else ""
+    return [f"{prefix}{name!s}" for name in holder] if isinstance(holder, DictConfig) else []

@@ -6,21 +6,16 @@ import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from torch import nn
 
-from pipeline.config.compose import explain
-from pipeline.config.schema import ExtractLora
+from pipeline.config.compose import compose_config, plain
+from pipeline.config.configuration import ExtractLora
 from pipeline.lowrank.adapters.extract import Weights, extract_adapter, save_adapter
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.files import load, read_state
-from pipeline.lowrank.planning.policies import make_policy
+from pipeline.lowrank.typed import options_from
 from pipeline.reporting.run.summary import print_adapter
 
 # Endings of transformers' classes whose adapters peft should give `generate`.
@@ -33,28 +28,23 @@ def run_extraction(conf: Path, overrides: Sequence[str], console: Console | None
     Raises LowRankError for whatever is wrong; nothing is written then.
     """
     options = _compose(conf, overrides)
-    if options["rank_select"]["overrides"]:
+    if options.rank_select.overrides:
         raise LowRankError("rank_select.overrides: not used here; choose by include and exclude")
-    policy = make_policy(options["rank_select"]["policy"], options["rank_select"])
-    base, tuned = (_load(key, Path(options[key])) for key in ("base", "tuned"))
+    base, tuned = (_load(key, Path(getattr(options, key))) for key in ("base", "tuned"))
     extraction = extract_adapter(
-        base, tuned, policy, include=options["include"], exclude=options["exclude"]
+        base,
+        tuned,
+        options.rank_select.to_policy(),
+        include=options.include,
+        exclude=options.exclude,
     )
     task = "CAUSAL_LM" if type(base).__name__.endswith(_GENERATIVE) else None
-    save_adapter(Path(options["out"]), extraction, base=options["base"], task_type=task)
-    print_adapter(extraction, options["out"], console or Console(highlight=False))
+    save_adapter(Path(options.out), extraction, base=options.base, task_type=task)
+    print_adapter(extraction, options.out, console or Console(highlight=False))
 
 
-def _compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    try:
-        with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
-            config = compose("extract_lora", overrides=list(overrides))
-        typed = OmegaConf.merge(OmegaConf.structured(ExtractLora), config)
-        options = OmegaConf.to_container(typed, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise LowRankError(explain(error, ExtractLora)) from error
-    assert isinstance(options, dict)
-    return {str(key): value for key, value in options.items()}
+def _compose(conf: Path, overrides: Sequence[str]) -> ExtractLora:
+    return options_from(ExtractLora, plain(compose_config(conf, "extract_lora", overrides)), "")
 
 
 def _load(key: str, path: Path) -> Weights:

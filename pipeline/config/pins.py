@@ -11,7 +11,6 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.validate import value_at
 from pipeline.lowrank.errors import LowRankError
 from pipeline.machine.checksums import content_sha256, file_sha256, files_at
 from pipeline.machine.fetching import DATASETS, DEBIAN, PYPI
@@ -23,6 +22,7 @@ _FILES = {
     "data.text.tokenizer": "data.text.tokenizer_sha256",
     "model.name": "model.sha256",
     "baseline.weights": "baseline.sha256",
+    "rank_select.path": "rank_select.sha256",
 }
 _OR_A_NAME = ("data.text.tokenizer", "model.name")  # on a hub
 _MODEL_PIN = "baseline.model_sha256"
@@ -101,6 +101,14 @@ def _files(params: Mapping[str, Any]) -> dict[str, str]:
 def _set(params: dict[str, Any], key: str, value: Any) -> None:
     section, _, name = key.rpartition(".")
     value_at(params, section)[name] = value
+
+
+def value_at(params: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key; None where a section on the way is null."""
+    value: Any = params
+    for name in key.split("."):
+        value = None if value is None else value[name]
+    return value
 
 
 def _installed(path: Path) -> bool:

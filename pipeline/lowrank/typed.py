@@ -91,7 +91,8 @@ def explained(owner: str, known: list[str], error: ValidationError) -> LowRankEr
 def options_from(cls: type[T], plain: Mapping[str, Any], section: str) -> T:
     """The options that a section of the configuration gives as plain values (lists for tuples).
 
-    Raises LowRankError, one line that names `section.key=value` and the remedy.
+    section: its name; "" for an object that holds all sections. Raises LowRankError, one line
+    that names `section.key=value` and the remedy.
     """
     try:
         return TypeAdapter(cls).validate_json(json.dumps(plain))
@@ -103,12 +104,12 @@ def _explained_in(section: str, cls: type, error: ValidationError) -> LowRankErr
     first = error.errors(include_url=False)[0]
     cause = first.get("ctx", {}).get("error")
     parts = [str(part) for part in first["loc"]]
-    key = ".".join([section, *parts])
+    key = ".".join(filter(None, [section, *parts]))
     if isinstance(cause, LowRankError):
-        return LowRankError(f"{key}: {cause}")
+        return LowRankError(f"{key}: {cause}" if key else str(cause))
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        holder = key.rpartition(".")[0]
-        known = [f"{holder}.{name}" for name in knob_names(_class_at(cls, parts[:-1]))]
+        holder = "".join(f"{part}." for part in key.split(".")[:-1])
+        known = [f"{holder}{name}" for name in knob_names(_class_at(cls, parts[:-1]))]
         return LowRankError(f"{key}: unknown key; {suggest(key, known)}")
     if first["type"] in ("missing", "missing_argument"):
         return LowRankError(f"{key} is not set: give it on the command line or in conf/")
@@ -149,6 +150,10 @@ def _remedy(problem: ErrorDetails) -> str:
         ("float_type", "choose a number"),
         ("bool_type", "choose true or false"),
         ("string_type", "give a text"),
+        ("dataclass_type", "give {{option: value, …}}"),
+        ("dict_type", "give {{name: value, …}}"),
+        ("tuple_type", "give a list: [a, b]"),
+        ("list_type", "give a list: [a, b]"),
     ):
         if problem["type"] == kind:
             return words.format(**context)

@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config.compose import explain, parse_overrides
+from pipeline.config.compose import explain, parse_overrides, without_bases
 from pipeline.lowrank.errors import LowRankError
 from pipeline.reporting.objectives import check_directions, check_objectives
 from pipeline.reporting.sweep.record import read_record
@@ -95,7 +95,8 @@ def describe_sweep(conf: Path, command: Command) -> dict[str, Any]:
 
 def hydra_arguments(command: Command, folder: Path) -> list[str]:
     """What Hydra gets so that the sweep happens in `folder`."""
-    kept = [o for o in command.overrides if _key(_parse([o])[0]) != "hydra.sweep.dir"]
+    given = without_bases(command.overrides)
+    kept = [o for o in given if _key(_parse([o])[0]) != "hydra.sweep.dir"]
     quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     return [*command.flags, *kept, f"hydra.sweep.dir='{quoted}'"]
 

@@ -90,7 +90,7 @@ def test_folders_of_transformers(tmp_path: Path) -> None:
         ),
         (
             ("rank_select.energy=2", "base=a", "tuned=b", "out=c"),
-            "energy is 2.0: choose a",
+            "energy=2: choose a number",
         ),
         (("base={absent}", "tuned={base}", "out=c"), "base=.*absent: no such file or folder"),
         (

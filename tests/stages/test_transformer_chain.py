@@ -25,7 +25,7 @@ pytest.importorskip("transformers")
 
 STAGES = ("prepare", "baseline", "analyze", "rank_select", "decompose", "fine_tune", "evaluate")
 COMMON = [
-    *("data=text", "model=huggingface", "baseline=pretrained", "decompose=svd", "fine_tune=none"),
+    *("data=text", "model=huggingface", "baseline=pretrained", "methods=svd", "fine_tune=none"),
     *("fabric.threads=1", "rank_select.scope=targets", "rank_select.budget=0.7"),
     *("data.calibration=3", "data.validation=2", "data.test=12", "data.text.sequence_length=32"),
     *("evaluate.batch_size=4", "evaluate.latency_batch_size=2", "evaluate.latency_repetitions=2"),

@@ -11,24 +11,24 @@ from tests.chain import Tree, make_tree
 _EDITS = {
     "conf/config.yaml": [
         ("fine_tune: full", "fine_tune: none"),
-        ("decompose: pivoted_tucker2", "decompose: svd"),
+        ("methods: pivoted_tucker2", "methods: svd"),
     ],
     "conf/rank_select/_base.yaml": [
         ("budget: 0.2", "budget: 0.5"),
         ("contest_examples: 512", "contest_examples: 0"),
     ],
-    "conf/data/digits.yaml": [("train: null", "train: 256")],
+    "conf/data/_base.yaml": [("train: null", "train: 256")],
     "conf/model/digits_resnet.yaml": [
         ("widths: [24, 48]", "widths: [8, 16]"),
         ("hidden: 128", "hidden: 32"),
     ],
     "conf/baseline/train.yaml": [("epochs: 2", "epochs: 1"), ("snapshots: 4", "snapshots: 0")],
-    "conf/certify/default.yaml": [("examples: 256", "examples: 16")],
-    "conf/evaluate/default.yaml": [
+    "conf/certify/_base.yaml": [("examples: 256", "examples: 16")],
+    "conf/evaluate/_base.yaml": [
         ("latency_repetitions: 50", "latency_repetitions: 3"),
         ("latency_warmup: 5", "latency_warmup: 1"),
     ],
-    "conf/track/mlflow.yaml": [
+    "conf/track/_base.yaml": [
         ("log_model: true #", "log_model: false #"),
         ("live: true #", "live: false #"),
     ],

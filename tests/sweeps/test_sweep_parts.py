@@ -36,10 +36,13 @@ CONF = ROOT / "conf"
 @pytest.mark.parametrize(
     ("arguments", "total"),
     [
-        (["rank_select=energy,error,budget", "decompose=svd,tucker2,auto"], 9),
+        (["rank_select=energy,error,budget", "methods=svd,tucker2,auto"], 9),
         (["rank_select.budget=range(0.1,0.5,0.1)", "seed=1"], 4),
         (["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=1,2"], 2),
-        (["hydra/launcher=submitit_local", "data=glob(*)"], len(list(CONF.glob("data/*.yaml")))),
+        (
+            ["hydra/launcher=submitit_local", "data=glob(*)"],
+            len(list(CONF.glob("data/[!_]*.yaml"))),
+        ),
         (["rank_select.budget=interval(0,1)"], None),
         (["hydra/launcher=slurm", "hydra.launcher.partition=cpu", "seed=1,2"], 2),
         (["hydra/sweeper=search", "rank_select.budget=interval(0.1,0.9)"], 20),
@@ -88,6 +91,14 @@ def test_the_folder_reaches_hydra_whole(tmp_path: Path) -> None:
     assert rest == ["-m", "seed=1,2"]
     again = parse_command(["-m", "seed=1,2", last])
     assert describe_sweep(CONF, again)["folder"] == odd
+
+
+def test_what_options_share_is_no_option_of_a_glob(tmp_path: Path) -> None:
+    command = parse_command(["-m", "rank_select=glob(e*)", "methods=glob([*],exclude=[auto])"])
+    assert hydra_arguments(command, tmp_path)[1:3] == [
+        "rank_select=glob([e*],exclude=[_*])",
+        "methods=glob([*],exclude=[auto,_*])",
+    ]
 
 
 def test_resuming_keeps_the_sweep_and_may_change_the_launcher(tmp_path: Path) -> None:

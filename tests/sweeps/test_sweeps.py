@@ -30,8 +30,8 @@ from tests.tracking.tracking_server import POSTGRES, postgres, serving
 pytestmark = pytest.mark.e2e
 
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-GRID = ("rank_select=energy,error,budget", "decompose=svd,tucker2")
-PART = ("rank_select=error", "decompose=svd,tucker2")
+GRID = ("rank_select=energy,error,budget", "methods=svd,tucker2")
+PART = ("rank_select=error", "methods=svd,tucker2")
 COMMANDS = [
     line
     for block in re.findall(
@@ -149,7 +149,7 @@ def test_optuna_with_two_objectives(tree: Tree) -> None:
 
 
 def test_a_failed_job_is_named_and_stops_no_other(tree: Tree) -> None:
-    jobs = ("rank_select.budget=0.00001,0.5", "decompose=svd")
+    jobs = ("rank_select.budget=0.00001,0.5", "methods=svd")
     output = tree.pipeline("-m", *jobs, "hydra.sweep.dir=failing", ok=False)
     assert "Traceback" not in output
     assert "job 0 failed: a budget of 1e-05 of the params cannot be met" in output
@@ -265,7 +265,7 @@ def test_a_tracking_server(tree: Tree, tmp_path: Path, store: str) -> None:
             backend = stack.enter_context(postgres())
         uri = stack.enter_context(serving(backend, tmp_path / "artifacts"))
         options = (f"track.tracking_uri={uri}", f"hydra.sweep.dir=served-{store}")
-        output = tree.pipeline("-m", *PART[:1], "decompose=svd", *options)
+        output = tree.pipeline("-m", *PART[:1], "methods=svd", *options)
         assert "1 jobs: 1 done (1 from the cache)" in output
         sweep = record(tree, f"served-{store}")
         client = MlflowClient(uri)

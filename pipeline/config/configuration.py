@@ -1,0 +1,67 @@
+"""The whole configuration, typed: its sections are those of params.yaml."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.config.sections.methods import MethodsOptions
+from pipeline.config.sections.rank_select import RankSelectOptions
+from pipeline.config.sections.track import TrackOptions
+from pipeline.config.sections.waiting import (
+    AnalyzeOptions,
+    BaselineOptions,
+    DataOptions,
+    EvaluateOptions,
+    FabricOptions,
+    FineTuneOptions,
+)
+from pipeline.lowrank.bounds.options import CertifyOptions
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.factorize.options import RefitOptions
+from pipeline.lowrank.typed import knob, options
+
+
+@options
+class Configuration:
+    """All sections of params.yaml, in the order of the chain. `model` is free: `_target_` and
+    the keyword arguments of the user's class."""
+
+    seed: int = knob(0, ge=0, le=2**32 - 1, help="of everything that is drawn at random")
+    fabric: FabricOptions = knob(help="devices, threads and the number format")
+    data: DataOptions = knob(help="which examples there are, and how they are split")
+    model: dict[str, Any] = knob(help="the network: the import path of its class, and arguments")
+    baseline: BaselineOptions = knob(help="the dense network: trained here, or yours")
+    analyze: AnalyzeOptions = knob(help="the norm of errors, and the layers to factorize")
+    rank_select: RankSelectOptions = knob(help="the rule that chooses ranks, and its budget")
+    methods: MethodsOptions = knob(help="the factorizations that compete")
+    refit: RefitOptions = knob(help="repair in closed form, before training")
+    certify: CertifyOptions = knob(help="the certificate of the network's error")
+    fine_tune: FineTuneOptions = knob(help="repair by training")
+    evaluate: EvaluateOptions = knob(help="quality and latency")
+    track: TrackOptions = knob(help="MLflow")
+
+    def __post_init__(self) -> None:
+        check_together(self)
+
+
+def check_together(configuration: Configuration) -> None:
+    """Raises LowRankError where values that are right by themselves do not suit each other."""
+    data, baseline = configuration.data, configuration.baseline
+    for key, value, needed in (
+        ("data.path", data.path, data.name in ("tensors", "text")),
+        ("baseline.weights", baseline.weights, baseline.source == "checkpoint"),
+    ):
+        if needed and value is None:
+            raise LowRankError(f"{key} is not set: give it on the command line or in conf/")
+
+
+@options
+class ExtractLora:
+    """The configuration of `python -m pipeline.extract_lora`."""
+
+    base: str = knob(help="the network that the adapter is for")
+    tuned: str = knob(help="the network that it becomes with the adapter")
+    out: str = knob(help="the folder to write")
+    include: tuple[str, ...] = knob(("*",), help="patterns: layers that may be adapted")
+    exclude: tuple[str, ...] = knob((), help="patterns too; exclude wins over include")
+    rank_select: RankSelectOptions = knob(help="the rule that chooses ranks")

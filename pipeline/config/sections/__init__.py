@@ -1,0 +1,1 @@
+"""The sections of the configuration whose options belong to no room below this one."""
