@@ -93,7 +93,8 @@ def main() -> None:
             print_help(ROOT, [name for name in arguments if not name.startswith("-")])
             return
         command = parse_command(arguments)
-        check_overrides(ROOT / "conf", command.overrides)
+        if not command.completes:
+            check_overrides(ROOT / "conf", command.overrides)
         if command.multirun:
             sys.exit(sweep(command))
         run()

@@ -26,12 +26,14 @@ _OPTUNA = "hydra_plugins.hydra_optuna_sweeper"
 
 @dataclass(frozen=True)
 class Command:
-    """`flags` are Hydra's (`--cfg job`, …), `overrides` the rest; `folder` is that of a sweep."""
+    """`flags` are Hydra's (`--cfg job`, …), `overrides` the rest; `resume` is the folder of a
+    sweep. `completes`: the shell asks for completions, its words are no overrides."""
 
     flags: tuple[str, ...]
     overrides: tuple[str, ...]
     multirun: bool
     resume: Path | None
+    completes: bool = False
 
 
 def parse_command(arguments: Sequence[str]) -> Command:
@@ -48,7 +50,7 @@ def parse_command(arguments: Sequence[str]) -> Command:
     # Hydra only shows something: no sweep begins.
     shows = known.cfg or known.info or known.help or known.hydra_help
     multirun = not shows and (known.multirun or "hydra.mode=MULTIRUN" in overrides)
-    return Command(tuple(flags), overrides, multirun, None)
+    return Command(tuple(flags), overrides, multirun, None, known.shell_completion)
 
 
 def _merge(stored: Sequence[str], extra: Sequence[str]) -> tuple[str, ...]:

@@ -120,6 +120,11 @@ def test_single_runs_are_as_before() -> None:
     assert not parse_command(["-m", "seed=1,2", "--cfg", "job"]).multirun
 
 
+def test_completions_of_a_shell_are_left_to_hydra() -> None:
+    assert parse_command(["-sc", "install=bash"]).completes
+    assert not parse_command(["seed=1"]).completes
+
+
 def test_objectives_are_figures_of_the_fine_tuned_network() -> None:
     metrics = {"fine_tuned": {"accuracy": 0.9, "loss": 0.3, "params": 10, "macs": 20}}
     assert read_objectives(["params", "accuracy"], metrics, None) == {"params": 10, "accuracy": 0.9}
