@@ -27,6 +27,7 @@ STAGES = ("prepare", "baseline", "analyze", "rank_select", "decompose", "fine_tu
 COMMON = [
     *("data=text", "model=huggingface", "baseline=pretrained", "methods=svd", "fine_tune=none"),
     *("fabric.threads=1", "rank_select.scope=targets", "rank_select.budget=0.7"),
+    "track.live=false",
     *("data.calibration=3", "data.validation=2", "data.test=12", "data.text.sequence_length=32"),
     *("evaluate.batch_size=4", "evaluate.latency_batch_size=2", "evaluate.latency_repetitions=2"),
 ]
@@ -50,6 +51,12 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     yield tmp_path
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds of a chain; test_text_in_and_out_of_domain draws them."""
+    monkeypatch.setattr(report, "write_figures", lambda *_: None)
 
 
 @pytest.mark.parametrize("task", sorted(LAYERS))
@@ -84,6 +91,7 @@ def test_text_in_and_out_of_domain(
     assert (workspace / "reports/figures/overview.png").stat().st_size > 10_000
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("task", sorted(LAYERS))
 def test_a_refit_is_measured_and_shown(
     workspace: Path, task: str, capsys: pytest.CaptureFixture[str]
@@ -105,6 +113,7 @@ def test_a_refit_is_measured_and_shown(
     assert any(corrections) == refit["kept"]
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("task", sorted(LAYERS))
 def test_the_dense_network_repairs(workspace: Path, task: str) -> None:
     """Distillation towards the dense net's predictions by AdamW; towards its embeddings, and the
@@ -115,7 +124,12 @@ def test_the_dense_network_repairs(workspace: Path, task: str) -> None:
     overrides = [
         *(f"model.task={task}", "model.name=net", f"analyze.include=[{LAYERS[task]}]"),
         *(f"data.path={book}", "rank_select.budget=0.4", "rank_select.contest_examples=0"),
-        *("fine_tune=distill", "fine_tune.learning_rate=0.003", *(f"fine_tune.{o}" for o in way)),
+        *(
+            "data.train=96",
+            "fine_tune=distill",
+            "fine_tune.learning_rate=0.003",
+            *(f"fine_tune.{o}" for o in way),
+        ),
         *("fine_tune.epochs=12", "fine_tune.batch_size=4", "fine_tune.descent_points=0"),
         *("fine_tune.parameters=factors", "fine_tune.distill_weight=1", "fine_tune.temperature=1"),
     ]
@@ -136,11 +150,9 @@ def test_the_dense_network_repairs(workspace: Path, task: str) -> None:
     assert after["params"] == before["params"]
 
 
-def test_labelled_rows_are_trained_on_and_repaired(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("no_figures")
+def test_labelled_rows_are_trained_on_and_repaired(workspace: Path) -> None:
     """Random weights know nothing; a short training tells three first words apart."""
-    monkeypatch.setattr(report, "write_figures", lambda *_: None)  # seconds; others draw them
     write_model(workspace / "net", "sequence_classification")
     overrides = [
         *("model.task=sequence_classification", "model.name=net", "data.text.label_column=kind"),
