@@ -67,8 +67,8 @@ def show(found: Bounds) -> None:
     network = found.network
     assert network.certificate is not None and network.tightness is not None
     print(
-        f"network: measured {network.measured['max']:.4g}, certified "
-        f"{network.certificate['max']:.4g} (tightness {network.tightness['median']:.2g}), "
+        f"network: measured {network.measured.max:.4g}, certified "
+        f"{network.certificate.max:.4g} (tightness {network.tightness.median:.2g}), "
         f"worst case {network.worst_case:.4g}"
     )
 

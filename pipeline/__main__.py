@@ -56,13 +56,13 @@ def sweep(command: Command) -> int:
     sys.argv[1:] = hydra_arguments(command, folder)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of ending the process
     interrupted = False
-    with opened(folder, described, ROOT) as record:
+    with opened(folder, described, ROOT) as opened_sweep:
         print(f"sweep {folder}", flush=True)
         with sweep_view(folder, described["total"]):
             try:
                 run()
             except (KeyboardInterrupt, SystemExit):
-                record["interrupted"] = interrupted = True
+                opened_sweep.interrupted = interrupted = True
             except Exception as error:  # of a launcher or a sweeper, whatever it is made of
                 (folder / "launcher.log").write_text(traceback.format_exc())
                 first = str(error).partition("\n")[0]
@@ -71,14 +71,15 @@ def sweep(command: Command) -> int:
                     f"       (all of it in {folder / 'launcher.log'})",
                     file=sys.stderr,
                 )
+    record = opened_sweep.record
     print_outcome(folder, record)
     if interrupted:
         return 130
     # Plotly and matplotlib: seconds of import, not needed before.
-    from pipeline.sweeps.comparison import publish_comparison
+    from pipeline.sweeps.publish import publish_comparison
 
-    print(publish_comparison(folder, described["track"], record["parent_run_id"]), flush=True)
-    return 0 if record["state"] == DONE else 1
+    print(publish_comparison(folder, described["track"], record.parent_run_id), flush=True)
+    return 0 if record.state == DONE else 1
 
 
 def main() -> None:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
+from pipeline.lowrank.typed import save_record
 from pipeline.machine.devices import FabricOptions, make_fabric
 from pipeline.tracking.live import curve_logger
-from pipeline.training.curve import Curve
-from stages._io import section, write_json
+from pipeline.training.curve import CURVE, Curve
+from stages._io import section
 
 
 def run_training(stage: str, folder: Path, make: Callable[..., Curve]) -> None:
@@ -20,4 +21,4 @@ def run_training(stage: str, folder: Path, make: Callable[..., Curve]) -> None:
     with curve_logger(stage) if fabric.is_global_zero else nullcontext() as log:
         curve = make(fabric=fabric, seed=seed, on_step=log)
     if fabric.is_global_zero:
-        write_json(folder / "curve.json", curve.to_dict())
+        save_record(folder / CURVE, curve)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
 from pathlib import Path
 
 from torch import nn
@@ -14,11 +13,13 @@ from pipeline.lowrank.analysis.analysis import load_analysis
 from pipeline.lowrank.bounds import Bounds, certify
 from pipeline.lowrank.factorize.apply import apply_
 from pipeline.lowrank.factorize.refit import refit_if_closer
+from pipeline.lowrank.factorize.report import CompressionReport
 from pipeline.lowrank.forms.files import load, read_network, save
 from pipeline.lowrank.planning.files import load_plan
+from pipeline.lowrank.typed import save_record
 from pipeline.machine.number_formats import check_bfloat16
 from pipeline.machine.threads import set_threads
-from stages._io import main, section, write_json
+from stages._io import main, section
 
 DATA, BASELINE = Path("out/data"), Path("out/baseline")
 
@@ -48,13 +49,9 @@ def run() -> None:
     bounds = _certify(dense, model, list(reports))
     folder = Path("out/compressed")
     save(model, folder, read_network(BASELINE).builder)
-    measured = {
-        "layers": {name: asdict(report) for name, report in reports.items()},
-        "network": asdict(done.totals),
-        "refit": refit and refit.to_json(),
-    }
-    write_json(folder / "layers.json", measured)
-    write_json(folder / "bounds.json", bounds.to_json())
+    report = CompressionReport(reports, done.totals, refit.report() if refit else None)
+    save_record(folder / "layers.json", report)
+    save_record(folder / "bounds.json", bounds)
 
 
 def _certify(dense: nn.Module, model: nn.Module, names: list[str]) -> Bounds:

@@ -11,7 +11,8 @@ from pipeline.evaluation.networks import compare_networks
 from pipeline.lowrank.forms.files import load, read_network
 from pipeline.machine.devices import FabricOptions, make_fabric
 from pipeline.reporting.run.facts import read_facts
-from pipeline.reporting.run.numbers import check_bounds
+from pipeline.reporting.run.layers import check_bounds
+from pipeline.reporting.run.metrics import FILE, Network
 from pipeline.reporting.run.timings import FOLDERS
 from pipeline.reporting.run.write import network_size, write_reports
 from stages._io import main, section, write_json
@@ -29,18 +30,18 @@ def run() -> None:
     folders = {name: Path(folder) for name, folder in FOLDERS.items()}
     networks = {name: load(folder) for name, folder in folders.items()}
     facts = read_facts(OUT)
-    check_bounds(facts.layers)
+    check_bounds(facts.compression.layers)
     sizes = {
         name: network_size(network, folders[name], example_input(meta))
         for name, network in networks.items()
     }
     ready = {name: fabric.setup_module(network) for name, network in networks.items()}
     scores = compare_networks(ready, splits, meta["task"], options["batch_size"])
-    results = {name: scores[name] | sizes[name] for name in networks}
+    results = {name: Network(scores[name], sizes[name]) for name in networks}
     spec = read_network(folders["dense"]).builder or {"_target_": "network"}
     subject = spec.get("name") or f"{spec['_target_'].rpartition('.')[2]} on {meta['name']}"
     metrics = write_reports(REPORTS, facts, results, subject)
-    write_json(REPORTS / "metrics.json", metrics)
+    write_json(REPORTS / FILE, metrics.to_json())
     measured_once(folders, DATA, options | {"threads": single.threads})
 
 

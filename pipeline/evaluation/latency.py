@@ -14,6 +14,7 @@ import platform
 import statistics
 import time
 from collections.abc import Hashable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,11 +23,13 @@ from torch import Tensor, nn
 
 from pipeline.data.files import load_split
 from pipeline.data.splits import TokenSplit
+from pipeline.evaluation.timings import FOLDER, Latency, Machine, Timings, load_timings
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.files import load
 from pipeline.lowrank.forms.running import has_pivots, lay_out, multiply_out_
+from pipeline.lowrank.typed import save_record
 from pipeline.machine.checksums import file_sha256
-from pipeline.machine.scratch import scratch, write_whole
+from pipeline.machine.scratch import scratch
 
 _MILLISECONDS = 1e-6  # of a nanosecond
 _WAY = "each network in its fastest form"  # changes the key when the way of measuring does
@@ -34,28 +37,21 @@ _WAY = "each network in its fastest form"  # changes the key when the way of mea
 _Name = TypeVar("_Name", bound=Hashable)
 
 
-def measured_once(
-    networks: Mapping[str, Path], data: Path, options: Mapping[str, Any]
-) -> dict[str, Any]:
+def measured_once(networks: Mapping[str, Path], data: Path, options: Mapping[str, Any]) -> Timings:
     """Latencies of the network folders on a batch of test examples, measured or remembered.
 
-    `networks` names them in order, the dense one first. `options` has `latency_batch_size`,
+    `networks`: those of `Timings`, by name. `options` has `latency_batch_size`,
     `latency_repetitions`, `latency_warmup` and optionally `threads` (as in the fabric section;
     by default as many as torch uses); other keys are ignored.
 
     Every network runs in each form that it has (see `forms`) and counts in its fastest one.
-
-    Returns {"machine": {…}, "weights": {NAME: sha256}, "batch_size": int, "tokens" of an
-    example (None where it has none), "forms": {NAME: the fastest form}, NAME: {"latency_ms":
-    median, "iqr_ms": …}, …, "speedup": latency of the first network / latency of the last one}.
     """
     used = _options(options)
     machine = machine_facts(used["threads"])
     weights = {name: file_sha256(path / "model.safetensors") for name, path in networks.items()}
-    stored = scratch("timings") / f"{_key(weights, used, machine, _WAY)}.json"
+    stored = scratch(FOLDER) / f"{_key(weights, used, asdict(machine), _WAY)}.json"
     if stored.is_file():
-        remembered: dict[str, Any] = json.loads(stored.read_text())
-        return remembered
+        return load_timings(stored)
     split = load_split(data, "test")
     inputs, _ = split.batch(torch.arange(used["latency_batch_size"]) % len(split))
     runs = {
@@ -71,21 +67,20 @@ def measured_once(
         threads=used["threads"],
     )
     best = {
-        name: min((run for run in runs if run[0] == name), key=lambda r: measured[r]["latency_ms"])
+        name: min((run for run in runs if run[0] == name), key=lambda r: measured[r].latency_ms)
         for name in networks
     }
     times = {name: measured[run] for name, run in best.items()}
-    first, *_, last = times
-    result = {
-        "machine": machine,
-        "weights": weights,
-        "batch_size": used["latency_batch_size"],
-        "tokens": inputs.shape[1] if isinstance(split, TokenSplit) else None,
-        "forms": {name: form for name, (_, form) in best.items()},
+    result = Timings(
+        machine=machine,
+        weights=weights,
+        batch_size=used["latency_batch_size"],
         **times,
-        "speedup": times[first]["latency_ms"] / times[last]["latency_ms"],
-    }
-    write_whole(stored, json.dumps(result, indent=2) + "\n")
+        speedup=times["dense"].latency_ms / times["fine_tuned"].latency_ms,
+        tokens=inputs.shape[1] if isinstance(split, TokenSplit) else None,
+        forms={name: form for name, (_, form) in best.items()},
+    )
+    save_record(stored, result)
     return result
 
 
@@ -110,8 +105,8 @@ def interleaved_latencies(
     repetitions: int,
     warmup: int,
     threads: int,
-) -> dict[_Name, dict[str, float]]:
-    """{name: {"latency_ms": median, "iqr_ms": interquartile range}} of one forward pass.
+) -> dict[_Name, Latency]:
+    """{name: its latency}.
 
     The models take turns within each repetition, so that whatever else the machine does hits
     all of them alike. The number of threads and the models' modes are restored.
@@ -137,15 +132,15 @@ def interleaved_latencies(
     return {name: _summary(values) for name, values in nanoseconds.items()}
 
 
-def machine_facts(threads: int) -> dict[str, Any]:
-    """What a latency depends on besides the network: processor, cores, torch, threads."""
-    return {
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
-        "system": platform.system(),
-        "torch": torch.__version__,
-        "threads": threads,
-    }
+def machine_facts(threads: int) -> Machine:
+    """This machine, with so many threads."""
+    return Machine(
+        cpu=_cpu_model(),
+        cores=os.cpu_count(),
+        system=platform.system(),
+        torch=torch.__version__,
+        threads=threads,
+    )
 
 
 def _options(options: Mapping[str, Any]) -> dict[str, int]:
@@ -163,12 +158,12 @@ def _options(options: Mapping[str, Any]) -> dict[str, int]:
     return used
 
 
-def _summary(nanoseconds: list[int]) -> dict[str, float]:
+def _summary(nanoseconds: list[int]) -> Latency:
     median = statistics.median(nanoseconds)
     if len(nanoseconds) == 1:
-        return {"latency_ms": median * _MILLISECONDS, "iqr_ms": 0.0}
+        return Latency(median * _MILLISECONDS, 0.0)
     lower, _, upper = statistics.quantiles(nanoseconds, n=4, method="inclusive")
-    return {"latency_ms": median * _MILLISECONDS, "iqr_ms": (upper - lower) * _MILLISECONDS}
+    return Latency(median * _MILLISECONDS, (upper - lower) * _MILLISECONDS)
 
 
 def _key(*parts: Any) -> str:

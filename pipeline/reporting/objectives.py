@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from pipeline.lowrank.errors import LowRankError, suggest
 
@@ -41,11 +40,8 @@ def check_directions(names: Sequence[str], directions: Sequence[str]) -> None:
         )
 
 
-def read_objectives(
-    names: Sequence[str], metrics: Mapping[str, Any], timings: Mapping[str, Any] | None
-) -> dict[str, float]:
-    """The values of a job by name, from its metrics.json and its stored timings."""
-    found = {**metrics["fine_tuned"], **((timings or {}).get("fine_tuned") or {})}
+def read_objectives(names: Sequence[str], found: Mapping[str, float]) -> dict[str, float]:
+    """The values of a job by name; found: all figures of its fine-tuned network."""
     missing = [name for name in names if name not in found]
     if missing:
         raise LowRankError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import matplotlib.style
 from matplotlib.axes import Axes
@@ -12,12 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from pipeline.reporting.run.numbers import Row
-
 # Okabe and Ito's colours: told apart in all common forms of colour blindness, and in grey.
 DENSE, COMPRESSED, FINE_TUNED = "#9A9A9A", "#E69F00", "#0072B2"
 FIRST, SECOND, THIRD = "#0072B2", "#D55E00", "#009E73"
-# How curves.py calls a layer's views: colour and words.
+# A layer's views as plot_rows calls them: colour and words.
 VIEWS = {
     "mode0": (FIRST, "output channels"),
     "mode1": (SECOND, "input channels"),
@@ -94,9 +93,16 @@ def headed(figure: Figure, title: str, note: str = "") -> None:
         engine.set(rect=(0, bottom, 1, 1 - bottom))  # type: ignore[call-arg]
 
 
-def layer_names(rows: Iterable[Row]) -> list[str]:
+class OfLayer(Protocol):
+    """A row of a plot that belongs to a layer."""
+
+    @property
+    def layer(self) -> str: ...
+
+
+def layer_names(rows: Iterable[OfLayer]) -> list[str]:
     """Names in their first order."""
-    return list(dict.fromkeys(row["layer"] for row in rows))
+    return list(dict.fromkeys(row.layer for row in rows))
 
 
 def largest(names: Sequence[str], weight: dict[str, float], most: int) -> list[str]:

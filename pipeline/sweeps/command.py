@@ -44,7 +44,7 @@ def parse_command(arguments: Sequence[str]) -> Command:
     overrides = tuple(known.overrides)
     if known.resume is not None:
         folder = Path(known.resume).absolute()
-        merged = _merge(read_record(folder)["overrides"], overrides)
+        merged = _merge(read_record(folder).overrides, overrides)
         return Command(("-m",), merged, multirun=True, resume=folder)
     flags = [a for a in arguments if a not in overrides]
     # Hydra only shows something: no sweep begins.

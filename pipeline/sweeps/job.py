@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,16 @@ from pipeline.config.pins import pin
 from pipeline.lowrank.errors import LowRankError
 from pipeline.reporting.objectives import read_objectives
 from pipeline.reporting.sweep.record import read_record
-from pipeline.reporting.sweep.status import DONE, FAILED, LOG, RUNNING, STOPPED, update_status
+from pipeline.reporting.sweep.status import (
+    DONE,
+    FAILED,
+    LOG,
+    RUNNING,
+    STOPPED,
+    JobStatus,
+    read_status,
+    write_status,
+)
 from pipeline.sweeps.record import STOP
 from pipeline.sweeps.workspace import StoppedError, make_workspace, reproduce
 from pipeline.tracking.store import PARENT
@@ -77,7 +85,7 @@ def _enter(job: Job) -> str | None:
     os.environ["LOWRANK_ROOT"] = str(job.root)
     os.environ["LOWRANK_SCRATCH"] = str(job.root / ".scratch")
     os.environ.pop(PARENT, None)
-    parent: str | None = read_record(job.sweep)["parent_run_id"] if job.sweep else None
+    parent = read_record(job.sweep).parent_run_id if job.sweep else None
     if parent:
         os.environ[PARENT] = parent
     return parent
@@ -87,6 +95,8 @@ def _finish(
     job: Job, config: DictConfig, params: dict[str, Any], parent: str | None
 ) -> dict[str, float]:
     # MLflow and torch: seconds of import, not needed by a job that fails.
+    from pipeline.reporting.run.metrics import FILE as METRICS
+    from pipeline.reporting.run.metrics import read_metrics
     from pipeline.reporting.run.summary import print_summary
     from pipeline.reporting.run.timings import find_timings
     from pipeline.tracking.run import measured, track_run
@@ -98,17 +108,19 @@ def _finish(
     print_summary(job.workspace)
     print(f"\nworkspace  {job.workspace}")
     print(f"MLflow run {tracked['run_id']} ({tracked['experiment']})")
-    metrics = json.loads((job.workspace / "reports/metrics.json").read_text())
+    figures = read_metrics(job.workspace / "reports" / METRICS).fine_tuned.figures()
     names = list(config.objectives)
-    timings = measured(job.workspace, params) if "latency_ms" in names else None
-    values = read_objectives(names, metrics, timings)
-    update_status(
-        job.workspace,
+    if "latency_ms" in names:
+        figures |= asdict(measured(job.workspace, params).fine_tuned)
+    values = read_objectives(names, figures)
+    status = replace(
+        read_status(job.workspace),
         run_id=tracked["run_id"],
         objectives=values,
         # Found on the job's machine only, which need not be the one that compares.
         timings=find_timings(job.workspace),
     )
+    write_status(job.workspace, status)
     return values
 
 
@@ -116,23 +128,16 @@ def _finish(
 def _noted(job: Job) -> Iterator[None]:
     """The job's status.json from its beginning to its end, however it ends."""
     job.workspace.mkdir(parents=True, exist_ok=True)
-    update_status(
-        job.workspace,
+    begun = JobStatus(
         job=job.number,
-        overrides=list(job.overrides),
+        overrides=job.overrides,
         state=RUNNING,
-        stage=None,
-        stages={},
         started=time.time(),
-        ended=None,
         host=socket.gethostname(),
         pid=os.getpid(),
-        run_id=None,
-        objectives={},
-        timings=None,
-        error=None,
         log=LOG if job.sweep else None,
     )
+    write_status(job.workspace, begun)
     state, error = STOPPED, None
     try:
         if job.sweep and (job.sweep / STOP).exists():  # it waited in a queue meanwhile
@@ -146,7 +151,10 @@ def _noted(job: Job) -> Iterator[None]:
         state, error = FAILED, str(reason)
         raise
     finally:
-        update_status(job.workspace, state=state, stage=None, error=error, ended=time.time())
+        ended = replace(
+            read_status(job.workspace), state=state, stage=None, error=error, ended=time.time()
+        )
+        write_status(job.workspace, ended)
 
 
 @contextmanager

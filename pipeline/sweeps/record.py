@@ -9,39 +9,57 @@ import os
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.reporting.sweep.record import FORMAT, RECORD, count, read_jobs, read_record
+from pipeline.lowrank.typed import save_record
+from pipeline.reporting.sweep.record import (
+    RECORD,
+    JobRecord,
+    SweepRecord,
+    count,
+    read_jobs,
+    read_record,
+)
 from pipeline.reporting.sweep.status import (
     DONE,
     FAILED,
     RUNNING,
     STOPPED,
     is_alive,
-    update_status,
-    write_whole,
+    read_status,
+    write_status,
 )
-from pipeline.tracking.sweep import begin_sweep_run, end_sweep_run
+from pipeline.tracking.sweep import begin_sweep_run, log_to_sweep
 
 # Jobs, on whatever machine, end when this file appears in the sweep's folder.
 STOP = ".stop"
 _PATIENCE = 15.0  # seconds: a job's children are asked first and killed after five
 
 
+@dataclass
+class OpenSweep:
+    """A sweep that runs: its record, and whether the user wished it to end."""
+
+    record: SweepRecord
+    interrupted: bool = False
+
+
 @contextmanager
-def opened(folder: Path, described: dict[str, Any], root: Path) -> Iterator[dict[str, Any]]:
-    """The sweep's record, kept in sweep.json from beginning to end; only one launcher at a time.
+def opened(folder: Path, described: dict[str, Any], root: Path) -> Iterator[OpenSweep]:
+    """The sweep, its record kept in sweep.json from beginning to end; only one launcher at a time.
 
     `described` has `overrides`, `objectives`, `total` and `track`. The sweep's MLflow run is
     created and ended here, before any job starts: that also creates the store, which two jobs
-    must not do at once. On the way out whatever still runs is stopped; set `interrupted` in the
-    record before where that is the user's wish.
+    must not do at once. On the way out whatever still runs is stopped; set `interrupted` before
+    where that is the user's wish.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", timeout=0)
@@ -51,70 +69,76 @@ def opened(folder: Path, described: dict[str, Any], root: Path) -> Iterator[dict
         raise LowRankError(f"{folder}: this sweep is running already") from error
     try:
         (folder / STOP).unlink(missing_ok=True)
-        record = _begin(folder, described, root)
+        sweep = OpenSweep(_begin(folder, described, root))
         try:
-            yield record
+            yield sweep
         finally:
             # On Ctrl-C some launchers kill their workers: such jobs did not fail by themselves.
-            stop_jobs(folder, STOPPED if record.pop("interrupted", False) else FAILED)
-            record.update(state=_outcome(folder, record), ended=time.time())
-            record["jobs"] = read_jobs(folder)
-            write_whole(folder / RECORD, record)
-            end_sweep_run(described["track"], folder / RECORD)
+            stop_jobs(folder, STOPPED if sweep.interrupted else FAILED)
+            sweep.record = _ended(sweep.record, read_jobs(folder))
+            save_record(folder / RECORD, sweep.record)
+            log_to_sweep(described["track"], sweep.record.parent_run_id, [folder / RECORD])
     finally:
         lock.release()
 
 
-def _begin(folder: Path, described: dict[str, Any], root: Path) -> dict[str, Any]:
-    known = read_record(folder) if (folder / RECORD).is_file() else {}
+def _begin(folder: Path, described: dict[str, Any], root: Path) -> SweepRecord:
+    parent = read_record(folder).parent_run_id if (folder / RECORD).is_file() else None
     # Not to be taken for what the jobs do now: numbers belong to the overrides.
     for job in read_jobs(folder):
-        update_status(folder / job["folder"], state=STOPPED, error="not reached yet")
+        _change(folder, job, state=STOPPED, error="not reached yet")
     os.environ["LOWRANK_ROOT"] = str(root)
-    record = {
-        "format": FORMAT,
-        "state": RUNNING,
-        "overrides": list(described["overrides"]),
-        "objectives": list(described["objectives"]),
-        "total": described["total"],
-        "started": time.time(),
-        "ended": None,
-        **begin_sweep_run(described["track"], folder, described["overrides"], known),
-        "jobs": [],
-    }
-    write_whole(folder / RECORD, record)
+    run = begin_sweep_run(described["track"], folder, described["overrides"], parent)
+    record = SweepRecord(
+        state=RUNNING,
+        overrides=tuple(described["overrides"]),
+        objectives=tuple(described["objectives"]),
+        total=described["total"],
+        started=time.time(),
+        parent_run_id=run.parent_run_id,
+        experiment=run.experiment,
+        experiment_id=run.experiment_id,
+        tracking_uri=run.tracking_uri,
+    )
+    save_record(folder / RECORD, record)
     return record
+
+
+def _change(folder: Path, job: JobRecord, *, state: str, error: str, ended: bool = False) -> None:
+    """Notes in a job's status that its state is another, and perhaps that it ended now."""
+    status = replace(read_status(folder / job.folder), state=state, error=error)
+    if ended:
+        status = replace(status, stage=None, ended=time.time())
+    write_status(folder / job.folder, status)
 
 
 def stop_jobs(folder: Path, dead: str = FAILED) -> None:
     """Ends the jobs that still run and waits for them. Those whose process is gone without a
     word get the state `dead`."""
     deadline = None
-    while running := [job for job in read_jobs(folder) if job["state"] == RUNNING]:
+    while running := [job for job in read_jobs(folder) if job.state == RUNNING]:
         for job in running:
             if not is_alive(job):
-                update_status(
-                    folder / job["folder"],
-                    state=dead,
-                    stage=None,
-                    error="the job's process was killed",
-                    ended=time.time(),
-                )
+                killed = "the job's process was killed"
+                _change(folder, job, state=dead, error=killed, ended=True)
         if deadline is None:
             (folder / STOP).touch()
             deadline = time.monotonic() + _PATIENCE
         elif time.monotonic() > deadline:
             for job in running:
-                if job["host"] == socket.gethostname():
+                if job.host == socket.gethostname():
                     with suppress(ProcessLookupError):
-                        os.kill(job["pid"], signal.SIGKILL)
+                        os.kill(job.pid, signal.SIGKILL)
             return
         time.sleep(0.1)
 
 
-def _outcome(folder: Path, record: dict[str, Any]) -> str:
-    states = count(read_jobs(folder))
+def _ended(record: SweepRecord, jobs: tuple[JobRecord, ...]) -> SweepRecord:
+    return replace(record, state=_outcome(record.total, count(jobs)), ended=time.time(), jobs=jobs)
+
+
+def _outcome(total: int | None, states: Counter[str]) -> str:
     if states[FAILED]:
         return FAILED
-    complete = record["total"] is None or states[DONE] == record["total"]
+    complete = total is None or states[DONE] == total
     return DONE if complete and states[DONE] and not states[STOPPED] else STOPPED

@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from dvc.repo import Repo
 from dvc.stage.exceptions import StageCmdFailedError
 from filelock import FileLock
 
-from pipeline.reporting.sweep.status import update_status
+from pipeline.reporting.sweep.status import read_status, write_status
 from pipeline.sweeps.warm import parent_ended, warm_stages
 
 # What became of a stage: computed here, restored from the run-cache, or as it was already.
@@ -78,7 +79,7 @@ def reproduce_here(locks: Path) -> None:
         """DVC's own step under a lock, less writing dvc.lock, which takes as long as the rest."""
         name = stage.addressing
         watch.outcome = UNCHANGED
-        watch.on_run = lambda: update_status(Path(), stage=name, stages={**outcomes, name: RAN})
+        watch.on_run = lambda: _note(stage=name, outcomes={**outcomes, name: RAN})
         with FileLock(locks / f"{name}-{key_of(stage)}.lock"):
             done = stage.reproduce(**options)
         if done:
@@ -91,7 +92,12 @@ def reproduce_here(locks: Path) -> None:
     finally:
         if changed:
             changed[0].dvcfile.dump_stages(changed, update_pipeline=False)
-        update_status(Path(), stage=None, stages=outcomes)
+        _note(stage=None, outcomes=outcomes)
+
+
+def _note(stage: str | None, outcomes: dict[str, str]) -> None:
+    """In ./status.json."""
+    write_status(Path(), replace(read_status(Path()), stage=stage, stages=outcomes))
 
 
 def _parse_params_once() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.data.files import load_split
 from pipeline.lowrank.forms.files import load
+from pipeline.reporting.run.layers import LayerRow, read_layers
+from pipeline.reporting.run.rows import columns, shown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,10 +27,9 @@ def log_artifacts(client: MlflowClient, run_id: str, root: Path) -> None:
     for name in (*own, "reports/metrics.json", "reports/spectra.csv"):
         if (root / name).is_file():
             client.log_artifact(run_id, str(root / name))
-    with (root / "reports/layers.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    columns = {key: [row[key] for row in rows] for key in rows[0]}
-    client.log_table(run_id, columns, "layers.json")
+    rows = read_layers(root / "reports")
+    table = {name: [shown(getattr(row, name)) for row in rows] for name in columns(LayerRow)}
+    client.log_table(run_id, table, "layers.json")
     client.log_artifacts(run_id, str(root / "reports/figures"), "figures")
     client.log_artifacts(run_id, str(root / "reports/plots"), "plots")
 

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,11 @@ import yaml
 from filelock import FileLock
 
 from pipeline.evaluation.latency import measured_once
+from pipeline.evaluation.timings import Timings
 from pipeline.lowrank.planning.files import load_plan
 from pipeline.lowrank.planning.plan import Plan
+from pipeline.reporting.run.metrics import FILE as METRICS
+from pipeline.reporting.run.metrics import read_metrics
 from pipeline.reporting.run.timings import FOLDERS
 from pipeline.tracking.artifacts import has_model, log_artifacts, log_dataset, log_model
 from pipeline.tracking.live import take_live_run
@@ -30,6 +34,7 @@ from pipeline.tracking.store import (
     open_client,
     parent_tags,
 )
+from pipeline.training.curve import read_curve, values_at
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,7 +70,7 @@ def track_run(root: Path, params: Mapping[str, Any]) -> dict[str, str]:
     return {"run_id": run_id, "experiment": name, "config": config, "lock": lock}
 
 
-def measured(root: Path, params: Mapping[str, Any]) -> dict[str, Any]:
+def measured(root: Path, params: Mapping[str, Any]) -> Timings:
     """Latencies of the networks in `root`, measured or remembered."""
     folders = {name: root / folder for name, folder in FOLDERS.items()}
     options = {**params["evaluate"], "threads": params["fabric"]["threads"]}
@@ -123,7 +128,7 @@ def _log_run(
         _log_metrics(client, run_id, _metrics(root, params, plan))
         for stage, folder in (("baseline", "baseline"), ("fine_tune", "finetuned")):
             if stage not in stages:
-                _log_curve(client, run_id, stage, root / "out" / folder / "curve.json")
+                _log_curve(client, run_id, stage, root / "out" / folder)
         log_dataset(client, run_id, root)
         log_artifacts(client, run_id, root)
         client.set_terminated(run_id, "FINISHED")
@@ -147,16 +152,16 @@ def _run_name(params: Mapping[str, Any], plan: Plan) -> str:
 
 
 def _metrics(root: Path, params: Mapping[str, Any], plan: Plan) -> dict[str, float]:
-    metrics = json.loads((root / "reports/metrics.json").read_text())
     timings = measured(root, params)
-    del timings["machine"], timings["weights"], timings["forms"]
-    if plan.optimality_gap is not None:
-        metrics["optimality_gap"] = plan.optimality_gap
-    return {
-        key: float(value)
-        for key, value in [*flatten(metrics), *flatten(timings)]
-        if isinstance(value, int | float)
-    }
+    value = read_metrics(root / "reports" / METRICS).to_json()
+    value |= {name: network | value.get(name, {}) for name, network in _latencies(timings).items()}
+    value |= {"speedup": timings.speedup, "batch_size": timings.batch_size}
+    value |= {"tokens": timings.tokens, "optimality_gap": plan.optimality_gap}
+    return {key: float(one) for key, one in flatten(value) if isinstance(one, int | float)}
+
+
+def _latencies(timings: Timings) -> dict[str, dict[str, float]]:
+    return {name: asdict(latency) for name, latency in timings.networks.items()}
 
 
 def _provenance(root: Path) -> dict[str, str]:
@@ -189,14 +194,13 @@ def _log_metrics(client: MlflowClient, run_id: str, values: Mapping[str, float])
     client.log_batch(run_id, metrics=[Metric(k, v, now, 0) for k, v in values.items()])
 
 
-def _log_curve(client: MlflowClient, run_id: str, stage: str, path: Path) -> None:
+def _log_curve(client: MlflowClient, run_id: str, stage: str, folder: Path) -> None:
     """The curve of a stage that came from the cache: the same names and steps as live."""
-    curve = json.loads(path.read_text())
+    curve = read_curve(folder)
     now = int(time.time() * 1000)
     points = [
-        (f"{stage}.{name}", float(value), now, entry["step"])
-        for entry in [*curve["steps"], *curve["epochs"], *curve["descent"]]
-        for name, value in entry.items()
-        if name not in ("step", "epoch")
+        (f"{stage}.{name}", float(value), now, point.step)
+        for point in curve.points
+        for name, value in values_at(point).items()
     ]
     log_points(client, run_id, points)

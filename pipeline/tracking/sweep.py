@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,32 +13,31 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
+@dataclass(frozen=True)
+class SweepRun:
+    """The MLflow run of a sweep, and where it is."""
+
+    parent_run_id: str
+    experiment: str
+    experiment_id: str
+    tracking_uri: str
+
+
 def begin_sweep_run(
-    track: Mapping[str, Any], folder: Path, overrides: Sequence[str], known: Mapping[str, Any]
-) -> dict[str, str]:
-    """The MLflow run of a sweep: {"parent_run_id", "experiment", "experiment_id", "tracking_uri"}.
+    track: Mapping[str, Any], folder: Path, overrides: Sequence[str], parent: str | None
+) -> SweepRun:
+    """The run of a sweep, new or again.
 
     Ended as soon as it is there: its children say how the sweep goes. A sweep that is resumed
-    (`known` is its record) keeps its run if the store still has it.
+    keeps its run (`parent`) if the store still has it.
     """
     client, experiment = open_client(track)
-    found = {
-        "experiment": track["experiment"],
-        "experiment_id": experiment,
-        "tracking_uri": tracking_uri(track),
-    }
-    parent = known.get("parent_run_id")
     if parent is None or not _is_there(client, parent):
         tags = {"lowrank.sweep": str(folder), "lowrank.overrides": " ".join(overrides)}
         run = client.create_run(experiment, run_name=f"sweep {folder.name}", tags=tags)
         parent = run.info.run_id
         client.set_terminated(parent, "FINISHED")
-    return {"parent_run_id": parent, **found}
-
-
-def end_sweep_run(track: Mapping[str, Any], record: Path) -> None:
-    """Puts the sweep's record on its run: the table of its jobs and their runs."""
-    log_to_sweep(track, json.loads(record.read_text())["parent_run_id"], [record])
+    return SweepRun(parent, track["experiment"], experiment, tracking_uri(track))
 
 
 def log_to_sweep(track: Mapping[str, Any], parent: str, files: Sequence[Path]) -> None:

@@ -5,37 +5,98 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.typed import load_record
 
 OnStep = Callable[[dict[str, float], int], None]
 
+CURVE = "curve.json"
 _MOST_STEPS = 200
+
+
+@dataclass(frozen=True)
+class StepPoint:
+    """The training up to a step: loss (nats) and ‖gradient of the batch‖² are means since the
+    point before; `epoch` is a fraction."""
+
+    step: int
+    epoch: float
+    train_loss: float
+    gradient_squared_norm: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class EpochPoint:
+    """The validation split after an epoch; epoch 0 is before the first step. Losses in nats."""
+
+    epoch: int
+    step: int
+    validation_loss: float
+    validation_accuracy: float
+
+
+@dataclass(frozen=True)
+class SubsetPoint:
+    """What `DescentProbe` measures on its batches after a step. `smoothness` is an estimate from
+    below, ‖∇L(w − η∇L) − ∇L(w)‖ / ‖η∇L‖."""
+
+    step: int
+    epoch: float
+    subset_loss: float
+    subset_gradient_squared_norm: float
+    smoothness: float
+
+
+@dataclass(frozen=True)
+class DescentPoint(SubsetPoint):
+    """What was measured, and what the three formulas of `training.descent` say of the loss."""
+
+    printed_false: float
+    descent: float
+    descent_sgd: float
+
+
+Point = StepPoint | EpochPoint | DescentPoint
 
 
 @dataclass
 class Curve:
-    """`steps`: {"step", "epoch", "train_loss", "gradient_squared_norm", "learning_rate"}, at
-    most about 200 of them, loss and ‖gradient of the batch‖² means since the entry before.
-    `epochs`: {"epoch", "step", "validation_loss", "validation_accuracy"} with epoch 0 before
-    the first step. `descent`: what `descent.descent_rows` gives, empty where it is not asked
-    for. Losses in nats. `measure` says what validation_accuracy is: the fraction of right labels,
-    or an encoder's mean "cosine" to the dense one's embeddings, whose loss is 1 − cosine."""
+    """The content of curve.json. `steps`: at most about 200 points. `descent`: empty where it is
+    not asked for. `measure` says what validation_accuracy is: the fraction of right labels, or
+    an encoder's mean "cosine" to the dense one's embeddings, whose loss is 1 − cosine."""
 
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    descent: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[StepPoint] = field(default_factory=list)
+    epochs: list[EpochPoint] = field(default_factory=list)
+    descent: list[DescentPoint] = field(default_factory=list)
     best_epoch: int = 0
     measure: str = "accuracy"
     trained_params: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
-        """The content of curve.json."""
-        return asdict(self)
+    @property
+    def points(self) -> list[Point]:
+        return [*self.steps, *self.epochs, *self.descent]
+
+    @property
+    def best(self) -> EpochPoint | None:
+        """The validation of the state that was kept; None of a training without a validation."""
+        return next((point for point in self.epochs if point.epoch == self.best_epoch), None)
+
+
+def read_curve(folder: Path) -> Curve:
+    """The curve beside the network that a training wrote. Raises LowRankError without one."""
+    return load_record(folder / CURVE, Curve, "run dvc repro")
+
+
+def values_at(point: Point) -> dict[str, float]:
+    """{name: value} of what a point measures: all but its step and epoch."""
+    return {key: value for key, value in vars(point).items() if key not in ("step", "epoch")}
 
 
 class Recorder:
@@ -81,20 +142,21 @@ class Recorder:
         # A loss scaler (16-mixed) skips the steps at which the gradient overflowed; they count 0.
         squared = [norm**2 if math.isfinite(norm) else 0.0 for norm in norms]
         self.squared_norms += squared
-        values = {
-            "train_loss": sum(losses) / len(losses),
-            "gradient_squared_norm": sum(squared) / len(squared),
-            "learning_rate": learning_rate,
-        }
-        epoch = number / self._steps_per_epoch
-        self.curve.steps.append({"step": number, "epoch": epoch, **values})
-        self._tell(values, number)
-        return float(values["train_loss"])
+        point = StepPoint(
+            step=number,
+            epoch=number / self._steps_per_epoch,
+            train_loss=sum(losses) / len(losses),
+            gradient_squared_norm=sum(squared) / len(squared),
+            learning_rate=learning_rate,
+        )
+        self.curve.steps.append(point)
+        self._tell(point)
+        return point.train_loss
 
     def epoch(self, number: int, step: int, loss: float, accuracy: float) -> None:
-        quality = {"validation_loss": loss, "validation_accuracy": accuracy}
-        self.curve.epochs.append({"epoch": number, "step": step, **quality})
-        self._tell(quality, step)
+        point = EpochPoint(number, step, loss, accuracy)
+        self.curve.epochs.append(point)
+        self._tell(point)
 
     @property
     def settled(self) -> bool:
@@ -104,24 +166,25 @@ class Recorder:
     def state(self) -> dict[str, Any]:
         """What `resume` takes, in plain types."""
         return {
-            "steps": self.curve.steps,
-            "epochs": self.curve.epochs,
+            "steps": [asdict(point) for point in self.curve.steps],
+            "epochs": [asdict(point) for point in self.curve.epochs],
             "learning_rates": self.learning_rates,
             "squared_norms": self.squared_norms,
         }
 
     def resume(self, state: dict[str, Any]) -> None:
-        self.curve.steps, self.curve.epochs = state["steps"], state["epochs"]
+        self.curve.steps = [StepPoint(**point) for point in state["steps"]]
+        self.curve.epochs = [EpochPoint(**point) for point in state["epochs"]]
         self.learning_rates, self.squared_norms = state["learning_rates"], state["squared_norms"]
 
-    def descent(self, rows: list[dict[str, Any]]) -> None:
-        for row in rows:
-            self._tell({k: v for k, v in row.items() if k not in ("step", "epoch")}, row["step"])
-        self.curve.descent = rows
+    def descent(self, points: list[DescentPoint]) -> None:
+        for point in points:
+            self._tell(point)
+        self.curve.descent = points
 
-    def _tell(self, metrics: dict[str, float], step: int) -> None:
+    def _tell(self, point: Point) -> None:
         if self._on_step is not None:
-            self._on_step(metrics, step)
+            self._on_step(values_at(point), point.step)
 
 
 class BestState:

@@ -10,6 +10,7 @@ these are diagnostics, no bounds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pipeline.training.curve import DescentPoint, SubsetPoint
 from pipeline.training.losses import Batch, Objective
 
 _LEAST = 1e-300  # for the logarithm of a gradient that is 0
@@ -55,38 +57,42 @@ class DescentProbe:
     In training mode with a seed of its own, on copies of parameters and buffers: L is one
     function of the parameters, and the training is left as it was to the bit. `rate` is the
     length, in gradients, of the step along which smoothness is estimated; `steps` are those
-    after which `at` measures.
+    after which `at` measures, `steps_per_epoch` of them an epoch.
     """
 
     def __init__(
-        self, batches: Sequence[Batch], objective: Objective, rate: float, steps: Set[int]
+        self,
+        batches: Sequence[Batch],
+        objective: Objective,
+        rate: float,
+        steps: Set[int],
+        steps_per_epoch: int = 1,
     ) -> None:
         self._batches, self._objective, self._rate = batches, objective, rate
         self._steps = steps
-        self._measured: list[dict[str, Any]] = []
+        self._steps_per_epoch = steps_per_epoch
+        self._measured: list[SubsetPoint] = []
 
     def at(self, step: int, network: nn.Module) -> None:
         """Measures if this is one of the steps to measure after."""
         if step in self._steps:
-            self._measured.append({"step": step, **self.measure(network)})
+            self._measured.append(self.measure(network, step))
 
     def state(self) -> list[dict[str, Any]]:
-        """What `resume` takes."""
-        return self._measured
+        """What `resume` takes, in plain types."""
+        return [asdict(point) for point in self._measured]
 
     def resume(self, state: list[dict[str, Any]]) -> None:
-        self._measured = state
+        self._measured = [SubsetPoint(**point) for point in state]
 
-    def rows(
-        self, rates: Sequence[float], batch_squared_norms: Sequence[float], steps_per_epoch: int
-    ) -> list[dict[str, Any]]:
-        """`descent_rows` of what `at` measured, with the epoch; empty if it was nothing."""
-        rows = descent_rows(self._measured, rates, batch_squared_norms) if self._measured else []
-        return [{**row, "epoch": row["step"] / steps_per_epoch} for row in rows]
+    def points(
+        self, rates: Sequence[float], batch_squared_norms: Sequence[float]
+    ) -> list[DescentPoint]:
+        """`descent_points` of what `at` measured; empty if it was nothing."""
+        return descent_points(self._measured, rates, batch_squared_norms) if self._measured else []
 
-    def measure(self, network: nn.Module) -> dict[str, float]:
-        """{"subset_loss", "subset_gradient_squared_norm", "smoothness"}; the last is an
-        estimate from below, ‖∇L(w − η∇L) − ∇L(w)‖ / ‖η∇L‖."""
+    def measure(self, network: nn.Module, step: int = 0) -> SubsetPoint:
+        """The figures of the network as it is after this step."""
         trained = {n: p.detach() for n, p in network.named_parameters() if p.requires_grad}
         training = network.training
         network.train()
@@ -98,12 +104,14 @@ class DescentProbe:
             network.train(training)
         squared_norm = _squared_norm(here)
         change = _squared_norm({n: there[n] - here[n] for n in here}) ** 0.5
-        step = self._rate * squared_norm**0.5
-        return {
-            "subset_loss": loss,
-            "subset_gradient_squared_norm": squared_norm,
-            "smoothness": change / step if step > 0 else 0.0,
-        }
+        length = self._rate * squared_norm**0.5
+        return SubsetPoint(
+            step=step,
+            epoch=step / self._steps_per_epoch,
+            subset_loss=loss,
+            subset_gradient_squared_norm=squared_norm,
+            smoothness=change / length if length > 0 else 0.0,
+        )
 
     def _gradient(
         self, network: nn.Module, parameters: Mapping[str, Tensor]
@@ -134,38 +142,43 @@ class DescentProbe:
         return total, sums
 
 
-def descent_rows(
-    measured: Sequence[Mapping[str, Any]],
+def descent_points(
+    measured: Sequence[SubsetPoint],
     rates: Sequence[float],
     batch_squared_norms: Sequence[float],
-) -> list[dict[str, Any]]:
+) -> list[DescentPoint]:
     """What was measured, with the three formulas at each of its points.
 
-    measured: {"step", …, and what `DescentProbe.measure` gives}, first at step 0; rates: the
-    effective η of every step; batch_squared_norms: of every step's own gradient. Between
+    measured: what `DescentProbe.measure` gives, first at step 0; rates: the effective η of
+    every step; batch_squared_norms: of every step's own gradient. Between
     points L is interpolated, ‖∇L‖² too (its logarithm, since it decays); s² is by how much the
     batches' mean squared norm exceeds ‖∇L‖² from one point to the next.
     """
-    at = [entry["step"] for entry in measured]
+    at = [point.step for point in measured]
     steps = np.arange(len(rates))
-    norms = [max(entry["subset_gradient_squared_norm"], _LEAST) for entry in measured]
+    norms = [max(point.subset_gradient_squared_norm, _LEAST) for point in measured]
     full = np.exp(np.interp(steps, at, np.log(norms)))
-    smooth = np.interp(steps, at, [entry["smoothness"] for entry in measured])
+    smooth = np.interp(steps, at, [point.smoothness for point in measured])
     noise = np.zeros(len(rates))
     for start, end in pairwise(at):
         excess = np.mean(batch_squared_norms[start:end]) - np.mean(full[start:end])
         noise[start:end] = max(float(excess), 0.0)
-    loss, squared_norm = (measured[0][f"subset_{k}"] for k in ("loss", "gradient_squared_norm"))
-    rows = []
-    for entry in measured:
-        done = entry["step"]
+    loss, squared_norm = measured[0].subset_loss, measured[0].subset_gradient_squared_norm
+    points = []
+    for point in measured:
+        done = point.step
         descent = descent_bound(loss, rates[:done], full[:done].tolist())
         added = noise_term(rates[:done], smooth[:done].tolist(), noise[:done].tolist())
         printed = printed_formula(loss, rates[:done], squared_norm)
-        rows.append(
-            {**entry, "printed_false": printed, "descent": descent, "descent_sgd": descent + added}
+        points.append(
+            DescentPoint(
+                **asdict(point),
+                printed_false=printed,
+                descent=descent,
+                descent_sgd=descent + added,
+            )
         )
-    return rows
+    return points
 
 
 def _squared_norm(tensors: Mapping[str, Tensor]) -> float:

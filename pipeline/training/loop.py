@@ -112,8 +112,7 @@ class Loop:
             if self.over:
                 break
         rates = [self._effective(rate) for rate in self.recorder.learning_rates]
-        rows = self.probe.rows(rates, self.recorder.squared_norms, self.steps_per_epoch)
-        self.recorder.descent(rows)
+        self.recorder.descent(self.probe.points(rates, self.recorder.squared_norms))
         self.best.restore(self.model)
         self.recorder.curve.best_epoch = self.best.epoch
         if self.around.resumption is not None:
@@ -187,7 +186,7 @@ class Loop:
         chosen = torch.split(order, self.batch_size)[: _DESCENT_BATCHES if steps else 0]
         batches = [self._batch(part, generator, slice(None)) for part in chosen]
         rate = self._effective(self.options.learning_rate)
-        return DescentProbe(batches, self.around.objective, rate, steps)
+        return DescentProbe(batches, self.around.objective, rate, steps, self.steps_per_epoch)
 
     def _effective(self, learning_rate: float) -> float:
         """The rate of plain descent that momentum amounts to once it has gathered speed."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
 
 from pipeline.lowrank.analysis.history import WeightSpectra, weight_spectra
+from pipeline.training.curve import read_curve
 from pipeline.training.snapshots import INIT, training_states
 
 
@@ -20,8 +20,8 @@ def weights_in_training(folder: Path, model: nn.Module, names: Sequence[str]) ->
     """
     if not (folder / INIT).is_file():
         return weight_spectra(model, names, absent="the weights were imported, not trained here")
-    curve = json.loads((folder / "curve.json").read_text())
-    step = int(curve["epochs"][curve["best_epoch"]]["step"])
+    best = read_curve(folder).best
+    step = best.step if best else 0
     if step == 0:
         return weight_spectra(model, names, absent="training never improved on the initial weights")
     return weight_spectra(model, names, step=step, earlier=training_states(folder, step))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.evaluation import latency
+from pipeline.evaluation.timings import Latency, load_timings
 from pipeline.lowrank import Fixed, LowRankError, compress_
 from pipeline.lowrank.forms.files import save
 from pipeline.lowrank.network.costs import count_params
@@ -40,8 +40,8 @@ def test_networks_take_turns_and_the_larger_one_is_slower() -> None:
         models, torch.zeros(1), repetitions=7, warmup=2, threads=1
     )
     assert calls == ["dense", "small"] * 9
-    assert times["dense"]["latency_ms"] > 3 * times["small"]["latency_ms"] > 0
-    assert times["dense"]["iqr_ms"] >= 0
+    assert times["dense"].latency_ms > 3 * times["small"].latency_ms > 0
+    assert times["dense"].iqr_ms >= 0
     assert torch.get_num_threads() == threads
     assert models["dense"].training
 
@@ -62,7 +62,7 @@ def test_the_median_is_no_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     times = latency.interleaved_latencies(
         {"only": Sleeper()}, torch.zeros(1), repetitions=3, warmup=0, threads=1
     )
-    assert times["only"]["latency_ms"] == pytest.approx(4.0)
+    assert times["only"].latency_ms == pytest.approx(4.0)
 
 
 def test_all_forms_are_one_function() -> None:
@@ -93,16 +93,16 @@ def test_the_fastest_form_counts(
 ) -> None:
     def timed(runs: dict[tuple[str, str], nn.Module], *_: Any, **__: Any) -> Any:
         slow = {"dense": "channels last", "compressed": "as stored", "fine_tuned": "as stored"}
-        return {run: {"latency_ms": 2.0 if slow[run[0]] == run[1] else 1.0} for run in runs}
+        return {run: Latency(2.0 if slow[run[0]] == run[1] else 1.0, 0.1) for run in runs}
 
     monkeypatch.setattr(latency, "interleaved_latencies", timed)
     found = latency.measured_once(networks, digits, OPTIONS)
-    assert found["forms"] == {
+    assert found.forms == {
         "dense": "as stored",
         "compressed": "channels last",
         "fine_tuned": "channels last",
     }
-    assert found["fine_tuned"]["latency_ms"] == 1.0
+    assert found.fine_tuned.latency_ms == 1.0
 
 
 @pytest.fixture
@@ -119,13 +119,13 @@ def test_measured_once(
     networks: dict[str, Path], digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = latency.measured_once(networks, digits, OPTIONS)
-    assert first["batch_size"] == 4
-    assert first["machine"]["threads"] == 1
-    assert first["machine"]["torch"] == torch.__version__
-    ratio = first["dense"]["latency_ms"] / first["fine_tuned"]["latency_ms"]
-    assert first["speedup"] == pytest.approx(ratio)
+    assert first.batch_size == 4
+    assert first.machine.threads == 1
+    assert first.machine.torch == torch.__version__
+    ratio = first.dense.latency_ms / first.fine_tuned.latency_ms
+    assert first.speedup == pytest.approx(ratio)
     (stored,) = (tmp_path / "scratch/timings").iterdir()
-    assert json.loads(stored.read_text()) == first
+    assert load_timings(stored) == first
     assert latency.measured_once(networks, digits, OPTIONS) == first
 
     def files() -> int:
@@ -139,7 +139,7 @@ def test_measured_once(
     latency.measured_once(networks, digits, OPTIONS)
     assert files() == 3
     monkeypatch.setattr(latency, "_cpu_model", lambda: "abacus")
-    assert latency.measured_once(networks, digits, OPTIONS)["machine"]["cpu"] == "abacus"
+    assert latency.measured_once(networks, digits, OPTIONS).machine.cpu == "abacus"
     assert files() == 4
 
 

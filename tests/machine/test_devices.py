@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 SCRIPT = """
 import json, sys
+from dataclasses import asdict
 from pathlib import Path
 from pipeline.training.baseline import make_baseline
 from pipeline.machine.devices import FabricOptions, make_fabric
@@ -32,7 +33,7 @@ told = []
 curve = make_baseline(
     folder, data, spec, options, fabric=fabric, seed=0, on_step=lambda m, s: told.append(s)
 )
-result = {"world": fabric.world_size, "told": len(told), **curve.to_dict()}
+result = {"world": fabric.world_size, "told": len(told), **asdict(curve)}
 (folder / f"rank{fabric.global_rank}.json").write_text(json.dumps(result))
 """
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipeline.lowrank.analysis.history import WeightSpectra, save_weight_spectra
-from pipeline.lowrank.analysis.spectra import analyze_weight, save_spectra
+from pipeline.lowrank.analysis.record import AnalysisRecord, TargetRecord, diagnose_view
+from pipeline.lowrank.analysis.spectra import Spectra, analyze_weight, save_spectra
+from pipeline.lowrank.bounds import Bounds, LayerBound, NetworkBound, Quantiles
+from pipeline.lowrank.factorize.layer import LayerReport
+from pipeline.lowrank.factorize.report import CompressionReport
 from pipeline.lowrank.linalg import singular_values
+from pipeline.lowrank.network.costs import Totals
+from pipeline.lowrank.network.targets import Target
+from pipeline.lowrank.planning.plan import Plan, PlannedLayer, save_plan
+from pipeline.lowrank.typed import save_record
+from pipeline.reporting.run.metrics import Network, Size
+from pipeline.training.curve import Curve, DescentPoint, EpochPoint, StepPoint
 
 # name → (shape, method, ranks)
 Layers = Mapping[str, tuple[tuple[int, ...], str, Sequence[int]]]
@@ -29,28 +37,11 @@ SMALL: Layers = {
 }
 
 NETWORKS = {
-    "dense": {
-        "accuracy": 0.975,
-        "loss": 0.081,
-        "params": 76_842,
-        "macs": 1_234_560,
-        "file_bytes": 310_000,
-    },
-    "compressed": {
-        "accuracy": 0.90,
-        "loss": 0.345,
-        "params": 19_210,
-        "macs": 411_520,
-        "file_bytes": 77_500,
-    },
-    "fine_tuned": {
-        "accuracy": 0.98,
-        "loss": 0.0705,
-        "params": 19_210,
-        "macs": 411_520,
-        "file_bytes": 77_500,
-    },
+    "dense": Network({"accuracy": 0.975, "loss": 0.081}, Size(76_842, 1_234_560, 310_000)),
+    "compressed": Network({"accuracy": 0.90, "loss": 0.345}, Size(19_210, 411_520, 77_500)),
+    "fine_tuned": Network({"accuracy": 0.98, "loss": 0.0705}, Size(19_210, 411_520, 77_500)),
 }
+TOTALS = Totals(params=76_842, macs=1_234_560, bytes=4 * 76_842)
 
 
 def many_layers(count: int) -> Layers:
@@ -93,33 +84,47 @@ def _write_case(out: Path, layers: Layers) -> dict[str, Tensor]:
         name: planted_weight(shape, 0.5 + 0.1 * (place % 7), place)
         for place, (name, (shape, _, _)) in enumerate(layers.items())
     }
-    for folder in ("analysis", "compressed", "baseline", "finetuned"):
-        (out / folder).mkdir(parents=True)
-    save_spectra(out / "analysis", {n: analyze_weight(w) for n, w in weights.items()})
+    spectra = {name: analyze_weight(weight) for name, weight in weights.items()}
+    (out / "analysis").mkdir(parents=True)
+    save_spectra(out / "analysis", spectra)
     history = weight_history(weights)
     save_weight_spectra(out / "analysis", history)
-    targets, planned, measured = {}, {}, {}
-    for name, (shape, method, ranks) in layers.items():
-        targets[name], planned[name] = _sizes(shape, method, ranks)
-        targets[name]["weights"] = history.target_json(name)
-        if method != "dense":
-            measured[name] = _errors(weights[name], planned[name])
-            planned[name]["relative_error"] = measured[name]["predicted_relative_error"]
-    network = {"params": 1, "macs": 1, "input_shape": [3, 8, 8]}
-    training = history.training_json()
-    _dump(
-        out / "analysis/analysis.json",
-        {"metric": "weight", "network": network, "targets": targets, "training": training},
-    )
-    _dump(out / "plan.json", {"layers": planned, "policy": {"name": "energy", "energy": 0.9}})
-    _dump(
-        out / "compressed/layers.json",
-        {"layers": measured, "network": {"params": 1, "macs": 1}, "refit": None},
-    )
-    _dump(out / "compressed/bounds.json", bounds(measured))
-    _dump(out / "baseline/curve.json", curve([0.4, 0.93, 0.972], best=2))
-    _dump(out / "finetuned/curve.json", curve([0.9, 0.95, 0.978, 0.975], best=2))
+    targets = {
+        name: _target(name, shape, spectra[name], history) for name, (shape, _, _) in layers.items()
+    }
+    measured = {
+        name: _report(weights[name], method, tuple(ranks))
+        for name, (_, method, ranks) in layers.items()
+        if method != "dense"
+    }
+    analysis = AnalysisRecord("weight", None, TOTALS, targets, history.course(), {})
+    save_record(out / "analysis/analysis.json", analysis)
+    save_plan(out / "plan.json", planned(targets, measured))
+    save_record(out / "compressed/layers.json", CompressionReport(measured, TOTALS))
+    save_record(out / "compressed/bounds.json", bounds(measured))
+    save_record(out / "baseline/curve.json", curve([0.4, 0.93, 0.972], best=2))
+    save_record(out / "finetuned/curve.json", curve([0.9, 0.95, 0.978, 0.975], best=2))
     return weights
+
+
+def planned(targets: Mapping[str, TargetRecord], reports: Mapping[str, LayerReport]) -> Plan:
+    """The plan that the reports are of; targets without a report stay dense."""
+    layers = {
+        name: PlannedLayer(
+            method=reports[name].method if name in reports else "dense",
+            ranks=reports[name].ranks if name in reports else (),
+            params=reports[name].params if name in reports else target.params,
+            macs=reports[name].macs if name in reports else target.macs,
+            dense_params=target.params,
+            dense_macs=target.macs,
+            relative_error=reports[name].predicted_relative_error if name in reports else 0.0,
+            error_kind="exact",
+            why="energy 0.9" if name in reports else "no rank pays: dense",
+        )
+        for name, target in targets.items()
+    }
+    policy = {"name": "energy", "energy": 0.9}
+    return Plan("weight", ("svd", "tucker2", "cp"), policy, TOTALS, TOTALS, layers)
 
 
 def weight_history(weights: Mapping[str, Tensor]) -> WeightSpectra:
@@ -136,110 +141,93 @@ def weight_history(weights: Mapping[str, Tensor]) -> WeightSpectra:
     return WeightSpectra((0, 10, 20), None, shapes, values)
 
 
-def bounds(names: Iterable[str], reason: str | None = None) -> dict[str, Any]:
-    """A bounds.json; `reason` makes it one without a certificate."""
+def bounds(names: Iterable[str], reason: str | None = None) -> Bounds:
+    """Bounds of these layers; `reason` makes it a network without a certificate."""
     layers = {
-        name: {"bound": 0.5 + place, "theorem": "fft", "measured": 0.2, "slack": 1e-12}
-        | {"tightness": 0.2 / (0.5 + place)}
+        name: LayerBound(bound=0.5 + place, theorem="fft", measured=0.2, slack=1e-12)
         for place, name in enumerate(names)
     }
-    network: dict[str, Any] = {"certified": reason is None, "reason": reason, "examples": 180}
-    network["measured"] = {"median": 1.25, "p90": 2.5, "max": 3.5}
-    certified = {
-        "longest_input": 9.0,
-        "certificate": {"median": 125.0, "p90": 250.0, "max": 420.0},
-        "tightness": {"median": 0.01, "p90": 0.012, "max": 0.015},
-        "worst_case": 123456.0,
-        "source_formula": 77.0,
-    }
-    network |= certified if reason is None else dict.fromkeys(certified)
-    return {"layers": layers, "network": network}
+    measured = Quantiles(median=1.25, p90=2.5, max=3.5)
+    if reason is not None:
+        return Bounds(layers, NetworkBound(False, reason, 180, measured))
+    network = NetworkBound(
+        certified=True,
+        reason=None,
+        examples=180,
+        measured=measured,
+        longest_input=9.0,
+        certificate=Quantiles(median=125.0, p90=250.0, max=420.0),
+        tightness=Quantiles(median=0.01, p90=0.012, max=0.015),
+        worst_case=123456.0,
+        source_formula=77.0,
+    )
+    return Bounds(layers, network)
 
 
-def curve(accuracies: Sequence[float], best: int, steps: int = 20) -> dict[str, Any]:
-    """A curve.json: `steps` steps an epoch, the loss falls like 1/step."""
+def curve(accuracies: Sequence[float], best: int, steps: int = 20) -> Curve:
+    """`steps` steps an epoch, the loss falls like 1/step."""
     last = (len(accuracies) - 1) * steps
-    return {
-        "best_epoch": best,
-        "measure": "accuracy",
-        "trained_params": 19_210,
-        "descent": descent(last, steps),
-        "steps": [
-            {
-                "step": s,
-                "epoch": s / steps,
-                "train_loss": 1 / (1 + 0.2 * s) + 0.02 * (s % 3),
-                "gradient_squared_norm": 1 / s,
-                "learning_rate": 0.1,
-            }
+    return Curve(
+        steps=[
+            StepPoint(
+                step=s,
+                epoch=s / steps,
+                train_loss=1 / (1 + 0.2 * s) + 0.02 * (s % 3),
+                gradient_squared_norm=1 / s,
+                learning_rate=0.1,
+            )
             for s in range(1, last + 1, 2)
         ],
-        "epochs": [
-            {
-                "epoch": e,
-                "step": e * steps,
-                "validation_loss": 2 * (1 - a),
-                "validation_accuracy": a,
-            }
+        epochs=[
+            EpochPoint(e, e * steps, validation_loss=2 * (1 - a), validation_accuracy=a)
             for e, a in enumerate(accuracies)
         ],
-    }
+        descent=descent(last, steps),
+        best_epoch=best,
+        trained_params=19_210,
+    )
 
 
-def descent(last: int, steps: int) -> list[dict[str, Any]]:
+def descent(last: int, steps: int) -> list[DescentPoint]:
     """Three points of the descent theorem, as for L = 1/(1 + step); none for no steps."""
     return [
-        {
-            "step": s,
-            "epoch": s / steps,
-            "subset_loss": 1 / (1 + s),
-            "subset_gradient_squared_norm": 1 / (1 + s) ** 2,
-            "smoothness": 4.0,
-            "printed_false": 1 - 0.1 * s,
-            "descent": 1 - 0.02 * s,
-            "descent_sgd": 1 - 0.01 * s,
-        }
+        DescentPoint(
+            step=s,
+            epoch=s / steps,
+            subset_loss=1 / (1 + s),
+            subset_gradient_squared_norm=1 / (1 + s) ** 2,
+            smoothness=4.0,
+            printed_false=1 - 0.1 * s,
+            descent=1 - 0.02 * s,
+            descent_sgd=1 - 0.01 * s,
+        )
         for s in ((0, last // 2, last) if last else ())
     ]
 
 
-def _sizes(
-    shape: Sequence[int], method: str, ranks: Sequence[int]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    dense = math.prod(shape)
+def _target(
+    name: str, shape: tuple[int, ...], spectra: Spectra, history: WeightSpectra
+) -> TargetRecord:
+    kind = "linear" if len(shape) == 2 else "conv2d"
+    target = Target(name, kind, shape, bias=False, in_positions=64, out_positions=64)
+    views = {key: diagnose_view(view) for key, view in spectra.views.items()}
+    diagnosis = history.diagnosis(name)
+    return TargetRecord(target, target.params, target.macs, spectra.squared_norm, views, diagnosis)
+
+
+def _params(shape: Sequence[int], method: str, ranks: Sequence[int]) -> int:
     outputs, inputs, taps = shape[0], shape[1], math.prod(shape[2:])
-    params = {
-        "dense": lambda: dense,
-        "svd": lambda: ranks[0] * (outputs + inputs * taps),
-        "tucker2": lambda: ranks[1] * inputs + ranks[0] * ranks[1] * taps + ranks[0] * outputs,
-        "cp": lambda: ranks[0] * (outputs + inputs + taps),
-    }[method]()
-    target = {
-        "kind": "linear" if len(shape) == 2 else "conv2d",
-        "shape": list(shape),
-        "params": dense,
-        "macs": 64 * dense,
-        "positions": 64,
-    }
-    planned = {
-        "method": method,
-        "ranks": list(ranks),
-        "params": params,
-        "macs": 64 * params,
-        "dense_params": dense,
-        "dense_macs": 64 * dense,
-        "relative_error": 0.0,
-        "error_kind": "exact",
-        "why": "no rank pays: dense" if method == "dense" else "energy 0.9",
-    }
-    return target, planned
+    if method == "svd":
+        return ranks[0] * (outputs + inputs * taps)
+    if method == "tucker2":
+        return ranks[1] * inputs + ranks[0] * ranks[1] * taps + ranks[0] * outputs
+    return ranks[0] * (outputs + inputs + taps)
 
 
-def _errors(weight: Tensor, planned: Mapping[str, Any]) -> dict[str, Any]:
+def _report(weight: Tensor, method: str, ranks: tuple[int, ...]) -> LayerReport:
     """Errors of the truncated SVD, or of the HOSVD (cp: of an HOSVD of its rank)."""
     kernel = weight.flatten(2) if weight.ndim > 2 else weight[..., None]
-    method, ranks = planned["method"], list(planned["ranks"])
-    cut = {0: ranks[0]} if method == "svd" else dict(enumerate(ranks * (3 - len(ranks))))
+    cut = {0: ranks[0]} if method == "svd" else dict(enumerate([*ranks] * (3 - len(ranks))))
     projected, tails = kernel, []
     for mode, rank in cut.items():
         unfolded = kernel.movedim(mode, 0).flatten(1)
@@ -251,19 +239,19 @@ def _errors(weight: Tensor, planned: Mapping[str, Any]) -> dict[str, Any]:
     norm = kernel.norm()
     measured = float((kernel - projected).norm() / norm)
     upper = float(torch.stack(tails).sum().sqrt() / norm)
-    return {
-        **{k: planned[k] for k in ("method", "ranks", "params", "macs")},
-        **{k: planned[k] for k in ("dense_params", "dense_macs")},
-        "predicted_relative_error": measured * (1.02 if method == "tucker2" else 1.0),
-        "error_kind": "upper_bound" if method == "tucker2" else "exact",
-        "measured_relative_error": measured,
-        "lower_bound": float(torch.stack(tails).max().sqrt() / norm),
-        "upper_bound": 1.0 if method == "cp" else upper,
-        "bound": {"svd": "Eckart-Young", "tucker2": "HOSVD", "cp": "mode ranks"}[method],
-        "rounding": 1e-6,
-    }
-
-
-def _dump(path: Path, value: object) -> None:
-    # Sorted, as the stages write it: nothing may take the order of layers from here.
-    path.write_text(json.dumps(value, sort_keys=True, indent=2) + "\n")
+    params = _params(weight.shape, method, ranks)
+    return LayerReport(
+        method=method,
+        ranks=ranks,
+        params=params,
+        macs=64 * params,
+        dense_params=weight.numel(),
+        dense_macs=64 * weight.numel(),
+        predicted_relative_error=measured * (1.02 if method == "tucker2" else 1.0),
+        error_kind="upper_bound" if method == "tucker2" else "exact",
+        measured_relative_error=measured,
+        lower_bound=float(torch.stack(tails).max().sqrt() / norm),
+        upper_bound=1.0 if method == "cp" else upper,
+        bound={"svd": "Eckart-Young", "tucker2": "HOSVD", "cp": "mode ranks"}[method],
+        rounding=1e-6,
+    )

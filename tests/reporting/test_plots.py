@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from pathlib import Path
 
@@ -12,13 +11,25 @@ import pytest
 import torch
 from matplotlib.image import imread
 
+from pipeline.lowrank.planning.plan import PlannedLayer
+from pipeline.lowrank.typed import save_record
 from pipeline.reporting.run.facts import Facts, read_facts
 from pipeline.reporting.run.figure_energy import rank_of
-from pipeline.reporting.run.figure_fine_tuning import draw_fine_tuning
-from pipeline.reporting.run.numbers import headline
+from pipeline.reporting.run.figure_fine_tune import draw_fine_tune
+from pipeline.reporting.run.figures import plot_rows, write_figures
+from pipeline.reporting.run.metrics import make_metrics
 from pipeline.reporting.run.plot_rows import MOST_POINTS, fine_tuning_rows, kept_rank, thin
-from pipeline.reporting.run.plots import COLUMNS, plot_rows, write_csv, write_figures, write_plots
+from pipeline.reporting.run.rows import (
+    KINDS,
+    EnergyRow,
+    ErrorRow,
+    columns,
+    write_csv,
+    write_plots,
+)
+from pipeline.reporting.run.spectral import spectral_figures, spectral_rows
 from pipeline.reporting.style import DPI, largest, save_png, short
+from pipeline.training.curve import Curve, EpochPoint, StepPoint
 from tests.reporting.report_case import (
     NETWORKS,
     SMALL,
@@ -47,78 +58,80 @@ def _facts(folder: Path, layers: Layers) -> Facts:
 
 def _draw(folder: Path, facts: Facts) -> None:
     rows = plot_rows(facts)
-    write_figures(folder, facts, rows, headline(NETWORKS, facts.layers), "ResNet on digits")
+    metrics = make_metrics(facts, NETWORKS, spectral_figures(facts))
+    write_figures(folder, facts, rows, spectral_rows(facts), metrics, "ResNet on digits")
 
 
 def test_spectra_are_the_planted_power_laws(small: Facts) -> None:
-    rows = plot_rows(small)["spectra"]
+    rows = plot_rows(small).spectra
     for place, (name, (shape, _, _)) in enumerate(SMALL.items()):
         # mode 0 of a kernel is its matrix view; so is the one view of a matrix
-        mine = [r for r in rows if r["layer"] == name and r["view"] in ("mode0", "matrix")]
+        mine = [r for r in rows if r.layer == name and r.view in ("mode0", "matrix")]
         assert len(mine) == min(shape[0], math.prod(shape[1:]))
         alpha = 0.5 + 0.1 * (place % 7)
         for row in mine:
-            assert row["singular_value"] == pytest.approx(row["index"] ** -alpha, rel=1e-6)
+            assert row.singular_value == pytest.approx(row.index**-alpha, rel=1e-6)
 
 
 def test_energy_matches_an_svd_and_ends_at_one(small: Facts, tmp_path: Path) -> None:
     weights = write_case(tmp_path / "out")
-    rows = [r for r in plot_rows(small)["energy"] if r["layer"] == "blocks.0.conv2"]
+    rows = [r for r in plot_rows(small).energy if r.layer == "blocks.0.conv2"]
     for view, mode in (("mode0", 0), ("mode1", 1)):
         unfolded = weights["blocks.0.conv2"].movedim(mode, 0).flatten(1)
         squared = torch.linalg.svdvals(unfolded).square()
         expected = (squared.cumsum(0) / squared.sum()).tolist()
-        energy = [r["energy"] for r in rows if r["view"] == view]
+        energy = [r.energy for r in rows if r.view == view]
         assert energy == pytest.approx(expected, rel=1e-9)
         assert energy == sorted(energy)
         assert energy[-1] == pytest.approx(1.0, abs=1e-12)
-    assert {(r["view"], r["kept_rank"]) for r in rows} == {("mode0", 12), ("mode1", 10)}
+    assert {(r.view, r.kept_rank) for r in rows} == {("mode0", 12), ("mode1", 10)}
 
 
 def test_ranks_and_kept_parameters(small: Facts) -> None:
-    rows = {(r["layer"], r["view"]): r for r in plot_rows(small)["ranks"]}
+    rows = {(r.layer, r.view): r for r in plot_rows(small).ranks}
     out = rows["blocks.0.conv1", "mode0"]
-    assert (out["rank"], out["full_rank"], out["rank_fraction"]) == (9, 32, 9 / 32)
-    assert rows["blocks.0.conv1", "mode1"]["rank"] == 6
-    assert rows["blocks.0.skip", "matrix"]["rank_fraction"] == pytest.approx(5 / 16)
-    assert rows["hidden", "matrix"]["params_fraction"] == pytest.approx(11 * (64 + 48) / (64 * 48))
-    assert rows["stem", "mode0"]["rank_fraction"] == 1.0
-    assert rows["blocks.10.conv1", "mode1"]["rank"] == 14
+    assert (out.rank, out.full_rank, out.rank_fraction) == (9, 32, 9 / 32)
+    assert rows["blocks.0.conv1", "mode1"].rank == 6
+    assert rows["blocks.0.skip", "matrix"].rank_fraction == pytest.approx(5 / 16)
+    assert rows["hidden", "matrix"].params_fraction == pytest.approx(11 * (64 + 48) / (64 * 48))
+    assert rows["stem", "mode0"].rank_fraction == 1.0
+    assert rows["blocks.10.conv1", "mode1"].rank == 14
 
 
 def test_svd_of_a_kernel_cuts_one_view(tmp_path: Path) -> None:
     facts = _facts(tmp_path, {"conv": ((32, 16, 3, 3), "svd", [4])})
     rows = plot_rows(facts)
-    assert [(r["view"], r["rank"]) for r in rows["ranks"]] == [("mode0", 4)]
-    kept = {r["view"]: r["kept_rank"] for r in rows["energy"]}
+    assert [(r.view, r.rank) for r in rows.ranks] == [("mode0", 4)]
+    kept = {r.view: r.kept_rank for r in rows.energy}
     assert kept == {"mode0": 4, "mode1": 16}
 
 
 def test_kept_rank_never_exceeds_the_view() -> None:
-    assert (
-        kept_rank({"method": "cp", "ranks": [40]}, "mode1", 16) == 16
-    )  # a CP rank may exceed a mode
-    assert kept_rank({"method": "tucker2", "ranks": [5, 7]}, "mode1", 16) == 7
-    assert kept_rank({"method": "dense", "ranks": []}, "mode0", 16) == 16
+    def planned(method: str, *ranks: int) -> PlannedLayer:
+        return PlannedLayer(method, ranks, 1, 1, 1, 1, 0.0, "exact", "")
+
+    assert kept_rank(planned("cp", 40), "mode1", 16) == 16  # a CP rank may exceed a mode
+    assert kept_rank(planned("tucker2", 5, 7), "mode1", 16) == 7
+    assert kept_rank(planned("dense"), "mode0", 16) == 16
 
 
 def test_errors_lie_in_their_bounds(small: Facts) -> None:
-    rows = plot_rows(small)["errors"]
+    rows = plot_rows(small).errors
     factorized = [name for name, (_, method, _) in SMALL.items() if method != "dense"]
-    assert [row["layer"] for row in rows] == factorized
+    assert [row.layer for row in rows] == factorized
     for row in rows:
-        assert row["lower"] - 1e-9 <= row["measured"] <= row["upper"] + 1e-9
-        assert row["measured"] > 0.1
+        assert row.lower - 1e-9 <= row.measured <= row.upper + 1e-9
+        assert row.measured > 0.1
 
 
 def test_fine_tuning_joins_steps_and_epochs() -> None:
     rows = fine_tuning_rows(curve([0.5, 0.75], best=1, steps=4))
-    assert [row["step"] for row in rows] == [0, 1, 3, 4]
-    assert rows[0]["train_loss"] is None
-    assert rows[0]["validation_accuracy"] == 0.5
-    assert rows[1]["validation_loss"] is None
-    assert rows[1]["train_loss"] == pytest.approx(1 / 1.2 + 0.02)
-    assert (rows[3]["epoch"], rows[3]["validation_loss"]) == (1, 0.5)
+    assert [row.step for row in rows] == [0, 1, 3, 4]
+    assert rows[0].train_loss is None
+    assert rows[0].validation_accuracy == 0.5
+    assert rows[1].validation_loss is None
+    assert rows[1].train_loss == pytest.approx(1 / 1.2 + 0.02)
+    assert (rows[3].epoch, rows[3].validation_loss) == (1, 0.5)
 
 
 @pytest.mark.parametrize("count", [1, 7, 200, 201, 5000])
@@ -133,26 +146,27 @@ def test_thin_keeps_ends_and_marks(count: int) -> None:
 
 def test_long_curves_stay_short(tmp_path: Path) -> None:
     facts = _facts(tmp_path, {"wide": ((700, 720), "svd", [333])})
-    rows = plot_rows(facts)["spectra"]
+    rows = plot_rows(facts).spectra
     assert 100 < len(rows) <= MOST_POINTS + 1
-    assert 333 in [row["index"] for row in rows]
+    assert 333 in [row.index for row in rows]
 
 
 def test_csv_files_are_tidy(small: Facts, tmp_path: Path) -> None:
     rows = plot_rows(small)
     write_plots(tmp_path, rows)
-    for name, columns in COLUMNS.items():
+    for name, kind in KINDS.items():
         with (tmp_path / f"{name}.csv").open(newline="") as file:
             read = list(csv.DictReader(file))
-        assert tuple(read[0]) == columns
-        assert len(read) == len(rows[name]) > 0
+        assert tuple(read[0]) == columns(kind)
+        assert len(read) == len(getattr(rows, name)) > 0
+        assert all(type(row) is kind for row in getattr(rows, name))
     with (tmp_path / "fine_tuning.csv").open(newline="") as file:
         first = next(csv.DictReader(file))
     assert (first["step"], first["train_loss"], first["validation_accuracy"]) == ("0", "", "0.9")
 
 
 def test_csv_without_rows_has_its_header(tmp_path: Path) -> None:
-    write_csv(tmp_path / "errors.csv", [], COLUMNS["errors"])
+    write_csv(tmp_path / "errors.csv", [], ErrorRow)
     header = "layer,method,predicted,measured,lower,upper,bound\n"
     assert (tmp_path / "errors.csv").read_text() == header
 
@@ -175,7 +189,7 @@ def test_pictures_show_something_and_repeat_to_the_byte(small: Facts, tmp_path: 
 def test_many_layers_are_limited_and_all_kept_in_the_files(tmp_path: Path) -> None:
     facts = _facts(tmp_path, many_layers(64))
     rows = plot_rows(facts)
-    assert len({row["layer"] for row in rows["ranks"]}) == 64
+    assert len({row.layer for row in rows.ranks}) == 64
     _draw(tmp_path / "figures", facts)
     for name in FIGURES:
         height = imread(tmp_path / f"figures/{name}.png").shape[0]
@@ -184,7 +198,7 @@ def test_many_layers_are_limited_and_all_kept_in_the_files(tmp_path: Path) -> No
 
 def test_nothing_factorized_and_nothing_trained_still_draw(tmp_path: Path) -> None:
     write_case(tmp_path / "out", {"head": ((10, 16), "dense", [])})
-    (tmp_path / "out/finetuned/curve.json").write_text(json.dumps(curve([0.9], best=0)))
+    save_record(tmp_path / "out/finetuned/curve.json", curve([0.9], best=0))
     facts = read_facts(tmp_path / "out")
     _draw(tmp_path / "figures", facts)
     assert sorted(p.stem for p in (tmp_path / "figures").iterdir()) == sorted(FIGURES)
@@ -194,21 +208,21 @@ def test_bounds_are_those_of_the_file_in_the_networks_order(tmp_path: Path) -> N
     facts = _facts(tmp_path, SMALL)
     rows = plot_rows(facts)
     factorized = [name for name, (_, method, _) in SMALL.items() if method != "dense"]
-    assert [row["layer"] for row in rows["bounds"]] == factorized
-    assert all(0 < row["measured"] < row["bound"] for row in rows["bounds"])
-    network = {row["figure"]: row["value"] for row in rows["network_bounds"]}
+    assert [row.layer for row in rows.bounds] == factorized
+    assert all(0 < row.measured < row.bound for row in rows.bounds)
+    network = {row.figure: row.value for row in rows.network_bounds}
     assert network == {
         "measured": 3.5, "certificate": 420.0, "worst_case": 123456.0, "source_formula": 77.0
     }  # fmt: skip
-    assert rows["network_bounds"][3]["certifies"] == "nothing: it is not a bound"
+    assert rows.network_bounds[3].certifies == "nothing: it is not a bound"
 
 
 def test_a_network_without_certificate_still_draws(tmp_path: Path) -> None:
     write_case(tmp_path / "out")
     value = bounds(["hidden"], reason="dot-product attention is not globally Lipschitz " * 3)
-    (tmp_path / "out/compressed/bounds.json").write_text(json.dumps(value))
+    save_record(tmp_path / "out/compressed/bounds.json", value)
     facts = read_facts(tmp_path / "out")
-    assert [row["figure"] for row in plot_rows(facts)["network_bounds"]] == ["measured"]
+    assert [row.figure for row in plot_rows(facts).network_bounds] == ["measured"]
     _draw(tmp_path / "figures", facts)
     assert (tmp_path / "figures/bounds.png").stat().st_size > 10_000
 
@@ -217,9 +231,9 @@ def test_style_ignores_the_callers_settings(small: Facts, tmp_path: Path) -> Non
     import matplotlib
 
     def draw(name: str) -> bytes:
-        rows = plot_rows(small)["fine_tuning"]
+        rows = plot_rows(small).fine_tuning
         save_png(
-            lambda: draw_fine_tuning(rows, small.baseline_curve, small.curve["descent"]),
+            lambda: draw_fine_tune(rows, small.baseline, small.fine_tuning.descent),
             tmp_path / name,
         )
         return (tmp_path / name).read_bytes()
@@ -241,17 +255,17 @@ def test_largest_keeps_the_order_and_short_keeps_the_ends() -> None:
 
 
 def test_energy_bands_start_at_the_right_rank() -> None:
-    rows = [{"rank": r, "energy": e} for r, e in ((1, 0.5), (2, 0.79), (3, 0.95), (4, 1.0))]
+    held = ((1, 0.5), (2, 0.79), (3, 0.95), (4, 1.0))
+    rows = [EnergyRow("a", "matrix", rank, energy, 4, 2) for rank, energy in held]
     assert [rank_of(rows, level) for level in (0.5, 0.8, 0.95, 0.99)] == [1, 3, 3, 4]
 
 
 def test_a_training_that_ran_out_of_time_draws(small: Facts, tmp_path: Path) -> None:
     """Its last validation stands at a fraction of an epoch."""
-    steps = [{"step": 3, "epoch": 0.5, "train_loss": 0.4}]
-    epochs = [
-        {"epoch": n, "step": 3 * n, "validation_loss": 1.0 - n / 2, "validation_accuracy": 0.5}
-        for n in range(2)
-    ]
-    rows = fine_tuning_rows({"steps": steps, "epochs": epochs})
-    save_png(lambda: draw_fine_tuning(rows, small.baseline_curve, []), tmp_path / "a.png")
+    steps = [StepPoint(3, 0.5, 0.4, gradient_squared_norm=1.0, learning_rate=0.1)]
+    rows = fine_tuning_rows(
+        Curve(steps, [EpochPoint(n, 3 * n, 1.0 - n / 2, 0.5) for n in range(2)])
+    )
+    assert rows[-1].epoch == 0.5
+    save_png(lambda: draw_fine_tune(rows, small.baseline, []), tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 10_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,89 +12,128 @@ import torch
 from torch import nn
 
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.factorize.layer import LayerReport
+from pipeline.lowrank.factorize.report import RefitDivergence, RefitReport
 from pipeline.lowrank.forms.files import load, save
-from pipeline.reporting.run.facts import read_facts
-from pipeline.reporting.run.numbers import check_bounds, headline, layer_rows
-from pipeline.reporting.run.write import LAYER_COLUMNS, network_size, write_reports
+from pipeline.lowrank.planning.files import load_plan, save_plan
+from pipeline.reporting.run.facts import Facts, read_facts
+from pipeline.reporting.run.layers import LayerRow, check_bounds, layer_table, read_layers
+from pipeline.reporting.run.metrics import Metrics, make_metrics, read_metrics
+from pipeline.reporting.run.rows import columns
+from pipeline.reporting.run.spectral import spectral_figures
+from pipeline.reporting.run.write import network_size, write_reports
 from tests.reporting.report_case import NETWORKS, SMALL, write_case
 
 
-def _layer(measured: float, lower: float, upper: float, bound: str = "HOSVD") -> dict[str, object]:
-    return {
-        "measured_relative_error": measured,
-        "lower_bound": lower,
-        "upper_bound": upper,
-        "bound": bound,
-        "rounding": 1e-5,
-    }
+def _layer(measured: float, lower: float, upper: float, bound: str = "HOSVD") -> LayerReport:
+    return LayerReport(
+        method="tucker2",
+        ranks=(3, 2),
+        params=10,
+        macs=10,
+        dense_params=20,
+        dense_macs=20,
+        predicted_relative_error=measured,
+        error_kind="upper_bound",
+        measured_relative_error=measured,
+        lower_bound=lower,
+        upper_bound=upper,
+        bound=bound,
+        rounding=1e-5,
+    )
 
 
-def test_headline_has_ratios_drops_and_tightness() -> None:
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory: pytest.TempPathFactory) -> Facts:
+    root = tmp_path_factory.mktemp("case")
+    write_case(root / "out")
+    return read_facts(root / "out")
+
+
+def _metrics(facts: Facts, layers: dict[str, LayerReport]) -> Metrics:
+    found = replace(facts, compression=replace(facts.compression, layers=layers))
+    return make_metrics(found, NETWORKS, spectral_figures(facts))
+
+
+def test_headline_has_ratios_drops_and_tightness(facts: Facts) -> None:
     layers = {"a": _layer(0.3, 0.2, 0.4), "b": _layer(0.5, 0.5, 0.5, "Eckart-Young")}
-    metrics = headline(NETWORKS, layers)
-    assert metrics["compression_ratio"] == pytest.approx(76_842 / 19_210)
-    assert metrics["macs_ratio"] == pytest.approx(3.0)
-    assert metrics["file_ratio"] == pytest.approx(4.0)
-    assert metrics["accuracy_drop_compressed"] == pytest.approx(7.5)
-    assert metrics["accuracy_drop_fine_tuned"] == pytest.approx(-0.5)  # it got better
-    assert metrics["layers_factorized"] == 2
-    assert metrics["max_relative_error"] == 0.5
-    assert metrics["mean_bound_tightness"] == pytest.approx((0.75 + 1.0) / 2)
-    assert metrics["dense"] == NETWORKS["dense"]
+    metrics = _metrics(facts, layers)
+    assert metrics.compression_ratio == pytest.approx(76_842 / 19_210)
+    assert metrics.macs_ratio == pytest.approx(3.0)
+    assert metrics.file_ratio == pytest.approx(4.0)
+    assert metrics.accuracy_drop_compressed == pytest.approx(7.5)
+    assert metrics.accuracy_drop_fine_tuned == pytest.approx(-0.5)  # it got better
+    assert metrics.layers_factorized == 2
+    assert metrics.max_relative_error == 0.5
+    assert metrics.mean_bound_tightness == pytest.approx((0.75 + 1.0) / 2)
+    assert metrics.to_json()["dense"] == {
+        "accuracy": 0.975, "loss": 0.081, "params": 76_842, "macs": 1_234_560,
+        "file_bytes": 310_000,
+    }  # fmt: skip
 
 
-def test_headline_of_a_plan_that_keeps_all_layers() -> None:
-    metrics = headline(NETWORKS, {})
+def test_headline_of_a_plan_that_keeps_all_layers(facts: Facts) -> None:
+    metrics = _metrics(facts, {}).to_json()
     assert metrics["layers_factorized"] == 0
     assert metrics["max_relative_error"] == 0.0
     assert "mean_bound_tightness" not in metrics
 
 
-def test_layers_follow_the_network_and_not_the_alphabet(tmp_path: Path) -> None:
-    write_case(tmp_path / "out")
-    rows = layer_rows(read_facts(tmp_path / "out"))
-    assert [row["name"] for row in rows] == list(SMALL)
-    by_name = {row["name"]: row for row in rows}
+def test_metrics_are_read_back_as_they_were_written(facts: Facts, tmp_path: Path) -> None:
+    refit = RefitReport(0.2, kept=True, divergence=RefitDivergence(without=0.3, refit=0.2))
+    compression = replace(facts.compression, refit=refit)
+    written = make_metrics(
+        replace(facts, compression=compression), NETWORKS, spectral_figures(facts)
+    )
+    (tmp_path / "metrics.json").write_text(json.dumps(written.to_json(), sort_keys=True))
+    assert read_metrics(tmp_path / "metrics.json") == written
+    (tmp_path / "metrics.json").write_text('{"dense": {}}')
+    with pytest.raises(LowRankError, match=r"metrics\.json: no metrics of a run .*run dvc repro"):
+        read_metrics(tmp_path / "metrics.json")
+
+
+def test_layers_follow_the_network_and_not_the_alphabet(facts: Facts) -> None:
+    rows = layer_table(facts).layers
+    assert [row.name for row in rows] == list(SMALL)
+    by_name = {row.name: row for row in rows}
     conv = by_name["blocks.0.conv2"]
-    assert (conv["shape"], conv["ranks"], conv["method"]) == ("32x32x3x3", "12x10", "tucker2")
-    assert (conv["dense_params"], conv["params"]) == (9216, 10 * 32 + 12 * 10 * 9 + 12 * 32)
-    assert conv["lower_bound"] < conv["measured_relative_error"] < conv["upper_bound"]
+    assert (conv.shape, conv.ranks, conv.method) == ("32x32x3x3", (12, 10), "tucker2")
+    assert (conv.dense_params, conv.params) == (9216, 10 * 32 + 12 * 10 * 9 + 12 * 32)
+    assert conv.lower_bound < conv.measured_relative_error < conv.upper_bound
     stem = by_name["stem"]
-    assert (stem["measured_relative_error"], stem["params"]) == (0.0, stem["dense_params"])
-    assert "no rank pays" in stem["why"]
+    assert (stem.measured_relative_error, stem.params) == (0.0, stem.dense_params)
+    assert "no rank pays" in stem.why
 
 
-def test_svd_error_is_the_planted_tail(tmp_path: Path) -> None:
-    write_case(tmp_path / "out")
-    row = next(r for r in layer_rows(read_facts(tmp_path / "out")) if r["name"] == "hidden")
+def test_svd_error_is_the_planted_tail(facts: Facts) -> None:
+    row = next(row for row in layer_table(facts).layers if row.name == "hidden")
     squared = torch.arange(1, 49, dtype=torch.float64) ** (-2 * (0.5 + 0.1 * 6))
     expected = (squared[11:].sum() / squared.sum()).sqrt().item()
-    for key in ("measured_relative_error", "lower_bound", "upper_bound"):
-        assert row[key] == pytest.approx(expected, rel=1e-9)
+    for value in (row.measured_relative_error, row.lower_bound, row.upper_bound):
+        assert value == pytest.approx(expected, rel=1e-9)
 
 
-def test_written_files_hold_the_same_numbers(tmp_path: Path) -> None:
-    write_case(tmp_path / "out")
-    facts = read_facts(tmp_path / "out")
+def test_written_files_hold_the_same_numbers(facts: Facts, tmp_path: Path) -> None:
     metrics = write_reports(tmp_path / "reports", facts, NETWORKS, "ResNet on digits")
-    assert metrics["max_relative_error"] == max(
-        layer["measured_relative_error"] for layer in facts.layers.values()
-    )
+    layers = facts.compression.layers
+    assert metrics.max_relative_error == max(x.measured_relative_error for x in layers.values())
+    assert read_layers(tmp_path / "reports") == layer_table(facts).layers
     with (tmp_path / "reports/layers.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == LAYER_COLUMNS
+    assert tuple(rows[0]) == columns(LayerRow)
     assert [row["name"] for row in rows] == list(SMALL)
+    assert [row["ranks"] for row in rows][:3] == ["", "9×6", "12×10"]
     written = {row["name"]: float(row["measured_relative_error"]) for row in rows}
-    for name, layer in facts.layers.items():
-        assert written[name] == pytest.approx(layer["measured_relative_error"], rel=1e-8)
+    for name, layer in layers.items():
+        assert written[name] == pytest.approx(layer.measured_relative_error, rel=1e-8)
         assert written[name] > 0.1
     produced = {p.relative_to(tmp_path / "reports").as_posix() for p in tmp_path.rglob("*.[cp]*")}
     assert written_bounds(rows) == {
-        name: (layer["measured"], layer["bound"]) for name, layer in facts.bounds["layers"].items()
+        name: (layer.measured, layer.bound) for name, layer in facts.bounds.layers.items()
     }
-    error = metrics["output_error"]
-    assert (error["certified"], error["measured"], error["certificate"]) == (True, 3.5, 420.0)
-    assert error["worst_case"] == 123456.0
+    error = metrics.output_error
+    assert (error.certified, error.measured, error.certificate) == (True, 3.5, 420.0)
+    assert error.worst_case == 123456.0
     names = ("spectra", "energy", "ranks", "errors", "bounds", "fine_tuning", "weights", "training")
     assert {f"plots/{name}.csv" for name in names} <= produced
     assert "spectra.csv" in produced
@@ -109,10 +149,10 @@ def test_network_size_counts_what_loads(tmp_path: Path) -> None:
     spec = {"_target_": "torch.nn.Linear", "in_features": 12, "out_features": 5}
     save(nn.Linear(12, 5), tmp_path, spec)
     size = network_size(load(tmp_path), tmp_path, torch.zeros(1, 12))
-    assert size["params"] == 12 * 5 + 5
-    assert size["macs"] == 12 * 5
-    assert size["file_bytes"] == (tmp_path / "model.safetensors").stat().st_size
-    assert size["file_bytes"] > 4 * size["params"]
+    assert size.params == 12 * 5 + 5
+    assert size.macs == 12 * 5
+    assert size.file_bytes == (tmp_path / "model.safetensors").stat().st_size
+    assert size.file_bytes > 4 * size.params
 
 
 @pytest.mark.parametrize(
@@ -138,16 +178,16 @@ def test_bounds_are_checked_on_both_sides(
 
 def test_missing_and_disagreeing_inputs_are_named(tmp_path: Path) -> None:
     write_case(tmp_path / "out")
-    plan_path = tmp_path / "out/plan.json"
-    plan = json.loads(plan_path.read_text())
-    plan["layers"]["hidden"]["method"] = "dense"  # a plan edited after decompose
-    plan_path.write_text(json.dumps(plan))
+    path = tmp_path / "out/plan.json"
+    plan = load_plan(path)
+    dense = replace(plan.layers["hidden"], method="dense", ranks=())  # edited after decompose
+    save_plan(path, replace(plan, layers={**plan.layers, "hidden": dense}))
     with pytest.raises(LowRankError, match=r"layers\.json .* disagree about hidden; run dvc repro"):
         read_facts(tmp_path / "out")
-    del plan["layers"]["hidden"]
-    plan_path.write_text(json.dumps(plan))
+    others = {name: layer for name, layer in plan.layers.items() if name != "hidden"}
+    save_plan(path, replace(plan, layers=others))
     with pytest.raises(LowRankError, match=r"plan\.json .* disagree about hidden"):
         read_facts(tmp_path / "out")
-    plan_path.unlink()
-    with pytest.raises(LowRankError, match=r"plan\.json: no readable JSON .*run dvc repro"):
+    (tmp_path / "out/compressed/bounds.json").unlink()
+    with pytest.raises(LowRankError, match=r"bounds\.json: cannot be read .*run dvc repro"):
         read_facts(tmp_path / "out")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -16,11 +15,13 @@ from pipeline.lowrank.analysis.analysis import analyze, save_analysis
 from pipeline.lowrank.analysis.history import weight_spectra
 from pipeline.lowrank.bounds import certify
 from pipeline.lowrank.factorize.apply import apply_
+from pipeline.lowrank.factorize.report import CompressionReport
 from pipeline.lowrank.forms.files import build_model, save
 from pipeline.lowrank.methods import make_methods
 from pipeline.lowrank.network.targets import dense_weight
 from pipeline.lowrank.planning.plan import make_plan, save_plan
 from pipeline.lowrank.planning.policies import make_policy
+from pipeline.lowrank.typed import save_record
 from stages import evaluate
 from stages._io import main
 from tests.reporting.report_case import curve
@@ -60,13 +61,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model, reports = apply_(model, plan, analysis, hooi_iterations=2)
     for name in ("compressed", "finetuned"):
         save(model, out / name, SPEC)
-    value = {"layers": {n: asdict(r) for n, r in reports.items()}, "network": {}, "refit": None}
-    (out / "compressed/layers.json").write_text(json.dumps(value))
+    save_record(out / "compressed/layers.json", CompressionReport(reports, plan.planned))
     inputs = torch.randn(6, 1, 8, 8)
-    certified = certify(build_model(SPEC), model, inputs, list(reports)).to_json()
-    (out / "compressed/bounds.json").write_text(json.dumps(certified))
+    certified = certify(build_model(SPEC), model, inputs, list(reports))
+    save_record(out / "compressed/bounds.json", certified)
     for name in ("baseline", "finetuned"):
-        (out / name / "curve.json").write_text(json.dumps(curve([0.5, 0.8], best=1)))
+        save_record(out / name / "curve.json", curve([0.5, 0.8], best=1))
     _write_data(out / "data")
     (root / "params.yaml").write_text(PARAMS)
     return root
@@ -107,7 +107,7 @@ def test_reports_are_right_and_repeat_to_the_byte(workspace: Path, tmp_path: Pat
     assert 0.1 < metrics["max_relative_error"] < 1
     assert 0.7 < metrics["mean_bound_tightness"] <= 1 + 1e-6  # HOSVD: at worst 1/√2
     before = {p: p.read_bytes() for p in sorted(reports.rglob("*.*"))}
-    assert len(before) == 3 + 10 + 8  # no picture of a training that is not known
+    assert len(before) == 4 + 10 + 8  # no picture of a training that is not known
     assert "leading_grew" not in metrics["spectra"]
     error = metrics["output_error"]
     assert error["certified"]

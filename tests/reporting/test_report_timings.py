@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.evaluation.latency import machine_facts
+from pipeline.evaluation.timings import Latency, Timings
+from pipeline.lowrank.typed import save_record
 from pipeline.machine.checksums import file_sha256
 from pipeline.reporting import run as reporting
-from pipeline.reporting.run.plots import COLUMNS
+from pipeline.reporting.run.rows import KINDS, columns
 from pipeline.reporting.run.timings import FOLDERS, find_timings
 
 TEMPLATES = sorted((Path(reporting.__file__).parent / "templates").glob("*.json"))
@@ -29,11 +32,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _store(scratch: Path, root: Path, name: str, age: int, **changes: Any) -> None:
     weights = {n: file_sha256(root / f / "model.safetensors") for n, f in FOLDERS.items()}
-    latencies = {n: {"latency_ms": float(age), "iqr_ms": 0.1} for n in FOLDERS}
-    value = {"machine": machine_facts(2), "weights": weights, "batch_size": 32, **latencies}
+    latency = Latency(float(age), 0.1)
+    timings = Timings(machine_facts(2), weights, 32, latency, latency, latency, speedup=1.0)
     path = scratch / "timings" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value | changes))
+    save_record(path, replace(timings, **changes))
     os.utime(path, (1e9 - age, 1e9 - age))
 
 
@@ -43,14 +45,14 @@ def test_nothing_stored_is_none(root: Path) -> None:
 
 def test_the_newest_of_these_weights_and_this_machine(root: Path) -> None:
     scratch = root / ".scratch"
-    _store(scratch, root, "other_machine", 1, machine=machine_facts(2) | {"cpu": "abacus"})
+    _store(scratch, root, "other_machine", 1, machine=replace(machine_facts(2), cpu="abacus"))
     _store(scratch, root, "other_weights", 2, weights=dict.fromkeys(FOLDERS, "0" * 64))
     assert find_timings(root) is None
     _store(scratch, root, "older", 40)
     _store(scratch, root, "newer", 30)
     found = find_timings(root)
     assert found is not None
-    assert found["dense"]["latency_ms"] == 30.0
+    assert found.dense.latency_ms == 30.0
     (root / FOLDERS["fine_tuned"] / "model.safetensors").write_bytes(b"retrained")
     assert find_timings(root) is None
 
@@ -60,7 +62,7 @@ def test_shared_scratch_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> N
     _store(root / "shared", root, "a", 5)
     found = find_timings(root)
     assert found is not None
-    assert found["batch_size"] == 32
+    assert found.batch_size == 32
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
@@ -69,8 +71,8 @@ def test_templates_have_dvcs_anchors_and_our_columns(path: Path) -> None:
     for anchor in ("DATA", "X", "Y"):
         assert f"<DVC_METRIC_{anchor}>" in text
     fields = _fields(json.loads(text)) - {"rev"}
-    columns = COLUMNS.get(path.stem, ())
-    assert {f for f in fields if not f.startswith("<DVC_METRIC_")} <= set(columns)
+    known = columns(KINDS[path.stem]) if path.stem in KINDS else ()
+    assert {f for f in fields if not f.startswith("<DVC_METRIC_")} <= set(known)
     # DVC draws an empty cell as 0; every template leaves it out.
     assert "datum['<DVC_METRIC_Y>'] !== ''" in text
 

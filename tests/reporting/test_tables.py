@@ -5,18 +5,26 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from pipeline.evaluation.timings import Latency, Machine, Timings
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.typed import save_record
 from pipeline.reporting.run import summary as tables
 from pipeline.reporting.run.facts import read_facts
-from pipeline.reporting.run.numbers import headline, layer_rows, output_errors
-from pipeline.reporting.run.plots import write_csv
-from pipeline.reporting.run.spectral import spectral_headline
-from pipeline.reporting.run.write import LAYER_COLUMNS
+from pipeline.reporting.run.layers import LayerTable, layer_table, read_layers
+from pipeline.reporting.run.metrics import (
+    Metrics,
+    Size,
+    make_metrics,
+    output_error,
+    read_metrics,
+)
+from pipeline.reporting.run.spectral import spectral_figures
 from pipeline.reporting.words import human_bytes, human_count
 from tests.reporting.report_case import (
     NETWORKS,
@@ -27,23 +35,28 @@ from tests.reporting.report_case import (
     write_case,
 )
 
-TIMINGS = {
-    "batch_size": 32,
-    "dense": {"latency_ms": 12.345},
-    "compressed": {"latency_ms": 6.5},
-    "fine_tuned": {"latency_ms": 6.1725},
-}
+TIMINGS = Timings(
+    Machine("abacus", 2, "Linux", "2", threads=1),
+    weights={},
+    batch_size=32,
+    dense=Latency(12.345, 0.1),
+    compressed=Latency(6.5, 0.1),
+    fine_tuned=Latency(6.1725, 0.1),
+    speedup=2.0,
+)
 
 
 def _reports(root: Path, layers: Layers = SMALL) -> Path:
     write_case(root / "out", layers)
     facts = read_facts(root / "out")
-    (root / "reports").mkdir()
-    metrics = headline(NETWORKS, facts.layers)
-    metrics |= {"spectra": spectral_headline(facts), "output_error": output_errors(facts.bounds)}
-    (root / "reports/metrics.json").write_text(json.dumps(metrics))
-    write_csv(root / "reports/layers.csv", layer_rows(facts), LAYER_COLUMNS)
+    _write_metrics(root, make_metrics(facts, NETWORKS, spectral_figures(facts)))
+    save_record(root / "reports/layers.json", layer_table(facts))
     return root
+
+
+def _write_metrics(root: Path, metrics: Metrics) -> None:
+    (root / "reports").mkdir(exist_ok=True)
+    (root / "reports/metrics.json").write_text(json.dumps(metrics.to_json()))
 
 
 def _summary(root: Path, width: int, *, terminal: bool = False) -> str:
@@ -74,10 +87,10 @@ def test_the_right_numbers_at_every_width(tmp_path: Path, width: int, terminal: 
     assert _cells(text, "MACs") == ["MACs", "1,234,560", "411,520", "411,520", "3.00× fewer"]
     assert _cells(text, "file size")[1:] == ["310 kB", "77.5 kB", "77.5 kB", "4.00× smaller"]
     row = _layer(text, "blocks.0.conv2")
-    assert row[:5] == ["blocks.0.conv2", "tucker2", "12·10", "9,216→1,784", "19%"]
-    measured = read_facts(tmp_path / "out").layers["blocks.0.conv2"]
-    assert float(row[5]) == pytest.approx(measured["measured_relative_error"], abs=5e-5)
-    assert float(row[6]) == pytest.approx(measured["upper_bound"], abs=5e-5)
+    assert row[:5] == ["blocks.0.conv2", "tucker2", "12×10", "9,216→1,784", "19%"]
+    measured = read_facts(tmp_path / "out").compression.layers["blocks.0.conv2"]
+    assert float(row[5]) == pytest.approx(measured.measured_relative_error, abs=5e-5)
+    assert float(row[6]) == pytest.approx(measured.upper_bound, abs=5e-5)
     assert _layer(text, "head")[1:5] == ["dense", "—", "640", "100%"]
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
@@ -96,13 +109,17 @@ def test_many_layers_with_long_names_fold_and_are_limited(tmp_path: Path) -> Non
 
 def test_large_networks_fit_too(tmp_path: Path) -> None:
     root = _reports(tmp_path)
-    metrics = json.loads((root / "reports/metrics.json").read_text())
-    for name, part in (("dense", 1), ("compressed", 4), ("fine_tuned", 4)):
-        size = {"params": 134_515_008 // part, "macs": 135 * 10**12 // part}
-        metrics[name] |= size | {"file_bytes": 538_060_032 // part}
-    (root / "reports/metrics.json").write_text(json.dumps(metrics))
-    layers = (root / "reports/layers.csv").read_text()
-    (root / "reports/layers.csv").write_text(layers.replace(",18432,1470", ",16777216,4194304"))
+    metrics = read_metrics(root / "reports/metrics.json")
+    sizes = [Size(134_515_008 // n, 135 * 10**12 // n, 538_060_032 // n) for n in (1, 4)]
+    large, small = (replace(metrics.dense, size=size) for size in sizes)
+    _write_metrics(root, replace(metrics, dense=large, compressed=small, fine_tuned=small))
+    layers = [
+        replace(row, dense_params=16_777_216, params=4_194_304)
+        if row.name == "blocks.10.conv1"
+        else row
+        for row in read_layers(root / "reports")
+    ]
+    save_record(root / "reports/layers.json", LayerTable(tuple(layers)))
     text = _summary(root, 80)
     assert _cells(text, "parameters")[1:4] == ["135 M", "33.6 M", "33.6 M"]
     assert _cells(text, "MACs")[1:4] == ["135 T", "33.8 T", "33.8 T"]
@@ -128,14 +145,13 @@ def test_what_is_certified_of_the_output(tmp_path: Path) -> None:
     text = _summary(root, 80)
     assert "Error at the output before fine-tuning: at most 3.5 measured,\n" in text
     assert "420 certified on these examples, 1.23e+05 in the worst case" in text
-    metrics = json.loads((root / "reports/metrics.json").read_text())
-    metrics["output_error"] = output_errors(bounds(["a"], reason="attention"))
-    (root / "reports/metrics.json").write_text(json.dumps(metrics))
+    error = output_error(bounds(["a"], reason="attention"))
+    _write_metrics(root, replace(read_metrics(root / "reports/metrics.json"), output_error=error))
     assert "at most 3.5 measured; not certified (why: out/" in _summary(root, 120)
 
 
 def test_a_slower_network_is_called_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = TIMINGS | {"fine_tuned": {"latency_ms": 24.69}}
+    slow = replace(TIMINGS, fine_tuned=Latency(24.69, 0.1), speedup=0.5)
     monkeypatch.setattr(tables, "find_timings", lambda root: slow)
     assert _cells(_summary(_reports(tmp_path), 80), "latency")[-1] == "2.00× slower"
 
@@ -146,7 +162,7 @@ def test_forms_that_are_not_the_stored_ones_are_told(
     root = _reports(tmp_path)
     for dense, said in (("as stored", False), ("channels last", True)):
         forms = {"dense": dense, "compressed": "as stored", "fine_tuned": "as stored"}
-        monkeypatch.setattr(tables, "find_timings", lambda root, f=forms: TIMINGS | {"forms": f})
+        monkeypatch.setattr(tables, "find_timings", lambda root, f=forms: replace(TIMINGS, forms=f))
         sentence = "Fastest forms: dense channels last; fine-tuned as stored"
         assert (sentence in _summary(root, 90)) == said
 
@@ -167,8 +183,8 @@ def test_missing_reports_are_an_error_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(LowRankError, match=r"metrics\.json.*run dvc repro"):
         tables.print_summary(tmp_path)
     root = _reports(tmp_path)
-    (root / "reports/layers.csv").unlink()
-    with pytest.raises(LowRankError, match=r"layers\.csv.*run dvc repro"):
+    (root / "reports/layers.json").unlink()
+    with pytest.raises(LowRankError, match=r"layers\.json.*run dvc repro"):
         tables.print_summary(root)
 
 

@@ -16,7 +16,8 @@ from rich.console import Console
 from pipeline.config.compose import compose_params
 from pipeline.lowrank.network.costs import count_params
 from pipeline.reporting.run import write as report
-from pipeline.reporting.run.summary import print_summary, read_layers
+from pipeline.reporting.run.layers import read_layers
+from pipeline.reporting.run.summary import print_summary
 from tests.data.test_text import rows
 from tests.imports import ROOT
 from tests.models.transformers_case import write_book, write_model
@@ -109,7 +110,7 @@ def test_a_refit_is_measured_and_shown(
     assert refit["kept"] == (after < before)
     print_summary(workspace, Console(width=120))
     assert f"Refit: divergence from the dense network {before:.4g}" in capsys.readouterr().out
-    corrections = [row["refit_correction"] for row in read_layers(workspace / "reports/layers.csv")]
+    corrections = [row.refit_correction for row in read_layers(workspace / "reports")]
     assert any(corrections) == refit["kept"]
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.reporting.run.write import LAYER_COLUMNS
-from pipeline.reporting.sweep.status import LOG, update_status, write_whole
+from pipeline.evaluation.timings import Latency, Machine, Timings
+from pipeline.lowrank.typed import save_record
+from pipeline.reporting.run.layers import LayerRow, LayerTable
+from pipeline.reporting.run.metrics import Metrics, Network, OutputError, Size, SpectraFigures
+from pipeline.reporting.sweep.record import RECORD, SweepRecord
+from pipeline.reporting.sweep.status import DONE, LOG, JobStatus, write_status
+from stages._io import write_json
 
 DENSE = {"accuracy": 0.98, "loss": 0.05, "params": 10_000, "macs": 200_000}
 LAYERS = ("conv1", "conv2", "head")
@@ -16,14 +21,19 @@ LAYERS = ("conv1", "conv2", "head")
 
 def make_sweep(folder: Path, **changes: Any) -> None:
     """sweep.json of a sweep with runs on a tracking server."""
-    folder.mkdir(parents=True, exist_ok=True)
-    record = {
-        "format": 1, "state": "done", "overrides": ["rank_select.budget=0.1,0.2"],
-        "objectives": ["accuracy"], "total": None, "started": 1_700_000_000.0,
-        "ended": 1_700_000_100.0, "parent_run_id": "parent", "experiment": "lowrank",
-        "experiment_id": "7", "tracking_uri": "http://127.0.0.1:5000/", "jobs": [],
-    }  # fmt: skip
-    write_whole(folder / "sweep.json", record | changes)
+    record = SweepRecord(
+        state=DONE,
+        overrides=("rank_select.budget=0.1,0.2",),
+        objectives=("accuracy",),
+        total=None,
+        started=1_700_000_000.0,
+        ended=1_700_000_100.0,
+        parent_run_id="parent",
+        experiment="lowrank",
+        experiment_id="7",
+        tracking_uri="http://127.0.0.1:5000/",
+    )
+    save_record(folder / RECORD, replace(record, **changes))
 
 
 def add_job(
@@ -40,29 +50,65 @@ def add_job(
     """A job whose networks are `dense` and `last`; of a job without `last` there is no report.
     `latency` and `iqr` are in milliseconds, the dense network's are 2 and 0.1."""
     folder = sweep / str(number)
-    (folder / "reports").mkdir(parents=True)
+    folder.mkdir(parents=True)
     (folder / LOG).write_text("said\n")
-    timings = {
-        "dense": {"latency_ms": 2.0, "iqr_ms": 0.1},
-        "fine_tuned": {"latency_ms": latency, "iqr_ms": iqr},
-    }
-    update_status(
-        folder, job=number, overrides=[f"rank_select.budget=0.{number}", "fine_tune=none"],
-        state="done", stage=None, stages={}, started=100.0, ended=112.0, run_id=f"run{number}",
-        objectives={}, timings=timings if latency else None, error=None, log=LOG,
-    )  # fmt: skip
-    update_status(folder, **changes)
+    status = JobStatus(
+        job=number,
+        overrides=(f"rank_select.budget=0.{number}", "fine_tune=none"),
+        state=DONE,
+        started=100.0,
+        ended=112.0,
+        host="here",
+        pid=1,
+        run_id=f"run{number}",
+        timings=_timings(Latency(latency, iqr)) if latency else None,
+        log=LOG,
+    )
+    write_status(folder, replace(status, **changes))
     if last is not None:
-        networks = {"dense": dict(dense), "compressed": dict(last), "fine_tuned": dict(last)}
-        (folder / "reports/metrics.json").write_text(json.dumps(networks))
-        _write_layers(folder / "reports/layers.csv", layers, number)
+        write_json(folder / "reports/metrics.json", _metrics(dense, last).to_json())
+        rows = tuple(_row(name, place, number) for place, name in enumerate(layers))
+        save_record(folder / "reports/layers.json", LayerTable(rows))
 
 
-def _write_layers(path: Path, names: tuple[str, ...], number: int) -> None:
-    lines = [",".join(LAYER_COLUMNS)]
-    for place, name in enumerate(names):
-        method, ranks, params = ("svd", "3", 100 + number) if place else ("dense", "", 1000)
-        row = {"name": f'"{name}"', "method": method, "ranks": ranks, "dense_params": 1000,
-               "params": params}  # fmt: skip
-        lines.append(",".join(str(row.get(column, "")) for column in LAYER_COLUMNS))
-    path.write_text("\n".join(lines) + "\n")
+def _timings(last: Latency) -> Timings:
+    machine = Machine("abacus", 2, "Linux", "2", threads=1)
+    return Timings(machine, {}, 32, Latency(2.0, 0.1), last, last, speedup=2.0 / last.latency_ms)
+
+
+def _metrics(dense: Mapping[str, Any], last: Mapping[str, Any]) -> Metrics:
+    networks = [_network(figures) for figures in (dense, last, last)]
+    spectra, error = SpectraFigures(3, 0.5, 0, 0), OutputError(certified=False, measured=1.0)
+    return Metrics(*networks, 1.0, 1.0, 1.0, 2, 0.5, spectra, error)
+
+
+def _network(figures: Mapping[str, Any]) -> Network:
+    scores = {key: value for key, value in figures.items() if key not in ("params", "macs")}
+    return Network(scores, Size(figures["params"], figures["macs"], file_bytes=1))
+
+
+def _row(name: str, place: int, number: int) -> LayerRow:
+    """The first layer stays dense."""
+    method, ranks, params = ("svd", (3,), 100 + number) if place else ("dense", (), 1000)
+    return LayerRow(
+        name=name,
+        kind="linear",
+        shape="20x50",
+        method=method,
+        ranks=ranks,
+        dense_params=1000,
+        params=params,
+        dense_macs=1000,
+        macs=params,
+        predicted_relative_error=0.1,
+        measured_relative_error=0.1,
+        lower_bound=0.1,
+        upper_bound=0.1,
+        refit_correction=None,
+        output_error_measured=None,
+        output_error_bound=None,
+        output_error_theorem=None,
+        cp_rank_limit=None,
+        cp_unique=None,
+        why="",
+    )

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
+from pipeline.evaluation.timings import Latency
 from pipeline.lowrank.errors import LowRankError
 from pipeline.reporting.objectives import DIRECTIONS, read_objectives
-from pipeline.reporting.sweep.record import count, read_jobs
-from pipeline.reporting.sweep.status import read_status, update_status, write_whole
+from pipeline.reporting.run.metrics import Network, Size
+from pipeline.reporting.sweep.record import count, read_jobs, read_record
+from pipeline.reporting.sweep.status import JobStatus, read_status, write_status
 from pipeline.sweeps import view as sweep_view
 from pipeline.sweeps.command import describe_sweep, hydra_arguments, parse_command
 from pipeline.sweeps.record import opened, stop_jobs
@@ -29,6 +32,7 @@ from pipeline.sweeps.runner import stage_key
 from pipeline.sweeps.workspace import make_workspace
 from tests.chain import wait_for
 from tests.imports import ROOT
+from tests.sweeps.sweep_case import make_sweep
 
 CONF = ROOT / "conf"
 
@@ -103,7 +107,7 @@ def test_what_options_share_is_no_option_of_a_glob(tmp_path: Path) -> None:
 
 def test_resuming_keeps_the_sweep_and_may_change_the_launcher(tmp_path: Path) -> None:
     stored = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=1,2"]
-    write_whole(tmp_path / "sweep.json", {"overrides": stored})
+    make_sweep(tmp_path, overrides=tuple(stored))
     command = parse_command(["--resume", str(tmp_path), "hydra.launcher.n_jobs=4"])
     assert command.overrides == ("hydra/launcher=joblib", "seed=1,2", "hydra.launcher.n_jobs=4")
     assert command.multirun
@@ -126,29 +130,30 @@ def test_completions_of_a_shell_are_left_to_hydra() -> None:
 
 
 def test_objectives_are_figures_of_the_fine_tuned_network() -> None:
-    metrics = {"fine_tuned": {"accuracy": 0.9, "loss": 0.3, "params": 10, "macs": 20}}
-    assert read_objectives(["params", "accuracy"], metrics, None) == {"params": 10, "accuracy": 0.9}
-    timings = {"fine_tuned": {"latency_ms": 1.5, "iqr_ms": 0.1}}
-    assert read_objectives(["latency_ms"], metrics, timings) == {"latency_ms": 1.5}
-    with pytest.raises(LowRankError, match="this run has no latency_ms; it has accuracy, loss"):
-        read_objectives(["latency_ms"], metrics, None)
+    figures = Network({"accuracy": 0.9, "loss": 0.3}, Size(10, 20, file_bytes=30)).figures()
+    assert read_objectives(["params", "accuracy"], figures) == {"params": 10, "accuracy": 0.9}
+    timed = figures | asdict(Latency(latency_ms=1.5, iqr_ms=0.1))
+    assert read_objectives(["latency_ms"], timed) == {"latency_ms": 1.5}
+    with pytest.raises(LowRankError, match="this run has no latency_ms; it has accuracy, file"):
+        read_objectives(["latency_ms"], figures)
     assert set(DIRECTIONS.values()) == {"maximize", "minimize"}
 
 
 def test_readers_never_see_half_a_status(tmp_path: Path) -> None:
-    update_status(tmp_path, job=0, filler="x" * 100_000)
+    long = replace(STATUS, error="x" * 100_000)
+    write_status(tmp_path, long)
     ended = threading.Event()
 
     def write() -> None:
         number = 0
         while not ended.is_set():
             number += 1
-            update_status(tmp_path, job=number)
+            write_status(tmp_path, replace(long, job=number))
 
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        seen = {read_status(tmp_path)["job"] for _ in range(200)}
+        seen = {read_status(tmp_path).job for _ in range(200)}
     finally:
         ended.set()
         writer.join()
@@ -156,16 +161,27 @@ def test_readers_never_see_half_a_status(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["status.json"]
 
 
+STATUS = JobStatus(
+    job=0,
+    overrides=(),
+    state="done",
+    stages={"prepare": "cached", "baseline": "ran"},
+    started=100.0,
+    ended=112.0,
+    host=socket.gethostname(),
+    pid=os.getpid(),
+    objectives={"accuracy": 0.5},
+)
+
+
 def make_job(sweep: Path, number: int, **changes: Any) -> None:
-    folder = sweep / str(number)
-    folder.mkdir(parents=True)
     ended = None if changes.get("state") == "running" else 112.0
-    update_status(
-        folder, job=number, overrides=[f"seed={number}"], state="done", stage=None,
-        stages={"prepare": "cached", "baseline": "ran"}, started=100.0, ended=ended,
-        host=socket.gethostname(), pid=os.getpid(), objectives={"accuracy": 0.5}, error=None,
-    )  # fmt: skip
-    update_status(folder, **changes)
+    status = replace(STATUS, job=number, overrides=(f"seed={number}",), ended=ended)
+    write_status(sweep / str(number), replace(status, **changes))
+
+
+def change(workspace: Path, **changes: Any) -> None:
+    write_status(workspace, replace(read_status(workspace), **changes))
 
 
 def test_a_killed_job_is_not_waited_for(tmp_path: Path) -> None:
@@ -177,11 +193,11 @@ def test_a_killed_job_is_not_waited_for(tmp_path: Path) -> None:
     stop_jobs(tmp_path)
     assert time.monotonic() - start < 5
     (killed, done) = read_jobs(tmp_path)
-    assert (killed["state"], done["state"]) == ("failed", "done")
-    assert killed["error"] == "the job's process was killed"
-    update_status(tmp_path / "0", state="running")
+    assert (killed.state, done.state) == ("failed", "done")
+    assert killed.error == "the job's process was killed"
+    change(tmp_path / "0", state="running")
     stop_jobs(tmp_path, "stopped")  # as after Ctrl-C
-    assert read_jobs(tmp_path)[0]["state"] == "stopped"
+    assert read_jobs(tmp_path)[0].state == "stopped"
 
 
 def test_running_jobs_see_the_stop_file(tmp_path: Path) -> None:
@@ -190,13 +206,13 @@ def test_running_jobs_see_the_stop_file(tmp_path: Path) -> None:
     def obey() -> None:
         while not (tmp_path / ".stop").exists():
             time.sleep(0.02)
-        update_status(tmp_path / "0", state="stopped")
+        change(tmp_path / "0", state="stopped")
 
     job = threading.Thread(target=obey)
     job.start()
     stop_jobs(tmp_path)
     job.join(5)
-    assert read_jobs(tmp_path)[0]["state"] == "stopped"
+    assert read_jobs(tmp_path)[0].state == "stopped"
 
 
 def test_one_launcher_a_sweep(tmp_path: Path) -> None:
@@ -213,8 +229,8 @@ def test_jobs_are_counted_by_how_they_ended(tmp_path: Path) -> None:
     make_job(tmp_path, 0)
     make_job(tmp_path, 10, state="failed", error="no budget")
     jobs = read_jobs(tmp_path)
-    assert [job["job"] for job in jobs] == [0, 2, 10]
-    assert [job["folder"] for job in jobs] == ["0", "2", "10"]
+    assert [job.job for job in jobs] == [0, 2, 10]
+    assert [job.folder for job in jobs] == ["0", "2", "10"]
     counted = count(jobs)
     assert (counted["done"], counted["cached"], counted["failed"]) == (2, 1, 1)
 
@@ -251,9 +267,8 @@ def test_the_end_names_errors_logs_and_the_way_on(
 ) -> None:
     make_job(tmp_path, 0, state="failed", error="no budget")
     (tmp_path / "0/job.log").write_text("".join(f"line {n}\n" for n in range(20)))
-    record = {"jobs": read_jobs(tmp_path), "total": 1, "state": "failed",
-              "parent_run_id": "abc", "experiment": "lowrank"}  # fmt: skip
-    sweep_view.print_outcome(tmp_path, record)
+    make_sweep(tmp_path, state="failed", total=1, jobs=read_jobs(tmp_path))
+    sweep_view.print_outcome(tmp_path, read_record(tmp_path))
     output = capsys.readouterr().out
     assert "job 0 failed: no budget" in output
     assert "line 15\n" in output and "line 14\n" not in output
@@ -307,6 +322,22 @@ def _state(pid: int) -> str:
         return "Z"
 
 
-def test_the_record_is_json_that_others_read(tmp_path: Path) -> None:
-    write_whole(tmp_path / "sweep.json", {"format": 1})
-    assert json.loads((tmp_path / "sweep.json").read_text()) == {"format": 1}
+def test_records_are_json_with_the_documented_fields(tmp_path: Path) -> None:
+    """And are read back as they were written."""
+    make_job(tmp_path, 3, error="no budget")
+    make_sweep(tmp_path, jobs=read_jobs(tmp_path))
+    record, status = (
+        json.loads((tmp_path / name).read_text()) for name in ("sweep.json", "3/status.json")
+    )
+    text = (ROOT / "docs/sweeps.md").read_text()
+    tables = text[text.index("`sweep.json`:") :].split("`status.json`:")
+    for table, value in zip(tables, (record, status), strict=True):
+        assert set(re.findall(r"`(\w+)`", table)) >= set(value)
+    assert record["jobs"] == [status | {"folder": "3"}]
+    assert read_status(tmp_path / "3") == replace(
+        STATUS, job=3, overrides=("seed=3",), error="no budget"
+    )
+    assert read_record(tmp_path).jobs == read_jobs(tmp_path)
+    (tmp_path / "3/status.json").write_text('{"job": 3}')
+    with pytest.raises(LowRankError, match=r"status\.json: overrides: Field required"):
+        read_jobs(tmp_path)

@@ -57,11 +57,11 @@ def test_trained_baseline(tmp_path: Path, digits: Path, fabric: Fabric) -> None:
     model, validation = load(folder), load_split(digits, "validation")
     quality = evaluate_quality(model, validation, 500)
     assert quality["accuracy"] > 0.5
-    assert quality["loss"] == pytest.approx(curve.epochs[curve.best_epoch]["validation_loss"])
+    assert quality["loss"] == pytest.approx(curve.epochs[curve.best_epoch].validation_loss)
     initial = build()
     initial.load_state_dict(tensors(folder, "init"))
     before = evaluate_quality(initial, validation, 500)["loss"]
-    assert before == pytest.approx(curve.epochs[0]["validation_loss"], rel=1e-5)
+    assert before == pytest.approx(curve.epochs[0].validation_loss, rel=1e-5)
     assert json.loads((folder / "network.json").read_text())["model"] == SPEC
 
 
@@ -84,7 +84,7 @@ def test_imported_baseline(tmp_path: Path, digits: Path, fabric: Fabric, suffix:
     assert not (folder / "init.safetensors").exists()
     assert (curve.steps, len(curve.epochs), curve.best_epoch, told) == ([], 1, 0, [0])
     quality = evaluate_quality(load(folder), load_split(digits, "validation"), 500)
-    assert curve.epochs[0]["validation_accuracy"] == quality["accuracy"]
+    assert curve.epochs[0].validation_accuracy == quality["accuracy"]
 
 
 @pytest.mark.parametrize(
@@ -180,10 +180,10 @@ def test_fine_tuning(
     options = {**REPAIR, "parameters": parameters, "objective": objective, "augment": augment}
     curve = fine_tune(folder, compressed, dense, digits, options, fabric=fabric, seed=1)
     after = tensors(folder)
-    losses = [epoch["validation_loss"] for epoch in curve.epochs]
+    losses = [epoch.validation_loss for epoch in curve.epochs]
     assert curve.best_epoch > 0
     assert min(losses) < losses[0]
-    assert [row["step"] for row in curve.descent] == [0, curve.steps[-1]["step"]]
+    assert [row.step for row in curve.descent] == [0, curve.steps[-1].step]
     assert {k: v.shape for k, v in after.items()} == {k: v.shape for k, v in before.items()}
     assert read_network(folder) == read_network(compressed)
     quality = evaluate_quality(load(folder), load_split(digits, "validation"), 500)
@@ -240,6 +240,6 @@ def test_a_network_that_learns_its_own_answers_has_nothing_to_learn(
             fabric=fabric,
             seed=0,
         )
-        first[objective] = curve.steps[0]["train_loss"]
+        first[objective] = curve.steps[0].train_loss
     assert abs(first["distill"]) < 1e-5
-    assert first["labels"] > curve.epochs[0]["validation_loss"]
+    assert first["labels"] > curve.epochs[0].validation_loss

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.training.curve import DescentPoint, SubsetPoint
 from pipeline.training.descent import (
     DescentProbe,
     descent_bound,
-    descent_rows,
+    descent_points,
     measuring_steps,
     noise_term,
     printed_formula,
@@ -132,13 +134,13 @@ def test_the_probe_measures_loss_gradient_and_smoothness() -> None:
     loss = squared_error(model, whole)
     (gradient,) = torch.autograd.grad(loss, model.weight)
     hessian = inputs.T @ inputs / 24
-    assert found["subset_loss"] == pytest.approx(loss.item(), rel=1e-12)
-    assert found["subset_gradient_squared_norm"] == pytest.approx(
+    assert found.subset_loss == pytest.approx(loss.item(), rel=1e-12)
+    assert found.subset_gradient_squared_norm == pytest.approx(
         gradient.square().sum().item(), rel=1e-9
     )
     curvature = (hessian @ gradient.T).norm() / gradient.norm()
-    assert found["smoothness"] == pytest.approx(curvature.item(), rel=1e-9)
-    assert found["smoothness"] <= torch.linalg.matrix_norm(hessian, 2).item()
+    assert found.smoothness == pytest.approx(curvature.item(), rel=1e-9)
+    assert found.smoothness <= torch.linalg.matrix_norm(hessian, 2).item()
     assert model.weight.grad is None
 
 
@@ -155,22 +157,20 @@ def test_the_probe_leaves_a_network_and_the_generators_alone() -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert not model.training
     probe.at(3, model)
-    assert probe.rows([], [], 1) == []
+    assert probe.points([], []) == []
 
 
 def test_rows_follow_from_what_was_measured() -> None:
-    measured = [
-        {"step": 0, "subset_loss": 2.0, "subset_gradient_squared_norm": 4.0, "smoothness": 1.0},
-        {"step": 2, "subset_loss": 1.0, "subset_gradient_squared_norm": 2.0, "smoothness": 3.0},
-    ]
-    start, end = descent_rows(measured, rates=[0.1, 0.2], batch_squared_norms=[5.0, 6.0])
-    assert start == measured[0] | {"printed_false": 2.0, "descent": 2.0, "descent_sgd": 2.0}
-    assert end["printed_false"] == pytest.approx(2.0 - 0.3 * 4.0 / 2)
+    measured = [SubsetPoint(0, 0.0, 2.0, 4.0, smoothness=1.0), SubsetPoint(2, 1.0, 1.0, 2.0, 3.0)]
+    start, end = descent_points(measured, rates=[0.1, 0.2], batch_squared_norms=[5.0, 6.0])
+    formulas = {"printed_false": 2.0, "descent": 2.0, "descent_sgd": 2.0}
+    assert start == DescentPoint(**asdict(measured[0]), **formulas)
+    assert end.printed_false == pytest.approx(2.0 - 0.3 * 4.0 / 2)
     between = (4.0 * 2.0) ** 0.5
-    assert end["descent"] == pytest.approx(2.0 - (0.1 * 4.0 + 0.2 * between) / 2)
+    assert end.descent == pytest.approx(2.0 - (0.1 * 4.0 + 0.2 * between) / 2)
     variance = (5.0 + 6.0) / 2 - (4.0 + between) / 2
     added = (1.0 * 0.1**2 + 2.0 * 0.2**2) * variance / 2
-    assert end["descent_sgd"] - end["descent"] == pytest.approx(added)
+    assert end.descent_sgd - end.descent == pytest.approx(added)
 
 
 @pytest.mark.parametrize(

@@ -127,10 +127,10 @@ def test_a_training_ends_with_its_time(splits: tuple[Split, Split], fabric: Fabr
     model = network()
     curve = train(model, *splits, options, fabric=fabric, seed=0)
     last = curve.steps[-1]
-    assert 0 < last["step"] < 100_000
-    assert curve.epochs[-1]["step"] == last["step"]
-    assert last["learning_rate"] < 0.01 * options.learning_rate  # the cycle is complete
-    assert curve.epochs[curve.best_epoch]["validation_loss"] < curve.epochs[0]["validation_loss"]
+    assert 0 < last.step < 100_000
+    assert curve.epochs[-1].step == last.step
+    assert last.learning_rate < 0.01 * options.learning_rate  # the cycle is complete
+    assert curve.epochs[curve.best_epoch].validation_loss < curve.epochs[0].validation_loss
 
 
 def test_no_time_is_refused(splits: tuple[Split, Split], fabric: Fabric) -> None:
@@ -184,7 +184,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
             resumption=resumption,
             descent_points=3,
         )
-        return model.state_dict(), curve.to_dict()
+        return model.state_dict(), curve
 
     torch.manual_seed(7)
     whole, whole_curve = trained(None)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,19 +11,21 @@ from torch import Tensor
 
 from pipeline.lowrank import LowRankError
 from pipeline.lowrank.forms.files import load, save
+from pipeline.lowrank.typed import save_record
 from pipeline.machine.devices import FabricOptions, make_fabric
 from pipeline.training.baseline import make_baseline
+from pipeline.training.curve import CURVE, Curve, EpochPoint
 from pipeline.training.snapshots import snapshot_steps, training_states
 from pipeline.training.weight_history import weights_in_training
 from tests.training.test_baseline import SPEC, TRAIN, build
 
 
-def trained(folder: Path, digits: Path, snapshots: int) -> tuple[dict[str, Tensor], Any]:
+def trained(folder: Path, digits: Path, snapshots: int) -> tuple[dict[str, Tensor], Curve]:
     fabric = make_fabric(FabricOptions(threads=1), 0)
     options = {**TRAIN, "snapshots": snapshots}
     curve = make_baseline(folder, digits, SPEC, options, fabric=fabric, seed=0)
-    (folder / "curve.json").write_text(json.dumps(curve.to_dict()))
-    return load_file(folder / "model.safetensors"), curve.to_dict()
+    save_record(folder / CURVE, curve)
+    return load_file(folder / "model.safetensors"), curve
 
 
 def test_steps_are_evenly_spaced_and_inside() -> None:
@@ -42,13 +42,13 @@ def test_training_does_not_notice_and_the_spectra_follow_it(tmp_path: Path, digi
     assert all(torch.equal(plain[name], kept[name]) for name in plain)
     assert not (tmp_path / "plain/snapshots").exists()
 
-    total = kept_curve["epochs"][-1]["step"]
+    total = kept_curve.epochs[-1].step
     files = sorted((tmp_path / "kept/snapshots").iterdir())
     assert [int(path.stem) for path in files] == sorted(snapshot_steps(2, total))
     matrices = load_file(files[0])
     assert set(matrices) == {n for n, p in build().named_parameters() if p.dim() > 1}
 
-    best = kept_curve["epochs"][kept_curve["best_epoch"]]["step"]
+    best = kept_curve.epochs[kept_curve.best_epoch].step
     model = load(tmp_path / "kept")
     spectra = weights_in_training(tmp_path / "kept", model, ["stem.0", "head.0"])
     before = [step for step in sorted(snapshot_steps(2, total)) if step < best]
@@ -80,8 +80,8 @@ def test_networks_that_were_not_trained_here_say_so(tmp_path: Path, digits: Path
 
     save(model, tmp_path / "stuck", SPEC)
     (tmp_path / "stuck/model.safetensors").rename(tmp_path / "stuck/init.safetensors")
-    curve = {"best_epoch": 0, "epochs": [{"epoch": 0, "step": 0}]}
-    (tmp_path / "stuck/curve.json").write_text(json.dumps(curve))
+    curve = Curve(epochs=[EpochPoint(0, 0, validation_loss=1.0, validation_accuracy=0.5)])
+    save_record(tmp_path / "stuck" / CURVE, curve)
     spectra = weights_in_training(tmp_path / "stuck", model, ["head.0"])
     assert spectra.absent == "training never improved on the initial weights"
 

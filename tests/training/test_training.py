@@ -20,6 +20,7 @@ from pipeline.evaluation.quality import evaluate_quality
 from pipeline.lowrank import LowRankError
 from pipeline.machine.devices import FabricOptions, make_fabric
 from pipeline.models.resnet import ResNet
+from pipeline.training.curve import Curve
 from pipeline.training.losses import Batch
 from pipeline.training.train import TrainingOptions, train
 
@@ -54,9 +55,9 @@ def test_digits_are_learned(digits: Path, splits: tuple[Split, Split], fabric: F
     assert before < 0.3
     assert after["accuracy"] > 0.95
     assert after["loss"] < 0.3
-    losses = [step["train_loss"] for step in curve.steps]
+    losses = [step.train_loss for step in curve.steps]
     assert losses[-1] < 0.8 < losses[0]
-    assert curve.epochs[0]["validation_accuracy"] < 0.3
+    assert curve.epochs[0].validation_accuracy < 0.3
     assert len(curve.epochs) == 7
     assert not model.training
 
@@ -68,7 +69,7 @@ def test_same_seed_same_bits_another_seed_others(few: tuple[Split, Split]) -> No
         fabric = make_fabric(FabricOptions(threads=1), seed)
         model = small_network()
         curve = train(model, *few, options, fabric=fabric, seed=seed)
-        return model.state_dict(), curve.to_dict()
+        return model.state_dict(), curve
 
     (first, first_curve), (again, again_curve), (other, _) = trained(4), trained(4), trained(5)
     assert first_curve == again_curve
@@ -86,8 +87,8 @@ def test_an_absurd_learning_rate_gives_the_network_back(
     spoiled = replace(OPTIONS, epochs=1, learning_rate=3.0, augment="none")
     curve = train(model, *splits, spoiled, fabric=fabric, seed=1)
     assert curve.best_epoch == 0
-    assert curve.epochs[1]["validation_loss"] > 2 * loss
-    assert curve.epochs[0]["validation_loss"] == pytest.approx(loss, rel=1e-6)
+    assert curve.epochs[1].validation_loss > 2 * loss
+    assert curve.epochs[0].validation_loss == pytest.approx(loss, rel=1e-6)
     assert all(torch.equal(good[name], value) for name, value in model.state_dict().items())
 
 
@@ -96,7 +97,7 @@ def test_the_best_epoch_is_the_state_that_comes_back(
 ) -> None:
     model = small_network()
     curve = train(model, *few, replace(OPTIONS, epochs=5), fabric=fabric, seed=2)
-    losses = [epoch["validation_loss"] for epoch in curve.epochs]
+    losses = [epoch.validation_loss for epoch in curve.epochs]
     assert losses[curve.best_epoch] == min(losses)
     assert curve.best_epoch > 0
     assert evaluate_quality(model, few[1], 500)["loss"] == pytest.approx(min(losses), rel=1e-5)
@@ -141,16 +142,16 @@ def test_curve_is_told_as_it_grows_and_stays_short(
         on_step=lambda metrics, step: told.append((step, dict(metrics))),
     )
     assert 150 < len(curve.steps) <= 200
-    assert curve.steps[-1]["step"] == 800
-    assert curve.steps[-1]["epoch"] == 100
-    rates = [step["learning_rate"] for step in curve.steps]
+    assert curve.steps[-1].step == 800
+    assert curve.steps[-1].epoch == 100
+    rates = [step.learning_rate for step in curve.steps]
     assert max(rates) == pytest.approx(0.1, rel=0.01)
     assert rates[0] < 0.01 > rates[-1]
     steps = {step: m["train_loss"] for step, m in told if "train_loss" in m}
-    assert steps == {entry["step"]: entry["train_loss"] for entry in curve.steps}
+    assert steps == {entry.step: entry.train_loss for entry in curve.steps}
     epochs = [m["validation_loss"] for _, m in told if "validation_loss" in m]
-    assert epochs == [entry["validation_loss"] for entry in curve.epochs]
-    assert [entry["epoch"] for entry in curve.epochs] == list(range(101))
+    assert epochs == [entry.validation_loss for entry in curve.epochs]
+    assert [entry.epoch for entry in curve.epochs] == list(range(101))
 
 
 def test_gradient_norms_are_those_of_the_batches(few: tuple[Split, Split], fabric: Fabric) -> None:
@@ -166,7 +167,7 @@ def test_gradient_norms_are_those_of_the_batches(few: tuple[Split, Split], fabri
 
     options = replace(OPTIONS, epochs=2, augment="none")
     curve = train(model, *few, options, fabric=fabric, seed=0, objective=objective)
-    told = [step["gradient_squared_norm"] for step in curve.steps]
+    told = [step.gradient_squared_norm for step in curve.steps]
     assert told == pytest.approx(gradients, rel=1e-5)
     assert min(told) > 0
 
@@ -175,28 +176,26 @@ def test_gradient_norms_are_those_of_the_batches(few: tuple[Split, Split], fabri
 def test_measuring_descent_changes_no_bit(
     few: tuple[Split, Split], fabric: Fabric, dropout: float
 ) -> None:
-    def trained(points: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def trained(points: int) -> tuple[dict[str, Tensor], Curve]:
         model = nn.Sequential(small_network(), nn.Dropout(dropout), nn.Linear(10, 10))
         options = replace(OPTIONS, epochs=2)
         torch.manual_seed(1)
         curve = train(model, *few, options, fabric=fabric, seed=0, descent_points=points)
-        return model.state_dict(), curve.to_dict()
+        return model.state_dict(), curve
 
     (plain, off), (probed, on) = trained(0), trained(3)
-    assert off.pop("descent") == []
-    rows = on.pop("descent")
-    assert [row["step"] for row in rows] == [0, 4, 8]
-    assert [row["epoch"] for row in rows] == [0, 1, 2]
-    assert on == off
+    assert off.descent == []
+    rows = on.descent
+    assert [row.step for row in rows] == [0, 4, 8]
+    assert [row.epoch for row in rows] == [0, 1, 2]
+    assert replace(on, descent=[]) == off
     assert all(torch.equal(plain[name], probed[name]) for name in plain)
     first = rows[0]
-    assert (
-        first["subset_loss"] == first["printed_false"] == first["descent"] == first["descent_sgd"]
-    )
+    assert first.subset_loss == first.printed_false == first.descent == first.descent_sgd
     for before, row in pairwise(rows):
-        assert row["subset_gradient_squared_norm"] > 0 and row["smoothness"] > 0
-        assert row["printed_false"] < before["printed_false"]
-        assert row["descent"] < before["descent"] and row["descent"] < row["descent_sgd"]
+        assert row.subset_gradient_squared_norm > 0 and row.smoothness > 0
+        assert row.printed_false < before.printed_false
+        assert row.descent < before.descent and row.descent < row.descent_sgd
 
 
 def test_frozen_parameters_and_3d_kernels(few: tuple[Split, Split], fabric: Fabric) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from pipeline.lowrank.analysis import diagnostics
 from pipeline.lowrank.analysis.history import WeightSpectra, save_weight_spectra
 from pipeline.lowrank.analysis.metrics import (
     DAMPING,
@@ -24,9 +22,9 @@ from pipeline.lowrank.analysis.metrics import (
 )
 from pipeline.lowrank.analysis.moments import Moments, collect_moments
 from pipeline.lowrank.analysis.options import AnalysisOptions, MetricName
+from pipeline.lowrank.analysis.record import AnalysisRecord, TargetRecord, diagnose_view
 from pipeline.lowrank.analysis.spectra import (
     Spectra,
-    View,
     analyze_weight,
     load_spectra,
     save_spectra,
@@ -36,6 +34,9 @@ from pipeline.lowrank.network.calling import first_example
 from pipeline.lowrank.network.costs import Totals, describe_target, totals_at, trace_positions
 from pipeline.lowrank.network.targets import Target, dense_weight, find_targets, groups_of
 from pipeline.lowrank.tasks import Task
+from pipeline.lowrank.typed import load_record, save_record
+
+FILE = "analysis.json"
 
 
 @dataclass(frozen=True)
@@ -200,55 +201,38 @@ def save_analysis(folder: Path, analysis: Analysis, weights: WeightSpectra | Non
     save_metrics(folder, analysis.metrics)
     if weights is not None:
         save_weight_spectra(folder, weights)
-    value = {
-        "metric": analysis.metric,
-        "damping": analysis.damping,
-        "network": asdict(analysis.totals),
-        "targets": {
-            name: target.to_json()
-            | {
-                "params": target.params,
-                "macs": target.macs,
-                "squared_norm": analysis.spectra[name].squared_norm,
-                "views": {v: _diagnose(view) for v, view in analysis.spectra[name].views.items()},
-                "weights": weights.target_json(name) if weights else None,
-            }
-            for name, target in analysis.targets.items()
-        },
-        "training": weights.training_json() if weights else None,
-        "skipped": dict(analysis.skipped),
-    }
-    (folder / "analysis.json").write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    record = AnalysisRecord(
+        metric=analysis.metric,
+        damping=analysis.damping,
+        network=analysis.totals,
+        targets={name: _target_record(analysis, name, weights) for name in analysis.targets},
+        training=weights.course() if weights else None,
+        skipped=analysis.skipped,
+    )
+    save_record(folder / FILE, record)
 
 
 def load_analysis(folder: Path) -> Analysis:
     """Reads what `save_analysis` wrote. Raises LowRankError when it is missing or damaged."""
-    path = folder / "analysis.json"
-    try:
-        value = json.loads(path.read_text())
-        facts = Target.__dataclass_fields__
-        return Analysis(
-            metric=value["metric"],
-            totals=Totals(**value["network"]),
-            targets={
-                name: Target.from_json({k: v for k, v in entry.items() if k in facts})
-                for name, entry in value["targets"].items()
-            },
-            spectra=load_spectra(folder),
-            skipped=value["skipped"],
-            metrics=load_metrics(folder) if value["metric"] != "weight" else {},
-            damping=value["damping"],
-        )
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise LowRankError(f"{path}: not an analysis ({error!r}); rerun analyze") from error
+    record = load_record(folder / FILE, AnalysisRecord, "rerun analyze")
+    return Analysis(
+        metric=record.metric,
+        totals=record.network,
+        targets={name: entry.target for name, entry in record.targets.items()},
+        spectra=load_spectra(folder),
+        skipped=record.skipped,
+        metrics=load_metrics(folder) if record.metric != "weight" else {},
+        damping=record.damping,
+    )
 
 
-def _diagnose(view: View) -> dict[str, Any]:
-    values = view.singular_values
-    law = diagnostics.fit_power_law(values)
-    return {
-        "size": len(values),
-        "effective_rank": diagnostics.effective_rank(values),
-        "stable_rank": diagnostics.stable_rank(values),
-        "power_law": asdict(law) if law else None,
-    }
+def _target_record(analysis: Analysis, name: str, weights: WeightSpectra | None) -> TargetRecord:
+    target, spectra = analysis.targets[name], analysis.spectra[name]
+    return TargetRecord(
+        target=target,
+        params=target.params,
+        macs=target.macs,
+        squared_norm=spectra.squared_norm,
+        views={key: diagnose_view(view) for key, view in spectra.views.items()},
+        weights=weights.diagnosis(name) if weights else None,
+    )

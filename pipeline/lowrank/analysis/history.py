@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.lowrank.analysis.diagnostics import (
+    Claims,
     Diagnosis,
     TrainingEffect,
     count_claims,
@@ -27,6 +27,27 @@ from pipeline.lowrank.linalg import singular_values
 from pipeline.lowrank.network.targets import dense_weight
 
 _FILE = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class WeightDiagnosis:
+    """One target's weight as a (rows, columns) matrix: its spectrum, trained and initial, and what
+    training did to it. The last two are None where the initial weights are not known."""
+
+    shape: tuple[int, int]
+    trained: Diagnosis
+    initial: Diagnosis | None
+    training: TrainingEffect | None
+
+
+@dataclass(frozen=True)
+class TrainingCourse:
+    """The optimizer steps of the states that are known, and the claims over all targets; None,
+    and why they are `absent`, where only the trained state is known."""
+
+    steps: tuple[int, ...]
+    absent: str | None
+    claims: Claims | None
 
 
 @dataclass(frozen=True)
@@ -63,19 +84,19 @@ class WeightSpectra:
             return {}
         return {name: measure_training(list(values)) for name, values in self.values.items()}
 
-    def target_json(self, name: str) -> dict[str, Any]:
-        """The part of analysis.json on one target."""
-        return {
-            "shape": list(self.shapes[name]),
-            "trained": asdict(self.trained[name]),
-            "initial": asdict(self.initial[name]) if self.initial else None,
-            "training": asdict(self.effects[name]) if self.effects else None,
-        }
+    def diagnosis(self, name: str) -> WeightDiagnosis:
+        """What is known of one target's weight."""
+        return WeightDiagnosis(
+            shape=self.shapes[name],
+            trained=self.trained[name],
+            initial=self.initial.get(name),
+            training=self.effects.get(name),
+        )
 
-    def training_json(self) -> dict[str, Any]:
-        """The part of analysis.json on the network: the claims, or why there are none."""
+    def course(self) -> TrainingCourse:
+        """What training did to the network as a whole."""
         claims = None if self.absent is not None else count_claims(self.effects.values())
-        return {"steps": list(self.steps), "absent": self.absent, "claims": claims}
+        return TrainingCourse(self.steps, self.absent, claims)
 
 
 def weight_spectra(

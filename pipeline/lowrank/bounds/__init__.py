@@ -2,12 +2,12 @@
 
 >>> from pipeline.lowrank.bounds import certify
 >>> found = certify(dense, compressed, inputs, names=reports)
->>> found.network.certificate["max"], found.network.measured["max"]
+>>> found.network.certificate.max, found.network.measured.max
 """
 
 from __future__ import annotations
 
 from pipeline.lowrank.bounds.layers import LayerBound
-from pipeline.lowrank.bounds.network import Bounds, NetworkBound, certify, source_formula
+from pipeline.lowrank.bounds.network import Bounds, NetworkBound, Quantiles, certify, source_formula
 
-__all__ = ["Bounds", "LayerBound", "NetworkBound", "certify", "source_formula"]
+__all__ = ["Bounds", "LayerBound", "NetworkBound", "Quantiles", "certify", "source_formula"]

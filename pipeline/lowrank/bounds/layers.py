@@ -33,10 +33,6 @@ class LayerBound:
     def tightness(self) -> float:
         return self.measured / self.bound if self.bound else 1.0
 
-    def to_json(self) -> dict[str, Any]:
-        value = {key: getattr(self, key) for key in ("bound", "theorem", "measured", "slack")}
-        return value | {"tightness": self.tightness}
-
 
 class LayerBounds:
     """Collects `LayerBound`s while batches pass through the dense network."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,14 @@ from pipeline.lowrank.bounds.linear import NotCertifiedError, example_norms, run
 from pipeline.lowrank.bounds.propagation import Propagation
 from pipeline.lowrank.errors import LowRankError
 
-_QUANTILES = {"median": 0.5, "p90": 0.9, "max": 1.0}
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Of one figure over the examples: the 50 %, 90 % and 100 % quantiles."""
+
+    median: float
+    p90: float
+    max: float
 
 
 @dataclass(frozen=True)
@@ -26,19 +32,18 @@ class NetworkBound:
 
     measured: over the given inputs (of several outputs, all together). certificate: an upper
     bound for each of these inputs (and for no others). tightness: measured / certificate, input
-    by input. These three are {"median", "p90", "max"}. worst_case: for every x with
-    ‖x‖ ≤ longest_input. source_formula: Theorem 4 of the course module
-    as printed; it is *not a bound*.
+    by input. worst_case: for every x with ‖x‖ ≤ longest_input. source_formula: Theorem 4 of the
+    course module as printed; it is *not a bound*.
     The last five are None, and `reason` says why, where the network cannot be certified.
     """
 
     certified: bool
     reason: str | None
     examples: int
-    measured: Mapping[str, float]
+    measured: Quantiles
     longest_input: float | None = None
-    certificate: Mapping[str, float] | None = None
-    tightness: Mapping[str, float] | None = None
+    certificate: Quantiles | None = None
+    tightness: Quantiles | None = None
     worst_case: float | None = None
     source_formula: float | None = None
 
@@ -49,10 +54,6 @@ class Bounds:
 
     layers: Mapping[str, LayerBound]
     network: NetworkBound
-
-    def to_json(self) -> dict[str, Any]:
-        layers = {name: layer.to_json() for name, layer in self.layers.items()}
-        return {"layers": layers, "network": asdict(self.network)}
 
 
 def certify(
@@ -184,8 +185,8 @@ def _exact(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).to("cpu", torch.float64).eval()
 
 
-def _quantiles(values: Tensor) -> dict[str, float]:
-    return {name: values.quantile(q).item() for name, q in _QUANTILES.items()}
+def _quantiles(values: Tensor) -> Quantiles:
+    return Quantiles(*(values.quantile(q).item() for q in (0.5, 0.9, 1.0)))
 
 
 def _check_certificate(measured: Tensor, certificate: Tensor, worst: float) -> None:

@@ -25,6 +25,7 @@ from pipeline.lowrank.analysis.metrics import UNCERTAIN, Metric, cholesky, make_
 from pipeline.lowrank.analysis.moments import Moments, check_sums, gram
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.factorize.layer import LayerFactorization, LayerReport
+from pipeline.lowrank.factorize.report import RefitDivergence, RefitReport
 from pipeline.lowrank.forms.surgery import replace_
 from pipeline.lowrank.network.blocks import Walk, find_blocks, record_calls, targets_in
 from pipeline.lowrank.network.calling import padding_mask
@@ -103,9 +104,10 @@ class Refit:
     without: float
     refit: float
 
-    def to_json(self) -> dict[str, Any]:
-        divergence = {"without": self.without, "refit": self.refit}
-        return {"share": self.share, "kept": bool(self.reports), "divergence": divergence}
+    def report(self) -> RefitReport:
+        """What is written of it."""
+        divergence = RefitDivergence(without=self.without, refit=self.refit)
+        return RefitReport(self.share, kept=bool(self.reports), divergence=divergence)
 
 
 def refit_if_closer(

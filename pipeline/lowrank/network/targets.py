@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -82,17 +81,6 @@ class Target:
         if self.kind == "embedding":
             return 0
         return math.prod(self.shape) * self.out_positions
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {
-            "shape": list(self.shape),
-            "between_positions": list(self.between_positions),
-        }
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Target:
-        between = tuple(value["between_positions"])
-        return cls(**(value | {"shape": tuple(value["shape"]), "between_positions": between}))
 
 
 def find_targets(

@@ -2,42 +2,52 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pipeline.lowrank.analysis.history import WeightSpectra, load_weight_spectra
+from pipeline.lowrank.analysis.history import WeightDiagnosis, WeightSpectra, load_weight_spectra
+from pipeline.lowrank.analysis.record import AnalysisRecord
 from pipeline.lowrank.analysis.spectra import Spectra, load_spectra
+from pipeline.lowrank.bounds import Bounds
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.factorize.report import CompressionReport
 from pipeline.lowrank.planning.files import load_plan
+from pipeline.lowrank.planning.plan import Plan
+from pipeline.lowrank.typed import load_record
+from pipeline.training.curve import Curve, read_curve
 
-Json = dict[str, Any]
+REMEDY = "run dvc repro"
 
 
 @dataclass(frozen=True)
 class Facts:
-    """`analysis`, `plan`: the files of those names. `layers`: measured errors and bounds of the
-    factorized layers; `refit`: what was measured of a refit, None without; `bounds`: of the
-    layers' outputs, and of the network's. `spectra` (in the metric)
-    and `weights` (of the weights themselves, in training) hold all targets in the network's
-    order, which every list of layers in the reports follows (the JSON files are sorted by
-    name)."""
+    """`analysis`, `plan`: the files of those names. `compression`: measured errors and bounds of
+    the factorized layers, and of a refit; `bounds`: of the layers' outputs, and of the network's.
+    `spectra` (in the metric) and `weights` (of the weights themselves, in training) hold all
+    targets in the network's order, which every list of layers in the reports follows.
+    `baseline` and `fine_tuning` are the curves of the two trainings."""
 
-    analysis: Json
+    analysis: AnalysisRecord
     spectra: dict[str, Spectra]
     weights: WeightSpectra
-    plan: Json
-    layers: Json
-    refit: Json | None
-    bounds: Json
-    baseline_curve: Json
-    curve: Json
+    plan: Plan
+    compression: CompressionReport
+    bounds: Bounds
+    baseline: Curve
+    fine_tuning: Curve
 
     @property
     def names(self) -> list[str]:
         """Targets in the network's order."""
         return list(self.spectra)
+
+    def weight(self, name: str) -> WeightDiagnosis:
+        """What is known of the weight of one target. Raises LowRankError if analyze did not
+        diagnose the weights."""
+        found = self.analysis.targets[name].weights
+        if found is None:
+            raise LowRankError(f"the analysis has no diagnosis of {name!r}'s weight; rerun analyze")
+        return found
 
 
 def read_facts(out: Path) -> Facts:
@@ -45,49 +55,26 @@ def read_facts(out: Path) -> Facts:
 
     Raises LowRankError when a file is missing or the files speak of different layers.
     """
-    compressed = read_json(out / "compressed" / "layers.json")
     facts = Facts(
-        analysis=read_json(out / "analysis" / "analysis.json"),
+        analysis=load_record(out / "analysis/analysis.json", AnalysisRecord, REMEDY),
         spectra=load_spectra(out / "analysis"),
         weights=load_weight_spectra(out / "analysis"),
-        plan=_plan(out / "plan.json"),
-        layers=compressed["layers"],
-        refit=compressed["refit"],
-        bounds=read_json(out / "compressed" / "bounds.json"),
-        baseline_curve=read_json(out / "baseline" / "curve.json"),
-        curve=read_json(out / "finetuned" / "curve.json"),
+        plan=load_plan(out / "plan.json"),
+        compression=load_record(out / "compressed/layers.json", CompressionReport, REMEDY),
+        bounds=load_record(out / "compressed/bounds.json", Bounds, REMEDY),
+        baseline=read_curve(out / "baseline"),
+        fine_tuning=read_curve(out / "finetuned"),
     )
     _check_agreement(facts)
     return facts
 
 
-def _plan(path: Path) -> Json:
-    plan = load_plan(path)
-    layers = {
-        name: asdict(plan.expected.layers[name]) | {"ranks": list(layer.ranks), "why": layer.why}
-        for name, layer in plan.layers.items()
-    }
-    return {"layers": layers}
-
-
-def read_json(path: Path) -> Json:
-    """Raises LowRankError when the file is missing or is no JSON object."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise LowRankError(f"{path}: no readable JSON ({error}); run dvc repro") from error
-    if not isinstance(value, dict):
-        raise LowRankError(f"{path}: a JSON object is expected; run dvc repro --force")
-    return value
-
-
 def _check_agreement(facts: Facts) -> None:
-    targets = set(facts.spectra)
-    planned = set(facts.plan["layers"])
-    factorized = {n for n, p in facts.plan["layers"].items() if p["method"] != "dense"}
+    planned = facts.plan.layers
+    factorized = {name for name, layer in planned.items() if layer.method != "dense"}
     for what, missing in (
-        ("out/plan.json", targets ^ planned),
-        ("out/compressed/layers.json", factorized ^ set(facts.layers)),
+        ("out/plan.json", set(facts.spectra) ^ set(planned)),
+        ("out/compressed/layers.json", factorized ^ set(facts.compression.layers)),
     ):
         if missing:
             raise LowRankError(

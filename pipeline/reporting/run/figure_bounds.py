@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pipeline.reporting.run.numbers import Row
+from pipeline.reporting.run.rows import BoundRow, NetworkBoundRow
 from pipeline.reporting.style import (
     COMPRESSED,
     DENSE,
@@ -35,11 +35,13 @@ _WORDS = {
 }
 
 
-def draw_bounds(rows: Sequence[Row], network: Sequence[Row], reason: str | None) -> Figure:
+def draw_bounds(
+    rows: Sequence[BoundRow], network: Sequence[NetworkBoundRow], reason: str | None
+) -> Figure:
     """rows: `bound_rows`; network: `network_bound_rows`; reason: why there is no certificate."""
-    weight = {row["layer"]: row["bound"] for row in rows}
-    names = largest([row["layer"] for row in rows], weight, MOST_BARS)
-    shown = [row for row in rows if row["layer"] in set(names)]
+    weight = {row.layer: row.bound for row in rows}
+    names = largest([row.layer for row in rows], weight, MOST_BARS)
+    shown = [row for row in rows if row.layer in set(names)]
     figure = new_figure(9.5, bar_height(len(names), 2.0))
     layers, whole = figure.subplots(1, 2, width_ratios=(1.4, 1))
     _layers(layers, shown)
@@ -55,12 +57,12 @@ def draw_bounds(rows: Sequence[Row], network: Sequence[Row], reason: str | None)
     return figure
 
 
-def _layers(axes: Axes, rows: Sequence[Row]) -> None:
+def _layers(axes: Axes, rows: Sequence[BoundRow]) -> None:
     for line, row in enumerate(rows):
-        axes.plot([row["measured"], row["bound"]], [line, line], color="#CCCCCC", lw=1.2, zorder=1)
-        axes.plot([row["bound"]], [line], "|", ms=11, mew=2, color=SECOND)
-        axes.plot([row["measured"]], [line], "o", ms=5, color=FIRST)
-    seen = [row[key] for row in rows for key in ("measured", "bound") if row[key] > 0]
+        axes.plot([row.measured, row.bound], [line, line], color="#CCCCCC", lw=1.2, zorder=1)
+        axes.plot([row.bound], [line], "|", ms=11, mew=2, color=SECOND)
+        axes.plot([row.measured], [line], "o", ms=5, color=FIRST)
+    seen = [value for row in rows for value in (row.measured, row.bound) if value > 0]
     if seen and max(seen) / min(seen) > _WIDE:
         axes.set_xscale("log")
         plain_numbers(axes.xaxis)
@@ -70,10 +72,10 @@ def _layers(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_title("Layers")
 
 
-def _network(axes: Axes, rows: Sequence[Row], reason: str | None) -> None:
-    values = [row["value"] for row in rows]
+def _network(axes: Axes, rows: Sequence[NetworkBoundRow], reason: str | None) -> None:
+    values = [row.value for row in rows]
     for line, (row, value) in enumerate(zip(rows, values, strict=True)):
-        colour = _COLOURS.get(row["figure"])
+        colour = _COLOURS.get(row.figure)
         hatch = None if colour else "////"
         axes.barh(line, value, height=0.6, color=colour or "white", hatch=hatch, ec=colour or DENSE)
         axes.annotate(
@@ -84,7 +86,7 @@ def _network(axes: Axes, rows: Sequence[Row], reason: str | None) -> None:
             va="center",
             fontsize=8.5,
         )
-    layer_axis(axes, [_WORDS[row["figure"]] for row in rows])
+    layer_axis(axes, [_WORDS[row.figure] for row in rows])
     positive = [value for value in values if value > 0]
     if positive:
         axes.set_xscale("log")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from pipeline.reporting.run.numbers import Row
+from pipeline.reporting.run.rows import EnergyRow
 from pipeline.reporting.style import (
     INK,
     MOST_BARS,
@@ -28,18 +28,18 @@ _REST = "#F3F3F3"
 _SIDES = {"mode0": " · out", "mode1": " · in", "spatial": " · spatial", "matrix": ""}
 
 
-def draw_energy(rows: Sequence[Row], params: Mapping[str, float]) -> Figure:
+def draw_energy(rows: Sequence[EnergyRow], params: Mapping[str, float]) -> Figure:
     """rows: `energy_rows`; params: dense parameters a layer, which choose the lines."""
     every = layer_names(rows)
     names = set(largest(every, dict(params), MOST_BARS // 2))
-    curves: dict[tuple[str, str], list[Row]] = {}
+    lines: dict[tuple[str, str], list[EnergyRow]] = {}
     for row in rows:
-        if row["layer"] in names:
-            curves.setdefault((row["layer"], row["view"]), []).append(row)
-    figure = new_figure(9.0, bar_height(len(curves), 1.8))
+        if row.layer in names:
+            lines.setdefault((row.layer, row.view), []).append(row)
+    figure = new_figure(9.0, bar_height(len(lines), 1.8))
     axes = figure.subplots()
-    for line, curve in enumerate(curves.values()):
-        full, kept = curve[0]["full_rank"], curve[0]["kept_rank"]
+    for line, curve in enumerate(lines.values()):
+        full, kept = curve[0].full_rank, curve[0].kept_rank
         left = 0.0
         for level, colour in zip((*LEVELS, 1.0), (*_BLUES, _REST), strict=True):
             right = 1.0 if level == 1.0 else rank_of(curve, level) / full
@@ -47,7 +47,7 @@ def draw_energy(rows: Sequence[Row], params: Mapping[str, float]) -> Figure:
             left = right
         if kept < full:
             axes.plot([kept / full], [line], "D", ms=6, mfc="#E69F00", mec="white", mew=0.9)
-    layer_axis(axes, [f"{short(name)}{_SIDES[view]}" for name, view in curves])
+    layer_axis(axes, [f"{short(name)}{_SIDES[view]}" for name, view in lines])
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(lambda x, _: f"{100 * x:.0f} %")
     axes.set_xlabel("leading directions, as a fraction of the full rank")
@@ -73,6 +73,6 @@ def draw_energy(rows: Sequence[Row], params: Mapping[str, float]) -> Figure:
     return figure
 
 
-def rank_of(curve: Sequence[Row], level: float) -> int:
+def rank_of(curve: Sequence[EnergyRow], level: float) -> int:
     """The smallest rank in `curve` (ascending) whose energy reaches `level`."""
-    return next((int(row["rank"]) for row in curve if row["energy"] >= level), curve[-1]["rank"])
+    return next((row.rank for row in curve if row.energy >= level), curve[-1].rank)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from pipeline.reporting.run.numbers import Row
+from pipeline.reporting.run.rows import ErrorRow
 from pipeline.reporting.style import (
     FIRST,
     MOST_BARS,
@@ -28,13 +28,13 @@ from pipeline.reporting.style import (
 _WIDE = 30.0  # from this ratio of the largest to the smallest error on, the axis is logarithmic
 
 
-def draw_errors(rows: Sequence[Row]) -> Figure:
+def draw_errors(rows: Sequence[ErrorRow]) -> Figure:
     """rows: `error_rows`. The layers with the largest measured errors, if they are too many."""
     if not rows:
         return _nothing()
-    weight = {row["layer"]: row["measured"] for row in rows}
-    names = largest([row["layer"] for row in rows], weight, MOST_BARS)
-    shown = [row for row in rows if row["layer"] in set(names)]
+    weight = {row.layer: row.measured for row in rows}
+    names = largest([row.layer for row in rows], weight, MOST_BARS)
+    shown = [row for row in rows if row.layer in set(names)]
     figure = new_figure(9.5, bar_height(len(names), 1.8))
     errors, tight = figure.subplots(1, 2, sharey=True, width_ratios=(2.2, 1))
     for line, row in enumerate(shown):
@@ -57,31 +57,25 @@ def draw_errors(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _line(errors: Axes, tight: Axes, line: int, row: Row) -> None:
-    upper = row["upper"]
-    if upper is not None:
-        errors.barh(line, upper - row["lower"], left=row["lower"], height=0.5, color=RANGE)
-        # Where both bounds are the error itself (Eckart–Young) the range has no width.
-        errors.plot([row["lower"], upper], [line, line], "|", color="#7FA8C6", ms=9, mew=1.5)
-    errors.plot([row["predicted"]], [line], "o", ms=8, mfc="none", mec=SECOND, mew=1.5)
-    errors.plot([row["measured"]], [line], "o", ms=4.5, color=FIRST)
-    if upper:
-        tight.plot([row["measured"] / upper], [line], "o", ms=5, color=FIRST)
-    else:
-        tight.annotate(
-            "no bound", (0.02, line), xycoords=("axes fraction", "data"), va="center", fontsize=7.5
-        )
+def _line(errors: Axes, tight: Axes, line: int, row: ErrorRow) -> None:
+    errors.barh(line, row.upper - row.lower, left=row.lower, height=0.5, color=RANGE)
+    # Where both bounds are the error itself (Eckart–Young) the range has no width.
+    errors.plot([row.lower, row.upper], [line, line], "|", color="#7FA8C6", ms=9, mew=1.5)
+    errors.plot([row.predicted], [line], "o", ms=8, mfc="none", mec=SECOND, mew=1.5)
+    errors.plot([row.measured], [line], "o", ms=4.5, color=FIRST)
+    if row.upper > 0:
+        tight.plot([row.measured / row.upper], [line], "o", ms=5, color=FIRST)
 
 
-def _axes(errors: Axes, tight: Axes, rows: Sequence[Row]) -> None:
-    values = [row[key] for row in rows for key in ("predicted", "measured") if row[key] > 0]
+def _axes(errors: Axes, tight: Axes, rows: Sequence[ErrorRow]) -> None:
+    values = [value for row in rows for value in (row.predicted, row.measured) if value > 0]
     if values and max(values) / min(values) > _WIDE:
         errors.set_xscale("log")
         plain_numbers(errors.xaxis)
     else:
         errors.set_xlim(left=0.0)
     errors.set_xlabel("relative error ‖W − Ŵ‖ / ‖W‖")
-    ratios = [row["measured"] / row["upper"] for row in rows if row["upper"]]
+    ratios = [row.measured / row.upper for row in rows if row.upper]
     tight.set_xlim(min([0.65, *(ratio - 0.05 for ratio in ratios)]), 1.03)
     tight.axvline(1.0, color="#7FA8C6", lw=1.2, zorder=1)
     tight.set_xlabel("measured / upper bound (1 is tight)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from pipeline.reporting.run.measures import measures
-from pipeline.reporting.run.numbers import NETWORKS
+from pipeline.reporting.run.metrics import Metrics
 from pipeline.reporting.style import (
     COMPRESSED,
     DENSE,
@@ -24,19 +24,21 @@ _COLOURS = (DENSE, COMPRESSED, FINE_TUNED)
 _NAMES = ("dense", "compressed", "fine-tuned")
 
 
-def draw_overview(metrics: Mapping[str, Any], title: str) -> Figure:
-    """metrics: metrics.json; title: what was compressed, and how much."""
+def draw_overview(metrics: Metrics, title: str) -> Figure:
+    """title: what was compressed, and how much."""
     figure = new_figure(9.5, 3.3)
     panels = figure.subplots(1, 4)
-    first = measures(metrics)[0]
+    dense, last = metrics.dense.scores, metrics.fine_tuned.scores
+    first = measures(dense)[0]
+    change = first.change(first.key, dense, last)
     lines: list[tuple[str, str, Callable[[Any], str], str]] = [
-        (first.label.capitalize(), first.key, first.show, first.change(first.key, metrics)),
-        ("Parameters", "params", human_count, f"{metrics['compression_ratio']:.1f}× fewer"),
-        ("Multiply-adds", "macs", human_count, f"{metrics['macs_ratio']:.1f}× fewer"),
-        ("File", "file_bytes", human_bytes, f"{metrics['file_ratio']:.1f}× smaller"),
+        (first.label.capitalize(), first.key, first.show, change),
+        ("Parameters", "params", human_count, f"{metrics.compression_ratio:.1f}× fewer"),
+        ("Multiply-adds", "macs", human_count, f"{metrics.macs_ratio:.1f}× fewer"),
+        ("File", "file_bytes", human_bytes, f"{metrics.file_ratio:.1f}× smaller"),
     ]
     for axes, (heading, key, show, change) in zip(panels, lines, strict=True):
-        values = [metrics[name][key] for name in NETWORKS]
+        values = [network.figures()[key] for network in metrics.networks.values()]
         _bars(axes, values, show, heading, change.partition(" (")[0])
     handles = [Patch(color=c, label=n) for c, n in zip(_COLOURS, _NAMES, strict=True)]
     figure.legend(handles=handles, loc="outside upper right", ncols=3)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.reporting.run.numbers import Row
+from pipeline.reporting.run.rows import RankRow
 from pipeline.reporting.style import (
     DENSE,
     FIRST,
@@ -28,12 +28,12 @@ from pipeline.reporting.words import percent
 _SHIFT = {"mode0": -0.14, "mode1": 0.14, "spatial": 0.0, "matrix": 0.0}
 
 
-def draw_ranks(rows: Sequence[Row], params: Mapping[str, float]) -> Figure:
+def draw_ranks(rows: Sequence[RankRow], params: Mapping[str, float]) -> Figure:
     """rows: `rank_rows`; params: dense parameters a layer, which choose the lines."""
     every = layer_names(rows)
     names = largest(every, dict(params), MOST_BARS)
     place = {name: line for line, name in enumerate(names)}
-    shown = [row for row in rows if row["layer"] in place]
+    shown = [row for row in rows if row.layer in place]
     figure = new_figure(9.5, bar_height(len(names), 1.7))
     ranks, kept = figure.subplots(1, 2, sharey=True, width_ratios=(1.25, 1))
     _ranks(ranks, shown, place)
@@ -45,15 +45,15 @@ def draw_ranks(rows: Sequence[Row], params: Mapping[str, float]) -> Figure:
     return figure
 
 
-def _ranks(axes: Axes, rows: Sequence[Row], place: Mapping[str, int]) -> None:
+def _ranks(axes: Axes, rows: Sequence[RankRow], place: Mapping[str, int]) -> None:
     for line in place.values():
         axes.axhline(line, color="#EEEEEE", lw=0.8, zorder=0)
     for view, (colour, label) in VIEWS.items():
-        some = [row for row in rows if row["view"] == view and row["method"] != "dense"]
+        some = [row for row in rows if row.view == view and row.method != "dense"]
         if some:
             axes.plot(
-                [row["rank_fraction"] for row in some],
-                [place[row["layer"]] + _SHIFT[view] for row in some],
+                [row.rank_fraction for row in some],
+                [place[row.layer] + _SHIFT[view] for row in some],
                 "o",
                 color=colour,
                 ms=5,
@@ -71,12 +71,12 @@ def _ranks(axes: Axes, rows: Sequence[Row], place: Mapping[str, int]) -> None:
     axes.set_title("Rank")
 
 
-def _kept(axes: Axes, rows: Sequence[Row], place: Mapping[str, int]) -> None:
-    for row in {row["layer"]: row for row in rows}.values():
-        dense = row["method"] == "dense"
-        line, fraction = place[row["layer"]], row["params_fraction"]
+def _kept(axes: Axes, rows: Sequence[RankRow], place: Mapping[str, int]) -> None:
+    for row in {row.layer: row for row in rows}.values():
+        dense = row.method == "dense"
+        line, fraction = place[row.layer], row.params_fraction
         axes.barh(line, fraction, height=0.62, color=DENSE if dense else FIRST)
-        text = "dense" if dense else f"{percent(fraction)}  {row['method']}"
+        text = "dense" if dense else f"{percent(fraction)}  {row.method}"
         inside = fraction > 0.7
         axes.annotate(
             text,

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pipeline.reporting.run.numbers import Row
+from pipeline.reporting.run.rows import SpectrumRow
 from pipeline.reporting.style import (
     INK,
     VIEWS,
@@ -26,7 +26,7 @@ MOST_PANELS = 24
 NOISE = 1e-6  # of the largest singular value: a rank-deficient weight's zeros, not its spectrum
 
 
-def draw_spectra(rows: Sequence[Row], params: Mapping[str, float], metric: str) -> Figure:
+def draw_spectra(rows: Sequence[SpectrumRow], params: Mapping[str, float], metric: str) -> Figure:
     """rows: `spectra_rows`; params: dense parameters a layer, which choose the panels."""
     every = layer_names(rows)
     names = largest(every, dict(params), MOST_PANELS)
@@ -35,14 +35,14 @@ def draw_spectra(rows: Sequence[Row], params: Mapping[str, float], metric: str) 
     figure = new_figure(max(2.6 * columns, 7.0), 0.9 + 1.75 * lines)
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     panels = list(grid.flat)
-    curves = {name: [row for row in rows if row["layer"] == name] for name in names}
+    curves = {name: [row for row in rows if row.layer == name] for name in names}
     for axes, (name, curve) in zip(panels, curves.items(), strict=False):
         _panel(axes, name, curve)
     for axes in panels[len(names) :]:
         axes.set_visible(False)
     _labels(panels, len(names), columns)
     panels[0].set_ylim(_floor([row for curve in curves.values() for row in curve]), 1.4)
-    _legend(figure, {row["view"] for curve in curves.values() for row in curve})
+    _legend(figure, {row.view for curve in curves.values() for row in curve})
     headed(
         figure,
         f"Singular values ({metric} metric)",
@@ -51,13 +51,13 @@ def draw_spectra(rows: Sequence[Row], params: Mapping[str, float], metric: str) 
     return figure
 
 
-def _panel(axes: Axes, name: str, rows: Sequence[Row]) -> None:
-    for view in sorted({row["view"] for row in rows}):
-        curve = {row["index"]: row["singular_value"] for row in rows if row["view"] == view}
+def _panel(axes: Axes, name: str, rows: Sequence[SpectrumRow]) -> None:
+    for view in sorted({row.view for row in rows}):
+        curve = {row.index: row.singular_value for row in rows if row.view == view}
         above = {index: value for index, value in curve.items() if value > NOISE}
         colour = VIEWS[view][0]
         axes.plot(list(above), list(above.values()), color=colour)
-        kept = next(row["kept_rank"] for row in rows if row["view"] == view)
+        kept = next(row.kept_rank for row in rows if row.view == view)
         if kept < max(curve) and kept in above:
             axes.plot([kept], [above[kept]], "o", ms=6, mfc="white", mec=colour, mew=1.5, zorder=5)
     axes.set_xscale("log")
@@ -67,10 +67,10 @@ def _panel(axes: Axes, name: str, rows: Sequence[Row]) -> None:
     axes.set_title(short(name, 28), fontsize=8.5, fontweight="normal")
 
 
-def _floor(rows: Sequence[Row]) -> float:
+def _floor(rows: Sequence[SpectrumRow]) -> float:
     """Lower end of the axis: a few tails that fall off a cliff may leave it, so that the
     spectra of all other layers keep the height of the panels."""
-    values = sorted(row["singular_value"] for row in rows if row["singular_value"] > NOISE)
+    values = sorted(row.singular_value for row in rows if row.singular_value > NOISE)
     return min(0.1, 0.6 * values[len(values) // 50]) if values else 0.1
 
 

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from pipeline.reporting.run.numbers import Row
+from pipeline.reporting.run.rows import TrainingRow
+from pipeline.reporting.run.spectral import SpectralRow
 from pipeline.reporting.style import (
     DENSE,
     FIRST,
@@ -33,15 +34,15 @@ _RATIOS = (
 _EARLY, _LATE = 0.25, 1.0  # of the colour map: the first state is still seen on white
 
 
-def draw_training(rows: Sequence[Row], table: Sequence[Row]) -> Figure:
+def draw_training(rows: Sequence[TrainingRow], table: Sequence[SpectralRow]) -> Figure:
     """rows: `training_rows`; table: `spectral_rows`, whose changes choose the lines."""
-    changed = {row["name"]: _change(row) for row in table}
-    names = largest([row["name"] for row in table], changed, MOST_BARS)
+    changed = {row.name: _change(row) for row in table}
+    names = largest([row.name for row in table], changed, MOST_BARS)
     place = {name: line for line, name in enumerate(names)}
     figure = new_figure(9.5, bar_height(len(names), 1.9))
     ratios, ranks = figure.subplots(1, 2, sharey=True, width_ratios=(1.15, 1))
-    _ratios(ratios, [row for row in table if row["name"] in place], place)
-    _ranks(ranks, [row for row in rows if row["layer"] in place], place)
+    _ratios(ratios, [row for row in table if row.name in place], place)
+    _ranks(ranks, [row for row in rows if row.layer in place], place)
     layer_axis(ratios, [short(name) for name in names])
     ranks.grid(False, axis="y")
     note = ""
@@ -52,18 +53,18 @@ def draw_training(rows: Sequence[Row], table: Sequence[Row]) -> Figure:
     return figure
 
 
-def _ratios(axes: Axes, table: Sequence[Row], place: Mapping[str, int]) -> None:
+def _ratios(axes: Axes, table: Sequence[SpectralRow], place: Mapping[str, int]) -> None:
     axes.set_xscale("log")
     for row in table:
-        known = [row[key] for key, *_ in _RATIOS if row[key]]
+        known = [getattr(row, key) for key, *_ in _RATIOS if getattr(row, key)]
         if known:
-            line = place[row["name"]]
+            line = place[row.name]
             axes.plot([min(known), max(known)], [line, line], color="#DDDDDD", lw=2.5, zorder=1)
     for key, label, colour, marker in _RATIOS:
-        some = [row for row in table if row[key]]
+        some = [row for row in table if getattr(row, key)]
         axes.plot(
-            [row[key] for row in some],
-            [place[row["name"]] for row in some],
+            [getattr(row, key) for row in some],
+            [place[row.name] for row in some],
             marker,
             color=colour,
             ms=5 if marker == "o" else 9,
@@ -89,17 +90,17 @@ def _ratio_axis(axes: Axes) -> None:
     axes.set_xlim(low, high)
 
 
-def _ranks(axes: Axes, rows: Sequence[Row], place: Mapping[str, int]) -> None:
-    tracks: dict[str, list[Row]] = {}
+def _ranks(axes: Axes, rows: Sequence[TrainingRow], place: Mapping[str, int]) -> None:
+    tracks: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
-        if row["relative_rank"] is not None:
-            tracks.setdefault(row["layer"], []).append(row)
-    last = max((row["step"] for row in rows), default=0) or 1
+        if row.relative_rank is not None:
+            tracks.setdefault(row.layer, []).append((row.step, row.relative_rank))
+    last = max((row.step for row in rows), default=0) or 1
     shade = colormaps["Blues"]
     for name, track in tracks.items():
-        values, line = [row["relative_rank"] for row in track], place[name]
+        values, line = [rank for _, rank in track], place[name]
         axes.plot([min(values), max(values)], [line, line], color="#DDDDDD", lw=2.5, zorder=1)
-        colours = [shade(_EARLY + (_LATE - _EARLY) * row["step"] / last) for row in track]
+        colours = [shade(_EARLY + (_LATE - _EARLY) * step / last) for step, _ in track]
         axes.scatter(values, [line] * len(values), c=colours, s=26, zorder=3, lw=0)
     for label, done in (("initial", 0.0), ("halfway", 0.5), ("trained", 1.0)):
         colour = shade(_EARLY + (_LATE - _EARLY) * done)
@@ -122,7 +123,7 @@ def _legend(axes: Axes) -> None:
     )
 
 
-def _change(row: Row) -> float:
+def _change(row: SpectralRow) -> float:
     """How far the leading and the trailing values moved apart from 1, in octaves."""
-    known = [row[key] for key in ("leading_ratio", "trailing_ratio") if row[key]]
+    known = [ratio for ratio in (row.leading_ratio, row.trailing_ratio) if ratio]
     return max((abs(math.log2(ratio)) for ratio in known), default=0.0)

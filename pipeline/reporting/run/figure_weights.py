@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pipeline.reporting.run.numbers import Row
+from pipeline.reporting.run.rows import WeightRow
+from pipeline.reporting.run.spectral import SpectralRow
 from pipeline.reporting.style import (
     DENSE,
     FIRST,
@@ -28,43 +30,60 @@ _LOWEST = (
 )
 
 
-def draw_weights(rows: Sequence[Row], table: Sequence[Row]) -> Figure:
+@dataclass(frozen=True)
+class _Panel:
+    """A layer's singular values, where its noise ends, and how many spikes stand above it."""
+
+    edge: float
+    spikes: int
+    rows: list[WeightRow]
+
+
+def draw_weights(rows: Sequence[WeightRow], table: Sequence[SpectralRow]) -> Figure:
     """rows: `weight_rows`; table: `spectral_rows`, whose spikes choose the panels."""
-    curves: dict[str, list[Row]] = {}
-    for row in rows:
-        if row["edge"] is not None:
-            curves.setdefault(row["layer"], []).append(row)
-    held = {row["name"]: row["spike_energy"] or 0.0 for row in table}
-    names = largest(list(curves), held, MOST_PANELS)
+    panels_of = _panels(rows, table)
+    held = {row.name: row.spike_energy or 0.0 for row in table}
+    names = largest(list(panels_of), held, MOST_PANELS)
     columns = min(4, max(len(names), 1))
     lines = max(math.ceil(len(names) / columns), 1)
     figure = new_figure(max(2.6 * columns, 7.0), 1.0 + 1.8 * lines)
     panels = list(figure.subplots(lines, columns, sharey=True, squeeze=False).flat)
-    spikes = {row["name"]: row["spikes"] for row in table}
     for axes, name in zip(panels, names, strict=False):
-        _panel(axes, name, curves[name], spikes[name])
+        _panel(axes, name, panels_of[name])
     for axes in panels[len(names) :]:
         axes.set_visible(False)
-    heights = [row["singular_value"] / row["edge"] for name in names for row in curves[name]]
+    shown = [panels_of[name] for name in names]
+    heights = [row.singular_value / panel.edge for panel in shown for row in panel.rows]
     _common_height(panels[0], heights)
     for axes in panels[max(len(names) - columns, 0) : len(names)]:
         axes.set_xlabel("index")
     for axes in panels[::columns]:
         axes.set_ylabel("σ / edge of the noise")
-    _legend(figure, {row["state"] for row in rows})
-    headed(figure, "Weights against noise", _note(len(names), len(curves), len(table)))
+    _legend(figure, {row.state for row in rows})
+    headed(figure, "Weights against noise", _note(len(names), len(panels_of), len(table)))
     return figure
 
 
-def _panel(axes: Axes, name: str, rows: Sequence[Row], spikes: int) -> None:
+def _panels(rows: Sequence[WeightRow], table: Sequence[SpectralRow]) -> dict[str, _Panel]:
+    """By layer, of those whose noise has a fit."""
+    spikes = {row.name: row.spikes or 0 for row in table}
+    panels: dict[str, _Panel] = {}
+    for row in rows:
+        if row.edge is not None:
+            panel = panels.setdefault(row.layer, _Panel(row.edge, spikes[row.layer], []))
+            panel.rows.append(row)
+    return panels
+
+
+def _panel(axes: Axes, name: str, panel: _Panel) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
-    edge = rows[0]["edge"]
+    edge, spikes = panel.edge, panel.spikes
     for state, colour in (("initial", DENSE), ("trained", FIRST)):
         points = {
-            row["index"]: row["singular_value"] / edge
-            for row in rows
-            if row["state"] == state and row["singular_value"] > _LOWEST * edge
+            row.index: row.singular_value / edge
+            for row in panel.rows
+            if row.state == state and row.singular_value > _LOWEST * edge
         }
         axes.plot(list(points), list(points.values()), color=colour, lw=1.6, zorder=3)
         if state == "trained":

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from pipeline.reporting.run.numbers import NETWORKS
+Scores = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """`key` in metrics.json; `show` writes a value, `change` (key, metrics.json) what became of
-    the dense network's."""
+    """`key` in the scores of a network; `show` writes a value, `change` (key, dense scores, last
+    scores) what became of the dense network's."""
 
     key: str
     label: str
     show: Callable[[float], str]
-    change: Callable[[str, Mapping[str, Any]], str]
+    change: Callable[[str, Scores, Scores], str]
 
 
-def measures(metrics: Mapping[str, Any]) -> list[Measure]:
-    """Those that metrics.json holds, the most telling one first."""
-    return [measure for measure in _ALL if measure.key in metrics[NETWORKS[0]]]
+def measures(scores: Scores) -> list[Measure]:
+    """Those that a network was measured in, the most telling one first."""
+    return [measure for measure in _ALL if measure.key in scores]
 
 
 def signed(value: float, digits: int) -> str:
@@ -45,21 +44,16 @@ def _number(value: float) -> str:
     return f"{value:.{digits}f}" if value < 10_000 else f"{value:.2g}"
 
 
-def _points(key: str, metrics: Mapping[str, Any]) -> str:
-    return f"{signed(100 * _difference(key, metrics), 2)} points"
+def _points(key: str, dense: Scores, last: Scores) -> str:
+    return f"{signed(100 * (last[key] - dense[key]), 2)} points"
 
 
-def _plain(key: str, metrics: Mapping[str, Any]) -> str:
-    return signed(_difference(key, metrics), 4)
+def _plain(key: str, dense: Scores, last: Scores) -> str:
+    return signed(last[key] - dense[key], 4)
 
 
-def _difference(key: str, metrics: Mapping[str, Any]) -> float:
-    return float(metrics[NETWORKS[-1]][key] - metrics[NETWORKS[0]][key])
-
-
-def _ratio(key: str, metrics: Mapping[str, Any]) -> str:
+def _ratio(key: str, dense: Scores, last: Scores) -> str:
     """The ratio to dense and its interval: 1.47× (1.43–1.52)."""
-    last = metrics[NETWORKS[-1]]
     ratio, low, high = (_number(last[f"{key}_ratio{end}"]) for end in ("", "_low", "_high"))
     return f"{ratio}× ({low}–{high})"
 

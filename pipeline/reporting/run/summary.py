@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.lowrank.errors import LowRankError
-from pipeline.reporting.run.facts import read_json
+from pipeline.evaluation.timings import Timings
+from pipeline.lowrank.errors import ranks_text
+from pipeline.lowrank.factorize.report import RefitReport
+from pipeline.reporting.run.layers import LayerRow, read_layers
 from pipeline.reporting.run.measures import measures
-from pipeline.reporting.run.numbers import NETWORKS
+from pipeline.reporting.run.metrics import FILE as METRICS
+from pipeline.reporting.run.metrics import Metrics, OutputError, SpectraFigures, read_metrics
 from pipeline.reporting.run.timings import find_timings
 from pipeline.reporting.words import human_bytes, human_count, percent
 
@@ -29,8 +31,6 @@ _MOST_DIGITS, _MOST_DIGITS_A_LAYER = 10_000_000, 1_000_000
 # For terminals and pipes that cannot show them (LANG=C, some Windows consoles).
 _ASCII = str.maketrans({"—": "-", "–": "-", "×": "x", "→": ">", "−": "-", "…": "...", "·": "-"})
 
-Row = Mapping[str, str]
-
 
 def print_summary(root: Path, console: Console | None = None) -> None:
     """Prints root/reports (and root's stored timings) as two tables.
@@ -39,8 +39,8 @@ def print_summary(root: Path, console: Console | None = None) -> None:
     characters. Raises LowRankError when the reports are missing.
     """
     console = console or Console(highlight=False)
-    metrics = read_json(root / "reports" / "metrics.json")
-    layers = read_layers(root / "reports" / "layers.csv")
+    metrics = read_metrics(root / "reports" / METRICS)
+    layers = read_layers(root / "reports")
     timings = find_timings(root)
     console.print()
     console.print(networks_table(metrics, timings, console))
@@ -54,67 +54,56 @@ def print_summary(root: Path, console: Console | None = None) -> None:
         _say(console, f"… and {len(layers) - MOST_LAYERS} more in reports/layers.csv")
     console.print()
     for sentence in (
-        *spectra_sentences(metrics["spectra"]),
-        *refit_lines(metrics.get("refit")),
-        *output_error_lines(metrics["output_error"]),
+        *spectra_sentences(metrics.spectra),
+        *refit_lines(metrics.refit),
+        *output_error_lines(metrics.output_error),
     ):
         _say(console, sentence)
     console.print()
 
 
-def forms_sentence(timings: Mapping[str, Any]) -> str | None:
+def forms_sentence(timings: Timings) -> str | None:
     """Which form of the networks is the fastest, whose latency is shown; None where it is that
     of the stored ones, or was not noted (stores of older versions)."""
-    forms = timings.get("forms")
+    forms = timings.forms
     if forms is None or {*forms.values()} == {"as stored"}:
         return None
-    first, *_, last = NETWORKS
-    return f"Fastest forms: dense {forms[first]}; fine-tuned {forms[last]}"
+    return f"Fastest forms: dense {forms['dense']}; fine-tuned {forms['fine_tuned']}"
 
 
-def refit_lines(refit: Mapping[str, Any] | None) -> list[str]:
+def refit_lines(refit: RefitReport | None) -> list[str]:
     """What a refit changed on held-out data; nothing where there was none."""
     if refit is None:
         return []
-    before, after = (refit["divergence"][key] for key in ("without", "refit"))
-    taken = "kept" if refit["kept"] else "not kept, since it is no closer"
+    before, after = refit.divergence.without, refit.divergence.refit
+    taken = "kept" if refit.kept else "not kept, since it is no closer"
     return [
         f"Refit: divergence from the dense network {before:.4g} → {after:.4g} on held-out data "
         f"({taken})"
     ]
 
 
-def read_layers(path: Path) -> list[dict[str, str]]:
-    """The rows of layers.csv, as text. Raises LowRankError when it is missing."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except OSError as error:
-        raise LowRankError(f"{path}: cannot be read ({error}); run dvc repro") from error
-
-
-def networks_table(
-    metrics: Mapping[str, Any], timings: Mapping[str, Any] | None, console: Console
-) -> Table:
+def networks_table(metrics: Metrics, timings: Timings | None, console: Console) -> Table:
     """Dense, compressed and fine-tuned side by side, and what became of it."""
     table = _table(console)
     for heading in ("", "dense", "compressed", "fine-tuned", "change"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     lines: list[tuple[str, str, Callable[[Any], str], str]]
-    lines = [(m.label, m.key, m.show, m.change(m.key, metrics)) for m in measures(metrics)]
+    dense, last = metrics.dense.scores, metrics.fine_tuned.scores
+    lines = [(m.label, m.key, m.show, m.change(m.key, dense, last)) for m in measures(dense)]
     lines += [
-        ("parameters", "params", _count, f"{metrics['compression_ratio']:.2f}× fewer"),
-        ("MACs", "macs", _count, f"{metrics['macs_ratio']:.2f}× fewer"),
-        ("file size", "file_bytes", human_bytes, f"{metrics['file_ratio']:.2f}× smaller"),
+        ("parameters", "params", _count, f"{metrics.compression_ratio:.2f}× fewer"),
+        ("MACs", "macs", _count, f"{metrics.macs_ratio:.2f}× fewer"),
+        ("file size", "file_bytes", human_bytes, f"{metrics.file_ratio:.2f}× smaller"),
     ]
     for label, key, show, change in lines:
-        cells = [show(metrics[name][key]) for name in NETWORKS]
+        cells = [show(network.figures()[key]) for network in metrics.networks.values()]
         table.add_row(*_texts(console, label, *cells, change))
     table.add_row(*_texts(console, *_latency_cells(timings)))
     return table
 
 
-def layers_table(layers: Sequence[Row], console: Console) -> Table:
+def layers_table(layers: Sequence[LayerRow], console: Console) -> Table:
     """The layers with the most parameters, in the network's order."""
     table = _table(console)
     table.add_column("layer", overflow="fold", ratio=1, min_width=12)
@@ -122,24 +111,24 @@ def layers_table(layers: Sequence[Row], console: Console) -> Table:
     for heading in ("ranks", "parameters", "kept", "error", "bound"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.collapse_padding = console.width < 96  # names of layers and methods are long
-    ordered = sorted(range(len(layers)), key=lambda place: -int(layers[place]["dense_params"]))
+    ordered = sorted(range(len(layers)), key=lambda place: -layers[place].dense_params)
     for place in sorted(ordered[:MOST_LAYERS]):
         table.add_row(*_texts(console, *_layer_cells(layers[place])))
     return table
 
 
-def spectra_sentences(spectra: Mapping[str, Any]) -> list[str]:
+def spectra_sentences(spectra: SpectraFigures) -> list[str]:
     """What the spectra of the weights say, in up to three lines of at most 80 characters; those
     on training are left out where the initial weights are not known."""
     sentences = [
-        f"Weights: effective rank {percent(spectra['effective_rank_fraction'])} of the full one, "
-        f"{spectra['spikes']} spikes above noise"
+        f"Weights: effective rank {percent(spectra.effective_rank_fraction)} of the full one, "
+        f"{spectra.spikes} spikes above noise"
     ]
-    if "leading_grew" in spectra:
-        grew, shrank, turned = (
-            f"{spectra[claim]['holds']} of {spectra[claim]['of']}"
-            for claim in ("leading_grew", "trailing_shrank", "rank_rose_then_fell")
-        )
+    grew, shrank, turned = (
+        claim and f"{claim.holds} of {claim.of}"
+        for claim in (spectra.leading_grew, spectra.trailing_shrank, spectra.rank_rose_then_fell)
+    )
+    if grew:
         sentences += [
             f"Training: the leading singular values grew in {grew} layers,",
             f"the trailing ones shrank in {shrank}, effective rank rose then fell in {turned}",
@@ -167,44 +156,42 @@ def print_adapter(extraction: Extraction, folder: str, console: Console) -> None
         _say(console, f"changed, but left out as {reason}: {', '.join(keys[:3])}{more}")
 
 
-def output_error_lines(error: Mapping[str, Any]) -> list[str]:
+def output_error_lines(error: OutputError) -> list[str]:
     """What is certified of the compressed network's output, in at most two lines."""
-    measured = f"Error at the output before fine-tuning: at most {error['measured']:.3g} measured"
-    if not error["certified"]:
+    measured = f"Error at the output before fine-tuning: at most {error.measured:.3g} measured"
+    if not error.certified:
         return [f"{measured}; not certified (why: out/compressed/bounds.json)"]
     return [
         f"{measured},",
-        f"{error['certificate']:.3g} certified on these examples, "
-        f"{error['worst_case']:.3g} in the worst case",
+        f"{error.certificate:.3g} certified on these examples, "
+        f"{error.worst_case:.3g} in the worst case",
     ]
 
 
-def _layer_cells(row: Row) -> list[str]:
-    dense, now = int(row["dense_params"]), int(row["params"])
-    show = _count if dense < _MOST_DIGITS_A_LAYER else human_count
-    name = row["name"] or "(root)"
-    if row["method"] == "dense":
-        return [name, "dense", ABSENT, show(dense), "100 %", ABSENT, ABSENT]
-    upper = row["upper_bound"]
+def _layer_cells(row: LayerRow) -> list[str]:
+    show = _count if row.dense_params < _MOST_DIGITS_A_LAYER else human_count
+    name = row.name or "(root)"
+    if row.method == "dense":
+        return [name, "dense", ABSENT, show(row.dense_params), "100 %", ABSENT, ABSENT]
     return [
         name,
-        row["method"],
-        row["ranks"].replace("x", "·"),
-        f"{show(dense)} → {show(now)}",
-        percent(now / dense),
-        f"{float(row['measured_relative_error']):.4f}",
-        f"{float(upper):.4f}" if upper else ABSENT,
+        row.method,
+        ranks_text(row.ranks),
+        f"{show(row.dense_params)} → {show(row.params)}",
+        percent(row.kept),
+        f"{row.measured_relative_error:.4f}",
+        f"{row.upper_bound:.4f}",
     ]
 
 
-def _latency_cells(timings: Mapping[str, Any] | None) -> list[str]:
+def _latency_cells(timings: Timings | None) -> list[str]:
     if timings is None:
         return ["latency", ABSENT, ABSENT, ABSENT, ABSENT]
-    cells = [_duration(timings[name]["latency_ms"]) for name in NETWORKS]
-    speedup = timings["dense"]["latency_ms"] / timings["fine_tuned"]["latency_ms"]
+    cells = [_duration(network.latency_ms) for network in timings.networks.values()]
+    speedup = timings.speedup
     change = f"{speedup:.2f}× faster" if speedup >= 1 else f"{1 / speedup:.2f}× slower"
-    tokens = f" × {timings['tokens']}" if timings.get("tokens") else ""
-    return [f"latency, batch of {timings['batch_size']}{tokens}", *cells, change]
+    tokens = f" × {timings.tokens}" if timings.tokens else ""
+    return [f"latency, batch of {timings.batch_size}{tokens}", *cells, change]
 
 
 def _duration(milliseconds: float) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from pipeline.evaluation.latency import machine_facts
+from pipeline.evaluation.timings import FOLDER, Timings, load_timings
 from pipeline.machine.checksums import file_sha256
 from pipeline.machine.scratch import scratch
 
@@ -14,20 +13,20 @@ from pipeline.machine.scratch import scratch
 FOLDERS = {"dense": "out/baseline", "compressed": "out/compressed", "fine_tuned": "out/finetuned"}
 
 
-def find_timings(root: Path) -> dict[str, Any] | None:
+def find_timings(root: Path) -> Timings | None:
     """The newest timings of just these networks on just this machine; None without any.
 
     `measured_once` stored them, in $LOWRANK_SCRATCH or root/.scratch; nothing is measured here.
     """
-    stored = sorted(scratch("timings", root).glob("*.json"), key=_age)
+    stored = sorted(scratch(FOLDER, root).glob("*.json"), key=_age)
     files = {name: root / folder / "model.safetensors" for name, folder in FOLDERS.items()}
     if not stored or not all(path.is_file() for path in files.values()):
         return None
     weights = {name: file_sha256(path) for name, path in files.items()}
     for path in stored:
-        timings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        machine = timings["machine"]
-        if timings.get("weights") == weights and machine == machine_facts(machine["threads"]):
+        timings = load_timings(path)
+        here = machine_facts(timings.machine.threads)
+        if timings.weights == weights and timings.machine == here:
             return timings
     return None
 

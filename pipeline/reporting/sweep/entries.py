@@ -7,20 +7,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, urlsplit
 
+from pipeline.evaluation.timings import Latency
 from pipeline.reporting.objectives import DIRECTIONS
-from pipeline.reporting.run.facts import read_json
+from pipeline.reporting.run.layers import LayerRow, read_layers
 from pipeline.reporting.run.measures import Measure, measures
-from pipeline.reporting.run.numbers import NETWORKS
-from pipeline.reporting.run.summary import read_layers
-from pipeline.reporting.sweep.record import read_jobs, read_record
+from pipeline.reporting.run.metrics import FILE as METRICS
+from pipeline.reporting.run.metrics import Metrics, Network, read_metrics
+from pipeline.reporting.sweep.record import JobRecord, SweepRecord, read_jobs, read_record
 from pipeline.reporting.sweep.status import DONE, LOG
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkFigures:
     """`quality` is in the sweep's measure; `macs` are of one example, `latency_ms` (median) and
     `iqr_ms` (interquartile range) of a batch."""
 
@@ -37,7 +37,7 @@ class Entry:
     run, `log` and `folder` are relative to the sweep's folder, ready for a link.
 
     `dense` and `last` (the network at the end of the chain) are None for a job that is not done,
-    or whose network is not measured as the others are; `layers` are the rows of layers.csv.
+    or whose network is not measured as the others are; `layers` are then there, too.
     """
 
     number: int
@@ -47,9 +47,9 @@ class Entry:
     run: str | None
     log: str | None
     folder: str
-    dense: Network | None
-    last: Network | None
-    layers: Sequence[Mapping[str, str]]
+    dense: NetworkFigures | None
+    last: NetworkFigures | None
+    layers: Sequence[LayerRow]
 
     @property
     def link(self) -> str:
@@ -61,7 +61,7 @@ class Entry:
 class Comparison:
     """`options` names what differs between jobs; `measure` is None while no job is done."""
 
-    record: Mapping[str, Any]
+    record: SweepRecord
     run: str | None
     options: tuple[str, ...]
     measure: Measure | None
@@ -82,16 +82,16 @@ def read_comparison(folder: Path) -> Comparison:
     is done. Raises LowRankError where `folder` is no sweep or a report is missing."""
     record, jobs = read_record(folder), read_jobs(folder)
     metrics = {
-        job["job"]: read_json(folder / job["folder"] / "reports/metrics.json")
+        job.job: read_metrics(folder / job.folder / "reports" / METRICS)
         for job in jobs
-        if job["state"] == DONE
+        if job.state == DONE
     }
-    measure = next((measures(found)[0] for found in metrics.values()), None)
-    names = differing([options_of(job["overrides"]) for job in jobs])
+    measure = next((measures(found.dense.scores)[0] for found in metrics.values()), None)
+    names = differing([options_of(job.overrides) for job in jobs])
     entries = tuple(
-        _entry(folder, record, job, names, measure, metrics.get(job["job"])) for job in jobs
+        _entry(folder, record, job, names, measure, metrics.get(job.job)) for job in jobs
     )
-    return Comparison(record, _run(record, record["parent_run_id"]), names, measure, entries)
+    return Comparison(record, _run(record, record.parent_run_id), names, measure, entries)
 
 
 def options_of(overrides: Sequence[str]) -> dict[str, str]:
@@ -108,46 +108,44 @@ def differing(options: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
 
 def _entry(
     folder: Path,
-    record: Mapping[str, Any],
-    job: Mapping[str, Any],
+    record: SweepRecord,
+    job: JobRecord,
     names: Sequence[str],
     measure: Measure | None,
-    metrics: Mapping[str, Any] | None,
+    metrics: Metrics | None,
 ) -> Entry:
-    place, options = job["folder"], options_of(job["overrides"])
-    workspace, timings = folder / place, job.get("timings") or {}
-    networks = [_network(metrics, timings, name, measure) for name in (NETWORKS[0], NETWORKS[-1])]
-    dense, last = networks if None not in networks else (None, None)
+    place, options, timings = job.folder, options_of(job.overrides), job.timings
+    workspace, dense, last = folder / place, None, None
+    if metrics is not None and measure is not None:
+        dense = _figures(metrics.dense, timings.dense if timings else None, measure)
+        last = _figures(metrics.fine_tuned, timings.fine_tuned if timings else None, measure)
+    if dense is None or last is None:
+        dense = last = None
     return Entry(
-        number=job["job"],
-        state=job["state"],
-        error=None if job["state"] == DONE else _last_line(job["error"]),
+        number=job.job,
+        state=job.state,
+        error=None if job.state == DONE else _last_line(job.error),
         options={name: options[name] for name in names if name in options},
-        run=_run(record, job["run_id"]),
+        run=_run(record, job.run_id),
         log=f"{quote(place)}/{LOG}" if (workspace / LOG).is_file() else None,
         folder=f"{quote(place)}/",
         dense=dense,
         last=last,
-        layers=read_layers(workspace / "reports/layers.csv") if last else (),
+        layers=read_layers(workspace / "reports") if last else (),
     )
 
 
-def _network(
-    metrics: Mapping[str, Any] | None,
-    timings: Mapping[str, Any],
-    name: str,
-    measure: Measure | None,
-) -> Network | None:
-    found = (metrics or {}).get(name, {})
-    if measure is None or not math.isfinite(found.get(measure.key, math.nan)):
+def _figures(network: Network, latency: Latency | None, measure: Measure) -> NetworkFigures | None:
+    """None where the network has no finite score in the measure."""
+    quality = network.scores.get(measure.key, math.nan)
+    if not math.isfinite(quality):
         return None
-    timed = timings.get(name, {})
-    return Network(
-        quality=float(found[measure.key]),
-        params=found["params"],
-        macs=found["macs"],
-        latency_ms=timed.get("latency_ms"),
-        iqr_ms=timed.get("iqr_ms"),
+    return NetworkFigures(
+        quality=quality,
+        params=network.size.params,
+        macs=network.size.macs,
+        latency_ms=latency.latency_ms if latency else None,
+        iqr_ms=latency.iqr_ms if latency else None,
     )
 
 
@@ -156,10 +154,10 @@ def _last_line(text: str | None) -> str | None:
     return lines[-1].strip() if lines else None
 
 
-def _run(record: Mapping[str, Any], run_id: str | None) -> str | None:
+def _run(record: SweepRecord, run_id: str | None) -> str | None:
     """The address of a run on a tracking server, without any password in the server's; None
     where runs are in a file, or the sweep is older than `experiment_id`."""
-    server, experiment = urlsplit(record["tracking_uri"]), record.get("experiment_id")
+    server, experiment = urlsplit(record.tracking_uri), record.experiment_id
     if server.scheme not in ("http", "https") or not run_id or not experiment:
         return None
     host = server.netloc.rpartition("@")[2]

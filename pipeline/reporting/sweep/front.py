@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipeline.reporting.sweep.entries import Comparison, Entry, Network
+from pipeline.reporting.sweep.entries import Comparison, Entry, NetworkFigures
 from pipeline.reporting.words import human_count
 
 # Values this far apart, as a ratio, are read better on a logarithmic axis.
@@ -23,12 +23,12 @@ class Cost:
     key: str
     title: str
     axis: str
-    of: Callable[[Network, Network], float | None]
+    of: Callable[[NetworkFigures, NetworkFigures], float | None]
     show: Callable[[float], str]
     counts: bool = True
 
 
-def _relative_latency(network: Network, dense: Network) -> float | None:
+def _relative_latency(network: NetworkFigures, dense: NetworkFigures) -> float | None:
     """Timings of two jobs were taken apart, under another load; the dense network's was taken
     beside each."""
     if network.latency_ms is None or dense.latency_ms is None:

@@ -35,7 +35,7 @@ def page(comparison: Comparison) -> str:
         title=escape(title),
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
         facts=_facts(comparison),
-        command=escape("python -m pipeline -m " + " ".join(comparison.record["overrides"])),
+        command=escape("python -m pipeline -m " + " ".join(comparison.record.overrides)),
         sections=sections + _jobs(comparison),
         # "<" would let a name end the script.
         charts=json.dumps(charts).replace("<", "\\u003c"),
@@ -46,12 +46,12 @@ def page(comparison: Comparison) -> str:
 
 def _facts(comparison: Comparison) -> str:
     record = comparison.record
-    started = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(record["started"]))
+    started = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(record.started))
     parts = [states(comparison.entries), f"started {started}"]
-    if record["ended"] is None:
+    if record.ended is None:
         parts.append("still running")
     else:
-        minutes, seconds = divmod(round(record["ended"] - record["started"]), 60)
+        minutes, seconds = divmod(round(record.ended - record.started), 60)
         parts.append(f"took {minutes} min {seconds} s" if minutes else f"took {seconds} s")
     told = [escape(part) for part in parts]
     if comparison.run:

@@ -5,49 +5,74 @@ sweep.json is what everything else about a sweep starts from (docs/sweeps.md des
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.reporting.sweep.status import DONE, FILE, read_status
+from pipeline.lowrank.typed import load_record
+from pipeline.reporting.sweep.status import DONE, FILE, JobStatus, read_status
 
 RECORD = "sweep.json"
 FORMAT = 1
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class JobRecord(JobStatus):
+    """A job's status and its `folder`, relative to the sweep's."""
+
+    folder: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRecord:
+    """The content of sweep.json; docs/sweeps.md describes the fields. `experiment_id` is None in
+    records of older versions."""
+
+    format: int = FORMAT
+    state: str
+    overrides: tuple[str, ...]
+    objectives: tuple[str, ...]
+    total: int | None
+    started: float
+    ended: float | None = None
+    parent_run_id: str
+    experiment: str
+    experiment_id: str | None = None
+    tracking_uri: str
+    jobs: tuple[JobRecord, ...] = ()
+
+
+def read_record(folder: Path) -> SweepRecord:
     """The sweep.json of a sweep. Raises LowRankError where there is none."""
-    try:
-        record: dict[str, Any] = json.loads((folder / RECORD).read_text())
-    except FileNotFoundError as error:
+    path = folder / RECORD
+    if not path.is_file():
         raise LowRankError(
             f"{folder}: no sweep ({RECORD} is missing); give the folder that a sweep named"
-        ) from error
-    return record
+        )
+    return load_record(path, SweepRecord, "give the folder that a sweep named")
 
 
-def read_jobs(folder: Path) -> list[dict[str, Any]]:
-    """The status of each job that has begun, by number, with its `folder` in the sweep's."""
+def read_jobs(folder: Path) -> tuple[JobRecord, ...]:
+    """The status of each job that has begun, by number."""
     found = []
     for directory, below, files in os.walk(folder):
         if FILE in files:
             below.clear()  # workspaces hold no jobs
             workspace = Path(directory)
-            status = read_status(workspace)
-            found.append({**status, "folder": str(workspace.relative_to(folder))})
-    return sorted(found, key=lambda status: status["job"])
+            place = str(workspace.relative_to(folder))
+            found.append(JobRecord(**vars(read_status(workspace)), folder=place))
+    return tuple(sorted(found, key=lambda job: job.job))
 
 
-def count(jobs: Sequence[dict[str, Any]]) -> Counter[str]:
+def count(jobs: Sequence[JobStatus]) -> Counter[str]:
     """Jobs by state; `cached` counts, among the done ones, those that computed nothing."""
-    counted = Counter(job["state"] for job in jobs)
+    counted = Counter(job.state for job in jobs)
     counted["cached"] = sum(is_cached(job) for job in jobs)
     return counted
 
 
-def is_cached(job: dict[str, Any]) -> bool:
-    return job["state"] == DONE and "ran" not in job["stages"].values()
+def is_cached(job: JobStatus) -> bool:
+    return job.state == DONE and "ran" not in job.stages.values()

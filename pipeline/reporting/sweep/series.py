@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from pipeline.lowrank.errors import ranks_text
+from pipeline.reporting.run.layers import LayerRow
 from pipeline.reporting.style import (
     FIRST,
     MOST_BARS,
@@ -111,8 +113,8 @@ def ranks_along_front(comparison: Comparison) -> Ranks:
     """The layers with the most parameters, in the network's order, of the jobs on the front of
     quality and parameters, the smallest network first."""
     best = [point.entry for point in find_front(comparison, COSTS[0]).best][:MOST_COLUMNS]
-    tables = [{row["name"]: row for row in entry.layers} for entry in best]
-    weight = {name: float(row["dense_params"]) for rows in tables for name, row in rows.items()}
+    tables = [{row.name: row for row in entry.layers} for entry in best]
+    weight = {name: float(row.dense_params) for rows in tables for name, row in rows.items()}
     names = largest(list(weight), weight, MOST_BARS)
     cells = tuple(
         tuple(_cell(rows[name]) if name in rows else None for rows in tables) for name in names
@@ -133,10 +135,8 @@ def layer_labels(names: Sequence[str]) -> list[str]:
     return [short(name, _LONGEST) for name in names]
 
 
-def _cell(row: Mapping[str, str]) -> Cell:
-    dense = row["method"] == "dense"
-    kept = int(row["params"]) / int(row["dense_params"])
-    return Cell(kept, "dense" if dense else row["ranks"].replace("x", "·"), row["method"])
+def _cell(row: LayerRow) -> Cell:
+    return Cell(row.kept, ranks_text(row.ranks) or "dense", row.method)
 
 
 def _is_number(text: str) -> bool:

@@ -6,12 +6,14 @@ these files: they look the same under every launcher, on one machine or on a sha
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from pipeline.evaluation.timings import Timings
+from pipeline.lowrank.typed import load_record, save_record
 
 FILE = "status.json"
 LOG = "job.log"
@@ -19,34 +21,42 @@ LOG = "job.log"
 DONE, FAILED, STOPPED, RUNNING = "done", "failed", "stopped", "running"
 
 
-def write_whole(path: Path, value: Any) -> None:
-    """Writes JSON so that a reader sees the old file or the new one, never a part."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(value, indent=2) + "\n")
-    part.replace(path)
+@dataclass(frozen=True, kw_only=True)
+class JobStatus:
+    """The content of status.json; docs/sweeps.md describes the fields."""
+
+    job: int
+    overrides: tuple[str, ...]
+    state: str
+    stage: str | None = None
+    stages: Mapping[str, str] = field(default_factory=dict)
+    started: float
+    ended: float | None = None
+    host: str
+    pid: int
+    run_id: str | None = None
+    objectives: Mapping[str, float] = field(default_factory=dict)
+    timings: Timings | None = None
+    error: str | None = None
+    log: str | None = None
 
 
-def read_status(workspace: Path) -> dict[str, Any]:
-    """The job's status; empty when it has not begun."""
-    try:
-        status: dict[str, Any] = json.loads((workspace / FILE).read_text())
-    except FileNotFoundError:
-        return {}
-    return status
+def read_status(workspace: Path) -> JobStatus:
+    """The job's status. Raises LowRankError where no job has begun."""
+    return load_record(workspace / FILE, JobStatus, "no job has begun here")
 
 
-def update_status(workspace: Path, **changes: Any) -> None:
-    """Changes some fields. A job has one writer at a time: its own process, or the runner that
-    this waits for."""
-    write_whole(workspace / FILE, {**read_status(workspace), **changes})
+def write_status(workspace: Path, status: JobStatus) -> None:
+    """A job has one writer at a time: its own process, or the runner that this waits for."""
+    save_record(workspace / FILE, status)
 
 
-def is_alive(status: Mapping[str, Any]) -> bool:
+def is_alive(status: JobStatus) -> bool:
     """Whether the process of a running job is there; assumed of one on another machine."""
-    if status.get("host") != socket.gethostname():
+    if status.host != socket.gethostname():
         return True
     try:
-        os.kill(status["pid"], 0)
+        os.kill(status.pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:

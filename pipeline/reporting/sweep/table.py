@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 
-from pipeline.reporting.sweep.entries import Comparison, Entry, Network
+from pipeline.reporting.sweep.entries import Comparison, Entry, NetworkFigures
 from pipeline.reporting.words import human_count, percent
 
 _ABSENT = "—"
@@ -19,8 +19,8 @@ class _Figure:
     """A column of numbers; `value` is None where the number is not known."""
 
     heading: str
-    value: Callable[[Network], float | None]
-    show: Callable[[Network, Network], str]
+    value: Callable[[NetworkFigures], float | None]
+    show: Callable[[NetworkFigures, NetworkFigures], str]
 
 
 def table_of_jobs(comparison: Comparison) -> str:
@@ -74,7 +74,7 @@ def _share(value: int, dense: int) -> str:
     return f"{human_count(value)} <small>({percent(value / dense)})</small>"
 
 
-def _latency(network: Network, dense: Network) -> str:
+def _latency(network: NetworkFigures, dense: NetworkFigures) -> str:
     if network.latency_ms is None or dense.latency_ms is None:
         return _ABSENT
     share = percent(network.latency_ms / dense.latency_ms)

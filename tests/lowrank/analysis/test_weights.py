@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.analysis.analysis import analyze, load_analysis, save_analysis
 from pipeline.lowrank.analysis.diagnostics import (
+    Claim,
     count_claims,
     diagnose,
     effective_rank,
@@ -66,8 +67,8 @@ def test_claims_that_fail_and_claims_that_nothing_decides() -> None:
     single = measure_training([torch.tensor([2.0]).double(), torch.tensor([3.0]).double()])
     assert single.leading_ratio == single.trailing_ratio == 1.5
     counts = count_claims([backwards, unknown, measure_training([FLAT, STEEP])])
-    assert counts["leading_grew"] == {"holds": 1, "of": 2}
-    assert counts["rank_rose_then_fell"] == {"holds": 0, "of": 1}
+    assert counts.leading_grew == Claim(holds=1, of=2)
+    assert counts.rank_rose_then_fell == Claim(holds=0, of=1)
 
 
 def test_a_tremor_of_the_effective_rank_is_no_rise() -> None:
@@ -124,7 +125,8 @@ def test_a_network_in_training(tmp_path: Path) -> None:
             # The states are read while the one module still holds them.
             assert torch.allclose(spectra.values[name][place], factor * exact, rtol=1e-6)
         assert spectra.effects[name].leading_ratio == pytest.approx(4.0, rel=1e-6)
-    assert spectra.training_json()["claims"]["leading_grew"] == {"holds": 3, "of": 3}
+    claims = spectra.course().claims
+    assert claims is not None and claims.leading_grew == Claim(holds=3, of=3)
     save_weight_spectra(tmp_path, spectra)
     read = load_weight_spectra(tmp_path)
     assert (read.steps, read.shapes, read.absent) == (spectra.steps, spectra.shapes, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -73,12 +74,12 @@ def test_the_sources_formula_is_no_bound() -> None:
     first, second = 10 * torch.eye(2), torch.diag(torch.tensor([1.0, 0.5]))
     dense, other = chain(first, second), chain(first, truncated(second, 1))
     network = certify(dense, other, torch.tensor([[0.0, 1.0]]), ["1"]).network
-    assert network.measured["max"] == pytest.approx(5.0)
+    assert network.measured.max == pytest.approx(5.0)
     assert network.source_formula == pytest.approx(0.5)
     assert network.source_formula is not None
-    assert network.source_formula < network.measured["max"]
+    assert network.source_formula < network.measured.max
     assert network.certificate is not None
-    assert network.certificate["max"] == pytest.approx(5.0)  # and this is tight
+    assert network.certificate.max == pytest.approx(5.0)  # and this is tight
     assert network.worst_case == pytest.approx(5.0)
     assert source_formula([(10.0, 0.0), (1.0, 0.5)], 1.0, 1.0) == 0.5
 
@@ -114,8 +115,8 @@ def test_closed_forms_of_a_chain(
     assert network.worst_case == pytest.approx(worst, rel=1e-6)
     assert network.source_formula == pytest.approx(source, rel=1e-6)
     assert network.certificate is not None
-    assert network.certificate["max"] == pytest.approx(certificate.max().item(), rel=1e-6)
-    assert network.certificate["median"] == pytest.approx(certificate.quantile(0.5).item())
+    assert network.certificate.max == pytest.approx(certificate.max().item(), rel=1e-6)
+    assert network.certificate.median == pytest.approx(certificate.quantile(0.5).item())
     for name, error, weight, rank in zip(found.layers, errors, dense, (4, 3, 2), strict=True):
         layer = found.layers[name]
         assert layer.bound == pytest.approx(error, rel=1e-12)
@@ -201,9 +202,9 @@ def check(found: Bounds, names: list[str], within: float) -> None:
     assert network.certified, network.reason
     assert network.certificate is not None and network.tightness is not None
     assert network.worst_case is not None and network.source_formula is not None
-    assert 0 < network.measured["median"] <= network.certificate["median"]
-    assert 0 < network.measured["max"] <= network.certificate["max"] <= network.worst_case
-    assert 1 / within < network.tightness["median"] <= network.tightness["max"] <= 1
+    assert 0 < network.measured.median <= network.certificate.median
+    assert 0 < network.measured.max <= network.certificate.max <= network.worst_case
+    assert 1 / within < network.tightness.median <= network.tightness.max <= 1
     assert list(found.layers) == names
     for layer in found.layers.values():
         assert 0 < layer.measured <= layer.bound + layer.slack
@@ -243,15 +244,15 @@ def test_only_the_last_layer_changed_is_tight() -> None:
     other.get_submodule("head.2").weight.data *= 0.9  # type: ignore[operator,union-attr]
     network = certify(model, other, gaussian(5, 1, 8, 8), ["head.2"]).network
     assert network.tightness is not None
-    assert network.tightness["median"] == pytest.approx(1.0, abs=1e-9)
+    assert network.tightness.median == pytest.approx(1.0, abs=1e-9)
 
 
 def test_unchanged_networks_have_no_error_but_rounding() -> None:
     model = lively(ResNet(widths=(4,), blocks=(1,), hidden=4))
     network = certify(model, copy.deepcopy(model), gaussian(3, 1, 6, 6), []).network
     assert network.certificate is not None
-    assert network.measured["max"] == 0.0
-    assert network.certificate["max"] < 1e-9
+    assert network.measured.max == 0.0
+    assert network.certificate.max < 1e-9
     assert network.source_formula == 0.0
 
 
@@ -267,7 +268,7 @@ def test_batch_norm_is_folded_into_the_convolution() -> None:
     other[0].weight.data += 0.1
     network = certify(model, other, gaussian(4, 1, 3, 3), ["0"]).network
     assert network.tightness is not None
-    assert network.tightness["median"] == pytest.approx(1.0, rel=1e-9)
+    assert network.tightness.median == pytest.approx(1.0, rel=1e-9)
 
 
 def test_batches_do_not_matter_and_nothing_is_changed() -> None:
@@ -276,13 +277,14 @@ def test_batches_do_not_matter_and_nothing_is_changed() -> None:
     before = {k: v.clone() for k, v in [*model.state_dict().items(), *other.state_dict().items()]}
     x = gaussian(7, 1, 8, 8).float()
     names = linear_names(model)
-    one, many = (certify(model, other, x, names, batch_size=size).to_json() for size in (1, 7))
+    one, many = (certify(model, other, x, names, batch_size=size) for size in (1, 7))
     for key in ("measured", "certificate", "tightness"):
-        assert one["network"][key] == pytest.approx(many["network"][key], rel=1e-9)
-    assert one["network"]["worst_case"] == pytest.approx(many["network"]["worst_case"], rel=1e-12)
+        found, expected = (asdict(getattr(bounds.network, key)) for bounds in (one, many))
+        assert found == pytest.approx(expected, rel=1e-9)
+    assert one.network.worst_case == pytest.approx(many.network.worst_case, rel=1e-12)
     for name in names:
-        assert one["layers"][name]["bound"] == many["layers"][name]["bound"]
-        assert one["layers"][name]["measured"] == pytest.approx(many["layers"][name]["measured"])
+        assert one.layers[name].bound == many.layers[name].bound
+        assert one.layers[name].measured == pytest.approx(many.layers[name].measured)
     after = dict([*model.state_dict().items(), *other.state_dict().items()])
     assert all(torch.equal(value, after[key]) for key, value in before.items())
     assert model.training and other.training

@@ -113,7 +113,7 @@ def test_refused_with_the_reason(make: Callable[[], nn.Module], reason: str) -> 
     assert found.network.reason is not None
     assert re.search(reason, found.network.reason), found.network.reason
     assert found.network.certificate is None and found.network.worst_case is None
-    assert found.network.measured["max"] > 0
+    assert found.network.measured.max > 0
     layer = found.layers["first"]
     assert 0 < layer.measured <= layer.bound
 
@@ -131,14 +131,14 @@ def test_an_argument_with_a_default_is_that_default() -> None:
     model = lively(Scaled())
     network = certify(model, disturbed(model, 0.1), gaussian(5, 4), ["first"]).network
     assert network.tightness is not None
-    assert network.tightness["median"] == pytest.approx(1.0, abs=1e-9)
+    assert network.tightness.median == pytest.approx(1.0, abs=1e-9)
 
 
 def test_token_numbers_are_no_vectors() -> None:
     model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 3)).double()
     found = certify(model, disturbed(model, 0.1), torch.arange(8).reshape(4, 2), ["1"])
     assert found.network.reason == "its inputs are torch.int64 numbers and no vectors"
-    assert found.network.measured["max"] > 0
+    assert found.network.measured.max > 0
     assert 0 < found.layers["1"].measured <= found.layers["1"].bound
 
 

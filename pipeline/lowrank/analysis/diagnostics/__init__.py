@@ -16,12 +16,16 @@ from pipeline.lowrank.analysis.diagnostics.rank import (
 )
 from pipeline.lowrank.analysis.diagnostics.thresholds import evbmf_rank, optimal_threshold_rank
 from pipeline.lowrank.analysis.diagnostics.training import (
+    Claim,
+    Claims,
     TrainingEffect,
     count_claims,
     measure_training,
 )
 
 __all__ = [
+    "Claim",
+    "Claims",
     "DensityLaw",
     "Diagnosis",
     "NoiseFit",

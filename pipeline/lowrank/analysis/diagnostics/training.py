@@ -13,7 +13,6 @@ from torch import Tensor
 
 from pipeline.lowrank.analysis.diagnostics.rank import NOISE, effective_rank
 
-CLAIMS = ("leading_grew", "trailing_shrank", "rank_rose_then_fell")
 # A rise or fall of the effective rank below one part in a thousand is none.
 _MARGIN = 1e-3
 
@@ -60,14 +59,36 @@ def measure_training(states: Sequence[Tensor]) -> TrainingEffect:
     )
 
 
-def count_claims(effects: Iterable[TrainingEffect]) -> dict[str, dict[str, int]]:
-    """{claim: {"holds": matrices in which it holds, "of": matrices in which it is decided}}."""
+@dataclass(frozen=True)
+class Claim:
+    """In how many matrices it `holds`, `of` how many that decide it."""
+
+    holds: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The three claims, over the matrices of a network."""
+
+    leading_grew: Claim
+    trailing_shrank: Claim
+    rank_rose_then_fell: Claim
+
+
+def count_claims(effects: Iterable[TrainingEffect]) -> Claims:
+    """In how many matrices each claim holds, and in how many it is decided."""
     every = list(effects)
-    counts = {}
-    for claim in CLAIMS:
-        decided = [held for effect in every if (held := getattr(effect, claim)) is not None]
-        counts[claim] = {"holds": sum(decided), "of": len(decided)}
-    return counts
+    return Claims(
+        leading_grew=_count(effect.leading_grew for effect in every),
+        trailing_shrank=_count(effect.trailing_shrank for effect in every),
+        rank_rose_then_fell=_count(effect.rank_rose_then_fell for effect in every),
+    )
+
+
+def _count(verdicts: Iterable[bool | None]) -> Claim:
+    decided = [held for held in verdicts if held is not None]
+    return Claim(sum(decided), len(decided))
 
 
 def _ratio(before: Tensor, after: Tensor, whole: Tensor) -> float | None:

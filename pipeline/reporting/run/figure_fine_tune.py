@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.reporting.run.numbers import Row
+from pipeline.reporting.run.rows import FineTuningRow
 from pipeline.reporting.style import (
     DENSE,
     FINE_TUNED,
@@ -20,6 +20,7 @@ from pipeline.reporting.style import (
     headed,
     new_figure,
 )
+from pipeline.training.curve import Curve, DescentPoint, EpochPoint
 
 # The curves of the descent theorem: column of descent.csv → how it is drawn.
 _DESCENT: dict[str, dict[str, Any]] = {
@@ -30,30 +31,29 @@ _DESCENT: dict[str, dict[str, Any]] = {
 }
 
 
-def draw_fine_tuning(
-    rows: Sequence[Row],
-    dense_curve: Mapping[str, Any],
-    descent: Sequence[Row],
+def draw_fine_tune(
+    rows: Sequence[FineTuningRow],
+    baseline: Curve,
+    descent: Sequence[DescentPoint],
     measure: str = "accuracy",
 ) -> Figure:
-    """rows: `fine_tuning_rows`; dense_curve: the baseline's curve.json, for the dashed lines
-    (its validation at the epoch that was kept); descent and measure: of curve.json."""
-    checks = [row for row in rows if row["validation_loss"] is not None]
+    """rows: `fine_tuning_rows`; baseline: the curve of the dense network, for the dashed lines
+    (its validation at the epoch that was kept); descent and measure: of the repair's curve."""
+    checks = [row for row in rows if row.validation_loss is not None]
     if len(checks) < 2:
         figure = new_figure(9.5, 2.0)
         figure.text(0.5, 0.45, "The compressed network was not fine-tuned.", ha="center")
         headed(figure, "Fine-tuning")
         return figure
     figure = new_figure(13.0 if descent else 9.5, 3.7)
-    # An encoder's baseline has no labels to be measured by.
-    dense = dense_curve["epochs"] and _kept(dense_curve["epochs"], dense_curve["best_epoch"])
+    dense = baseline.best  # None of an encoder, which has no labels to be measured by
     # What is kept: the first of the least losses. A training that ran out of time has it at a
     # fraction of an epoch.
-    best = min(checks, key=lambda row: row["validation_loss"])
+    best = min(checks, key=lambda row: row.validation_loss or 0.0)
     loss, accuracy, *last = figure.subplots(1, 3 if descent else 2)
-    steps = [row for row in rows if row["train_loss"] is not None]
-    train = [row["train_loss"] for row in steps]
-    loss.plot([row["epoch"] for row in steps], train, color=SECOND, lw=1, alpha=0.6, label="train")
+    steps = [row for row in rows if row.train_loss is not None]
+    train = [row.train_loss for row in steps]
+    loss.plot([row.epoch for row in steps], train, color=SECOND, lw=1, alpha=0.6, label="train")
     _validation(loss, checks, best, dense, "validation_loss")
     _validation(accuracy, checks, best, dense, "validation_accuracy")
     loss.set_title("Loss")
@@ -68,12 +68,12 @@ def draw_fine_tuning(
     return figure
 
 
-def _descent(axes: Axes, rows: Sequence[Row]) -> None:
+def _descent(axes: Axes, rows: Sequence[DescentPoint]) -> None:
     for key, style in _DESCENT.items():
-        axes.plot([row["epoch"] for row in rows], [row[key] for row in rows], **style)
+        axes.plot([row.epoch for row in rows], [getattr(row, key) for row in rows], **style)
     axes.set_title("Diagnostic: the descent theorem, training loss")
     # The formulas fall without end, and the noise term rises: the measured curve rules.
-    top = max(row["subset_loss"] for row in rows)
+    top = max(row.subset_loss for row in rows)
     axes.set_ylim(-0.5 * top, 2.0 * top)
     axes.axhline(0.0, color=INK, lw=0.8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -81,25 +81,36 @@ def _descent(axes: Axes, rows: Sequence[Row]) -> None:
     axes.legend(loc="best", fontsize=7.5)
 
 
-def _note(rows: Sequence[Row]) -> str:
-    smoothness = max(row["smoothness"] for row in rows)
+def _note(rows: Sequence[DescentPoint]) -> str:
+    smoothness = max(row.smoothness for row in rows)
     return (
         "right: no bounds here, which need full gradients, no momentum and a learning rate ≤ 1/L; "
         f"the estimate of L rises to {smoothness:.3g}"
     )
 
 
-def _validation(axes: Axes, checks: Sequence[Row], best: Row, dense: Row, key: str) -> None:
+def _validation(
+    axes: Axes,
+    checks: Sequence[FineTuningRow],
+    best: FineTuningRow,
+    dense: EpochPoint | None,
+    key: Literal["validation_loss", "validation_accuracy"],
+) -> None:
     scale = 100.0 if key == "validation_accuracy" else 1.0
-    epochs = [row["epoch"] for row in checks]
-    values = [scale * row[key] for row in checks]
+    epochs = [row.epoch for row in checks]
+    values = [scale * getattr(row, key) for row in checks]
     if dense:
-        style: dict[str, Any] = {"color": DENSE, "ls": (0, (4, 3)), "lw": 1.3}
-        axes.axhline(scale * dense[key], label="dense network", **style)
+        axes.axhline(
+            scale * getattr(dense, key),
+            label="dense network",
+            color=DENSE,
+            ls=(0, (4, 3)),
+            lw=1.3,
+        )
     axes.plot(epochs, values, "o-", color=FINE_TUNED, ms=4, label="validation")
     axes.plot(
-        [best["epoch"]],
-        [scale * best[key]],
+        [best.epoch],
+        [scale * getattr(best, key)],
         "o",
         ms=10,
         mfc="none",
@@ -117,7 +128,3 @@ def _widen(axes: Axes) -> None:
     low, high = axes.get_ylim()
     missing = max(0.0, 2.0 - (high - low)) / 2
     axes.set_ylim(low - missing, high + missing)
-
-
-def _kept(epochs: Sequence[Mapping[str, Any]], best: int) -> Row:
-    return dict(next(entry for entry in epochs if round(entry["epoch"]) == best))

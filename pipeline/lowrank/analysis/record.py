@@ -1,0 +1,59 @@
+"""What analyze writes for people and for the reports: analysis.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.lowrank.analysis import diagnostics
+from pipeline.lowrank.analysis.history import TrainingCourse, WeightDiagnosis
+from pipeline.lowrank.analysis.spectra import View
+from pipeline.lowrank.network.costs import Totals
+from pipeline.lowrank.network.targets import Target
+
+
+@dataclass(frozen=True)
+class ViewDiagnosis:
+    """A view of a target in the metric of the analysis: how many singular values it has (`size`),
+    and what they say."""
+
+    size: int
+    effective_rank: float
+    stable_rank: float
+    power_law: diagnostics.PowerLaw | None
+
+
+@dataclass(frozen=True)
+class TargetRecord:
+    """A target: what it is and costs, ‖W‖² in the metric, its views; `weights` of the weight
+    itself, whatever the metric, None where their spectra were not asked for."""
+
+    target: Target
+    params: int
+    macs: int
+    squared_norm: float
+    views: Mapping[str, ViewDiagnosis]
+    weights: WeightDiagnosis | None
+
+
+@dataclass(frozen=True)
+class AnalysisRecord:
+    """The content of analysis.json; the fields are those of `Analysis` and `TargetRecord`."""
+
+    metric: str
+    damping: float | None
+    network: Totals
+    targets: Mapping[str, TargetRecord]
+    training: TrainingCourse | None
+    skipped: Mapping[str, str]
+
+
+def diagnose_view(view: View) -> ViewDiagnosis:
+    """The figures of one view."""
+    values = view.singular_values
+    return ViewDiagnosis(
+        size=len(values),
+        effective_rank=diagnostics.effective_rank(values),
+        stable_rank=diagnostics.stable_rank(values),
+        power_law=diagnostics.fit_power_law(values),
+    )

@@ -1,0 +1,180 @@
+"""metrics.json: the headline figures of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pipeline.lowrank.analysis.diagnostics import Claim
+from pipeline.lowrank.bounds import Bounds
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.factorize.layer import LayerReport
+from pipeline.lowrank.factorize.report import RefitReport
+from pipeline.lowrank.typed import from_json
+from pipeline.reporting.run.facts import REMEDY, Facts
+
+FILE = "metrics.json"
+# The three networks of a run, as metrics.json calls them.
+NETWORKS = ("dense", "compressed", "fine_tuned")
+
+
+@dataclass(frozen=True)
+class Size:
+    """`macs` are those of one example, `file_bytes` those of model.safetensors."""
+
+    params: int
+    macs: int
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network: its `scores` in the measures of the task, by name, and its size."""
+
+    scores: Mapping[str, float]
+    size: Size
+
+    def figures(self) -> dict[str, float]:
+        """All of them by name, as metrics.json has them."""
+        return {**self.scores, **asdict(self.size)}
+
+
+@dataclass(frozen=True)
+class SpectraFigures:
+    """effective_rank_fraction: mean over the layers of effective rank / min(rows, columns), also
+    of the initial weights. spikes: of all layers. poor_power_laws: layers whose α should not be
+    read. Each claim on training: in how many layers it holds, of how many that decide it; None
+    where the initial weights are not known."""
+
+    layers: int
+    effective_rank_fraction: float
+    spikes: int
+    poor_power_laws: int
+    effective_rank_fraction_initial: float | None = None
+    leading_grew: Claim | None = None
+    trailing_shrank: Claim | None = None
+    rank_rose_then_fell: Claim | None = None
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """The largest errors over the certified examples, and tightness (measured / bound: of the
+    network the median, of the layers the mean). What has no certificate has only what was
+    measured."""
+
+    certified: bool
+    measured: float
+    layer_tightness: float | None = None
+    certificate: float | None = None
+    tightness: float | None = None
+    worst_case: float | None = None
+    source_formula: float | None = None
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The three networks side by side, ratios (> 1 is smaller) and errors.
+
+    Drops of the accuracy in [0, 1], where there is one, are percentage points, negative when it
+    rose. `mean_bound_tightness` (measured error / upper bound, 1 is tight) is None where no
+    layer was factorized. `refit`: None where there was none.
+    """
+
+    dense: Network
+    compressed: Network
+    fine_tuned: Network
+    compression_ratio: float
+    macs_ratio: float
+    file_ratio: float
+    layers_factorized: int
+    max_relative_error: float
+    spectra: SpectraFigures
+    output_error: OutputError
+    accuracy_drop_compressed: float | None = None
+    accuracy_drop_fine_tuned: float | None = None
+    mean_bound_tightness: float | None = None
+    refit: RefitReport | None = None
+
+    @property
+    def networks(self) -> dict[str, Network]:
+        """The three by their names, in the order of the chain."""
+        return {"dense": self.dense, "compressed": self.compressed, "fine_tuned": self.fine_tuned}
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of metrics.json: what is None is left out, a network is one flat table."""
+        value: dict[str, Any] = _without_none(asdict(self))
+        return value | {name: network.figures() for name, network in self.networks.items()}
+
+
+def make_metrics(facts: Facts, networks: Mapping[str, Network], spectra: SpectraFigures) -> Metrics:
+    """networks: by the names in NETWORKS."""
+    dense, compressed, last = (networks[name] for name in NETWORKS)
+    layers = facts.compression.layers.values()
+    tight = [t for layer in layers if (t := tightness(layer)) is not None]
+    return Metrics(
+        dense=dense,
+        compressed=compressed,
+        fine_tuned=last,
+        compression_ratio=dense.size.params / last.size.params,
+        macs_ratio=dense.size.macs / last.size.macs,
+        file_ratio=dense.size.file_bytes / last.size.file_bytes,
+        layers_factorized=len(layers),
+        max_relative_error=max((x.measured_relative_error for x in layers), default=0.0),
+        spectra=spectra,
+        output_error=output_error(facts.bounds),
+        accuracy_drop_compressed=_points_lost(dense, compressed),
+        accuracy_drop_fine_tuned=_points_lost(dense, last),
+        mean_bound_tightness=sum(tight) / len(tight) if tight else None,
+        refit=facts.compression.refit,
+    )
+
+
+def read_metrics(path: Path) -> Metrics:
+    """Reads metrics.json. Raises LowRankError when it is missing or no such file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        for name in NETWORKS:
+            value[name] = _network_from_json(value[name])
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise LowRankError(f"{path}: no metrics of a run ({error!r}); {REMEDY}") from error
+    return from_json(value, Metrics, str(path), REMEDY)
+
+
+def output_error(bounds: Bounds) -> OutputError:
+    """The part of the metrics on the outputs of layers and network."""
+    network, layers = bounds.network, bounds.layers.values()
+    return OutputError(
+        certified=network.certified,
+        measured=network.measured.max,
+        layer_tightness=sum(x.tightness for x in layers) / len(layers) if layers else None,
+        certificate=network.certificate.max if network.certificate else None,
+        tightness=network.tightness.median if network.tightness else None,
+        worst_case=network.worst_case,
+        source_formula=network.source_formula,
+    )
+
+
+def tightness(layer: LayerReport) -> float | None:
+    """measured error / upper bound; None where the bound is 0."""
+    return layer.measured_relative_error / layer.upper_bound if layer.upper_bound > 0 else None
+
+
+def _network_from_json(value: dict[str, Any]) -> dict[str, Any]:
+    size = {field.name: value[field.name] for field in fields(Size)}
+    return {"scores": {k: v for k, v in value.items() if k not in size}, "size": size}
+
+
+def _points_lost(dense: Network, other: Network) -> float | None:
+    if "accuracy" not in dense.scores:
+        return None
+    # Rounded to hide the noise of the subtraction: 0.5 and not 0.5000000000000004.
+    return round(100.0 * (dense.scores["accuracy"] - other.scores["accuracy"]), 10)
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return value
