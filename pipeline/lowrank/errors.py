@@ -1,9 +1,8 @@
-"""What is said to users: the one exception that is meant for them, the hint that goes with a wrong
-name, and how ranks are written."""
+"""The one exception that is meant for users, and the hint that goes with a wrong name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 
@@ -25,8 +24,3 @@ def suggest(value: object, known: Iterable[str], shown: int = 20) -> str:
     hint = f"did you mean {near[0]!r}? " if near else ""
     more = " …" if len(names) > shown else ""
     return f"{hint}choose one of {', '.join(names[:shown])}{more}"
-
-
-def ranks_text(ranks: Sequence[int]) -> str:
-    """(24, 16) → "24×16", wherever ranks are shown; of a dense layer, which has none, ""."""
-    return "×".join(map(str, ranks))

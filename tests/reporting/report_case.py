@@ -16,9 +16,12 @@ from pipeline.lowrank.bounds import Bounds, LayerBound, NetworkBound, Quantiles
 from pipeline.lowrank.factorize.layer import LayerReport
 from pipeline.lowrank.factorize.report import CompressionReport
 from pipeline.lowrank.linalg import singular_values
+from pipeline.lowrank.methods import CP, SVD, Tucker2
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.targets import Target
-from pipeline.lowrank.planning.plan import Plan, PlannedLayer, save_plan
+from pipeline.lowrank.planning.files import save_plan
+from pipeline.lowrank.planning.plan import DENSE, Expected, ExpectedLayer, Plan, PlannedLayer
+from pipeline.lowrank.planning.policies import Energy
 from pipeline.lowrank.typed import save_record
 from pipeline.reporting.run.metrics import Network, Size
 from pipeline.training.curve import Curve, DescentPoint, EpochPoint, StepPoint
@@ -109,22 +112,33 @@ def _write_case(out: Path, layers: Layers) -> dict[str, Tensor]:
 
 def planned(targets: Mapping[str, TargetRecord], reports: Mapping[str, LayerReport]) -> Plan:
     """The plan that the reports are of; targets without a report stay dense."""
-    layers = {
-        name: PlannedLayer(
-            method=reports[name].method if name in reports else "dense",
-            ranks=reports[name].ranks if name in reports else (),
-            params=reports[name].params if name in reports else target.params,
-            macs=reports[name].macs if name in reports else target.macs,
+    expected = {}
+    for name, target in targets.items():
+        report = reports.get(name)
+        now = report or target
+        expected[name] = ExpectedLayer(
+            method=report.method if report else DENSE,
+            ranks=report.ranks if report else (),
+            params=now.params,
+            macs=now.macs,
             dense_params=target.params,
             dense_macs=target.macs,
-            relative_error=reports[name].predicted_relative_error if name in reports else 0.0,
-            error_kind="exact",
-            why="energy 0.9" if name in reports else "no rank pays: dense",
+            relative_error=report.predicted_relative_error if report else 0.0,
+            error_kind="estimate",
         )
-        for name, target in targets.items()
-    }
-    policy = {"name": "energy", "energy": 0.9}
-    return Plan("weight", ("svd", "tucker2", "cp"), policy, TOTALS, TOTALS, layers)
+    return Plan(
+        metric="weight",
+        seed=0,
+        policy=Energy(energy=0.9),
+        methods={method.name: method for method in (SVD(), Tucker2(), CP())},
+        layers={
+            name: PlannedLayer(
+                layer.method, layer.ranks, "energy 0.9" if layer.ranks else "no rank pays: dense"
+            )
+            for name, layer in expected.items()
+        },
+        expected=Expected(expected, TOTALS, TOTALS),
+    )
 
 
 def weight_history(weights: Mapping[str, Tensor]) -> WeightSpectra:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +16,12 @@ from pipeline.lowrank.analysis.analysis import analyze, save_analysis
 from pipeline.lowrank.analysis.history import weight_spectra
 from pipeline.lowrank.bounds import certify
 from pipeline.lowrank.factorize.apply import apply_
+from pipeline.lowrank.factorize.deciding import plan_from
 from pipeline.lowrank.factorize.report import CompressionReport
 from pipeline.lowrank.forms.files import build_model, save
-from pipeline.lowrank.methods import make_methods
-from pipeline.lowrank.network.targets import dense_weight
-from pipeline.lowrank.planning.plan import make_plan, save_plan
-from pipeline.lowrank.planning.policies import make_policy
+from pipeline.lowrank.methods import SVD, Tucker2
+from pipeline.lowrank.planning.files import load_plan, save_plan
+from pipeline.lowrank.planning.policies import Energy
 from pipeline.lowrank.typed import save_record
 from stages import evaluate
 from stages._io import main
@@ -33,7 +34,6 @@ SPEC = {
     "hidden": 24,
     "classes": 4,
 }
-POLICY = {"policy": "energy", "energy": 0.6, "cost": "params"}
 PARAMS = """
 fabric: {accelerator: cpu, devices: 1, num_nodes: 1, strategy: auto, precision: 32-true, threads: 1}
 evaluate: {batch_size: 16, latency_batch_size: 4, latency_repetitions: 3, latency_warmup: 1}
@@ -53,17 +53,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(model, out / "baseline", SPEC)
     analysis = analyze(model, torch.zeros(1, 1, 8, 8))
     save_analysis(out / "analysis", analysis, weight_spectra(model, list(analysis.targets)))
-    names = ["svd", "tucker2"]
-    methods = make_methods(names, hooi_iterations=2)
-    weights = {n: dense_weight(model.get_submodule(n)) for n in analysis.targets}
-    plan = make_plan(analysis, weights, make_policy(POLICY), names, methods)
+    plan = plan_from(model, analysis, Energy(energy=0.6), methods=[SVD(), Tucker2()])
     save_plan(out / "plan.json", plan)
-    model, reports = apply_(model, plan, analysis, hooi_iterations=2)
+    done = apply_(copy.deepcopy(model), plan, analysis)
+    dense, model, reports = model, done.network, done.layers
     for name in ("compressed", "finetuned"):
         save(model, out / name, SPEC)
-    save_record(out / "compressed/layers.json", CompressionReport(reports, plan.planned))
+    save_record(out / "compressed/layers.json", CompressionReport(reports, done.totals))
     inputs = torch.randn(6, 1, 8, 8)
-    certified = certify(build_model(SPEC), model, inputs, list(reports))
+    certified = certify(dense, model, inputs, list(reports))
     save_record(out / "compressed/bounds.json", certified)
     for name in ("baseline", "finetuned"):
         save_record(out / name / "curve.json", curve([0.5, 0.8], best=1))
@@ -99,9 +97,9 @@ def test_reports_are_right_and_repeat_to_the_byte(workspace: Path, tmp_path: Pat
     metrics = json.loads((reports / "metrics.json").read_text())
     dense = build_model(SPEC)
     assert metrics["dense"]["params"] == sum(p.numel() for p in dense.parameters())
-    planned = json.loads((workspace / "out/plan.json").read_text())["network"]["planned"]
-    assert metrics["compressed"]["params"] == planned["params"] < metrics["dense"]["params"]
-    assert metrics["compressed"]["macs"] == planned["macs"] < metrics["dense"]["macs"]
+    planned = load_plan(workspace / "out/plan.json").expected.planned
+    assert metrics["compressed"]["params"] == planned.params < metrics["dense"]["params"]
+    assert metrics["compressed"]["macs"] == planned.macs < metrics["dense"]["macs"]
     assert metrics["fine_tuned"] == metrics["compressed"]  # the same weights
     assert metrics["dense"]["loss"] != metrics["compressed"]["loss"]
     assert 0.1 < metrics["max_relative_error"] < 1

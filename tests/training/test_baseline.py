@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.data.files import load_split
 from pipeline.evaluation.quality import evaluate_quality
-from pipeline.lowrank import Budget, LowRankError, compress_
+from pipeline.lowrank import Budget, LowRankError, Tucker2, compress_
 from pipeline.lowrank.forms.files import load, read_network, save
 from pipeline.machine.devices import FabricOptions, make_fabric
 from pipeline.models.resnet import ResNet
@@ -62,7 +61,7 @@ def test_trained_baseline(tmp_path: Path, digits: Path, fabric: Fabric) -> None:
     initial.load_state_dict(tensors(folder, "init"))
     before = evaluate_quality(initial, validation, 500)["loss"]
     assert before == pytest.approx(curve.epochs[0].validation_loss, rel=1e-5)
-    assert json.loads((folder / "network.json").read_text())["model"] == SPEC
+    assert read_network(folder).builder == SPEC
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
@@ -149,11 +148,9 @@ def networks(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> tuple[Pa
     dense, compressed = folder / "baseline", folder / "compressed"
     fabric = make_fabric(FabricOptions(threads=1), seed=0)
     make_baseline(dense, digits, SPEC, TRAIN, fabric=fabric, seed=0)
-    model = load(dense)
-    model, _, reports = compress_(
-        model, Budget(params=0.6), torch.zeros(1, 1, 8, 8), methods=["tucker2"]
-    )
-    save(model, compressed, SPEC)
+    example = torch.zeros(1, 1, 8, 8)
+    done = compress_(load(dense), Budget(params=0.6), example, methods=[Tucker2()])
+    save(done.network, compressed, SPEC)
     return dense, compressed
 
 

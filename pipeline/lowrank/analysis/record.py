@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.lowrank.analysis import diagnostics
 from pipeline.lowrank.analysis.history import TrainingCourse, WeightDiagnosis
+from pipeline.lowrank.analysis.options import MetricName
 from pipeline.lowrank.analysis.spectra import View
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.targets import Target
@@ -40,7 +41,7 @@ class TargetRecord:
 class AnalysisRecord:
     """The content of analysis.json; the fields are those of `Analysis` and `TargetRecord`."""
 
-    metric: str
+    metric: MetricName
     damping: float | None
     network: Totals
     targets: Mapping[str, TargetRecord]

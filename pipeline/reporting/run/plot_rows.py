@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.lowrank.analysis.spectra import Spectra, View
-from pipeline.lowrank.methods import get_method
-from pipeline.lowrank.planning.plan import PlannedLayer
 from pipeline.reporting.run.facts import Facts
 from pipeline.reporting.run.rows import (
     BoundRow,
@@ -161,23 +159,17 @@ def fine_tuning_rows(curve: Curve) -> list[FineTuningRow]:
     return [rows[step] for step in sorted(rows)]
 
 
-def kept_rank(layer: PlannedLayer, view: str, size: int) -> int:
-    """How many of a view's `size` directions the planned form keeps: the rank that truncates
-    this view, at most the one rank of CP in every view, else all."""
-    if not layer.ranks:
+def kept_rank(ranks: Sequence[int], truncated: Sequence[str], view: str, size: int) -> int:
+    """How many of a view's `size` directions a layer of these ranks keeps: the rank that truncates
+    this view, at most the one rank of CP in every view, else all.
+
+    truncated: the views that the layer's method truncates (`Method.views`).
+    """
+    if not ranks:
         return size
-    truncated = get_method(layer.method).views
     if not truncated:
-        return min(size, layer.ranks[0])
-    return layer.ranks[truncated.index(view)] if view in truncated else size
-
-
-def cuts(layer: PlannedLayer, view: str) -> bool:
-    """Whether the planned form truncates this view; a dense layer counts as its full rank."""
-    if not layer.ranks:
-        return True
-    truncated = get_method(layer.method).views
-    return not truncated or view in truncated
+        return min(size, ranks[0])
+    return ranks[truncated.index(view)] if view in truncated else size
 
 
 def thin(count: int, limit: int, keep: tuple[int, ...] = ()) -> list[int]:
@@ -193,21 +185,22 @@ def thin(count: int, limit: int, keep: tuple[int, ...] = ()) -> list[int]:
 
 
 def _shown_views(facts: Facts) -> Iterator[_ShownView]:
-    planned = facts.plan.layers
-    chosen = {name: _views(planned[name], one) for name, one in facts.spectra.items()}
+    planned, methods = facts.plan.layers, facts.plan.methods
+    truncated = {n: methods[x.method].views if x.ranks else () for n, x in planned.items()}
+    chosen = {name: _views(truncated[name], one) for name, one in facts.spectra.items()}
     count = sum(len(views) for views in chosen.values())
     most = max(FEWEST_POINTS, min(MOST_POINTS, MOST_ROWS // max(count, 1)))
     for name, views in chosen.items():
-        layer, every = planned[name], facts.spectra[name].views
+        every, cut = facts.spectra[name].views, truncated[name]
         for key in views:
-            kept = kept_rank(layer, key, len(every[key].eigenvalues))
+            kept = kept_rank(planned[name].ranks, cut, key, len(every[key].eigenvalues))
             label = key if len(every) > 1 else "matrix"
-            yield _ShownView(name, label, every[key], kept, cuts(layer, key), most)
+            # A dense layer, and one that CP cuts in all views, counts in every view.
+            yield _ShownView(name, label, every[key], kept, not cut or key in cut, most)
 
 
-def _views(layer: PlannedLayer, spectra: Spectra) -> list[str]:
+def _views(truncated: Sequence[str], spectra: Spectra) -> list[str]:
     """The two channel modes, and the spatial matrix where the plan cuts it; the axes of a
     kernel have a handful of directions and no line."""
-    truncated = get_method(layer.method).views if layer.ranks else ()
     views = ("mode0", "mode1", "spatial") if "spatial" in truncated else ("mode0", "mode1")
     return [view for view in views if view in spectra.views]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pipeline.lowrank.errors import ranks_text
+from pipeline.lowrank.analysis.tables import ranks_text
 from pipeline.training.curve import DescentPoint
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.evaluation.timings import Timings
-from pipeline.lowrank.errors import ranks_text
+from pipeline.lowrank.analysis.tables import ranks_text
 from pipeline.lowrank.factorize.report import RefitReport
 from pipeline.reporting.run.layers import LayerRow, read_layers
 from pipeline.reporting.run.measures import measures

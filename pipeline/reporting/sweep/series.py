@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from pipeline.lowrank.errors import ranks_text
+from pipeline.lowrank.analysis.tables import ranks_text
 from pipeline.reporting.run.layers import LayerRow
 from pipeline.reporting.style import (
     FIRST,
