@@ -177,9 +177,11 @@ def test_bad_configuration_gets_one_readable_error(override: str, message: str) 
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
-def test_an_old_name_is_refused_with_the_new_one(old: str, new: str) -> None:
+def test_an_old_name_is_known_with_the_new_one(old: str, new: str) -> None:
     assert renamed(old) == new and renamed(f"{old}.inner") == f"{new}.inner"
     assert renamed(new) is None and renamed("seed") is None
+    told = (ROOT / "CHANGELOG.md").read_text().partition("### Renamed")[2].partition("###")[0]
+    assert f"`{old}`" in told and f"`{new}`" in told
 
 
 @pytest.mark.parametrize(
