@@ -15,8 +15,8 @@ from pipeline.lowrank.forms.cp import rank_upper_bound
 @dataclass(frozen=True)
 class Uniqueness:
     """The two figures of a CP: `rank_limit`, which its rank never exceeds and which
-    Theorem 6 of the course module (docs/theorems.md) takes for a condition of uniqueness, and whether Kruskal's condition, which is one, holds for
-    factors without special structure."""
+    Theorem 6 of the course module (docs/theorems.md) takes for a condition of uniqueness, and
+    whether Kruskal's condition, which is one, holds for factors without special structure."""
 
     rank_limit: int
     kruskal: bool
