@@ -17,7 +17,7 @@ import time
 import torch
 from torch import nn
 
-from pipeline.lowrank import Compute, apply_, plan
+from pipeline.lowrank import SVD, Compute, apply_, plan
 from pipeline.lowrank.bounds import Bounds, certify
 from pipeline.models.resnet import ResNet
 
@@ -44,13 +44,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     images = torch.randn(options.examples, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     dense = resnet18(images)
-    chosen = plan(dense, Compute(compression_ratio=2.0), images[:1], methods=("svd",))
-    approximate, reports = apply_(copy.deepcopy(dense), chosen)
+    chosen = plan(dense, Compute(compression_ratio=2.0), images[:1], methods=[SVD()])
+    done = apply_(copy.deepcopy(dense), chosen)
     profiler = cProfile.Profile()
     wall, processor = time.perf_counter(), time.process_time()
     if options.profile:
         profiler.enable()
-    found = certify(dense, approximate, images, list(reports))
+    found = certify(dense, done.network, images, list(done.layers))
     profiler.disable()
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
     print(f"{wall:.1f} s, {processor:.1f} s of processor time, {options.threads} threads")

@@ -24,7 +24,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import yaml
@@ -37,9 +37,10 @@ from pipeline.lowrank.analysis.analysis import Analysis, load_analysis
 from pipeline.lowrank.analysis.metrics import Metric
 from pipeline.lowrank.analysis.spectra import analyze_weight
 from pipeline.lowrank.factorize.apply import apply_
+from pipeline.lowrank.factorize.deciding import plan_from
 from pipeline.lowrank.forms.files import load, read_network, save
-from pipeline.lowrank.methods import make_methods
-from pipeline.lowrank.planning.plan import Plan, make_plan
+from pipeline.lowrank.methods import get_method
+from pipeline.lowrank.planning.plan import Plan
 from pipeline.lowrank.planning.policies import Budget
 from pipeline.machine.devices import FabricOptions, make_fabric
 from pipeline.training.fine_tune import fine_tune
@@ -48,7 +49,7 @@ from pipeline.training.fine_tune import fine_tune
 class Row(NamedTuple):
     label: str
     metric: str
-    form: str
+    method: str
     allocation: str
 
 
@@ -102,9 +103,11 @@ def _lengths(factor: Tensor) -> Tensor:
 def plan_of(row: Row, analysis: Analysis, model: nn.Module, budget: Budget) -> Plan:
     scale = "relative" if row.allocation == "uniform" else row.allocation
     policy = replace(budget, error_scale=scale)  # type: ignore[arg-type]
-    methods = make_methods([row.form])
-    plan = make_plan(analysis, analysis.whitened(model), policy, [row.form], methods)
-    return plan.as_uniform() if row.allocation == "uniform" else plan
+    plan = plan_from(model, analysis, policy, methods=[get_method(row.method)()])
+    if row.allocation != "uniform":
+        return plan
+    assert plan.uniform is not None
+    return plan.uniform
 
 
 def main() -> None:
@@ -135,29 +138,22 @@ def main() -> None:
             budget = Budget(**{arguments.cost: kept}, scope=arguments.scope)
             plan = plan_of(row, analyses[row.metric], model, budget)
             networks = {"dense": model}
-            networks["compressed"], reports = apply_(
-                copy.deepcopy(model), plan, analyses[row.metric]
-            )
+            built = apply_(copy.deepcopy(model), plan, analyses[row.metric]).network
+            networks["compressed"] = built
             if arguments.repair:
-                layers = {n: {"method": r.method, "ranks": r.ranks} for n, r in reports.items()}
-                networks["repaired"] = repaired(
-                    arguments.workspace, networks["compressed"], layers, arguments.repair
-                )
+                networks["repaired"] = repaired(arguments.workspace, built, arguments.repair)
             scores = compare_networks(networks, splits, meta["task"], arguments.batch)
             print(f"{row.label:28s} {kept:5.2f}  {_read(scores)}", flush=True)
 
 
-def repaired(
-    workspace: Path, built: nn.Module, layers: Mapping[str, Any], epochs: int
-) -> nn.Module:
-    """What the workspace's stage fine-tune makes of a network in so many epochs; `layers` as of
-    `save`."""
+def repaired(workspace: Path, built: nn.Module, epochs: int) -> nn.Module:
+    """What the workspace's stage fine-tune makes of a network in so many epochs."""
     out, params = workspace / "out", yaml.safe_load((workspace / "params.yaml").read_text())
     options, seed = params["fine_tune"] | {"epochs": epochs}, params["seed"]
     fabric = make_fabric(FabricOptions(**params["fabric"]), seed)
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder, "compressed"), Path(folder, "finetuned")
-        save(built, before, read_network(out / "baseline").spec)
+        save(built, before, read_network(out / "baseline").builder)
         fine_tune(after, before, out / "baseline", out / "data", options, fabric=fabric, seed=seed)
         return load(after)
 

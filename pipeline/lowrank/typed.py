@@ -18,6 +18,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, dataclass_transform, get_args
 
@@ -57,7 +58,7 @@ def options(cls: type[T]) -> type[T]:
     @functools.wraps(construct)
     def checked(self: T, *values: Any, **named: Any) -> None:
         try:
-            construct(self, *values, **named)
+            construct(self, *map(plain, values), **{k: plain(v) for k, v in named.items()})
         except ValidationError as error:
             raise explained(cls.__name__, knob_names(made), error) from None
         except TypeError as error:  # too many values
@@ -65,6 +66,18 @@ def options(cls: type[T]) -> type[T]:
 
     made.__init__ = checked  # type: ignore[assignment,method-assign]
     return made  # type: ignore[return-value]
+
+
+def plain(value: Any) -> Any:
+    """The value with numbers of numpy, also inside lists, tuples and dicts, as Python's own: a
+    number is a number, whoever made it."""
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    if type(value) is dict:
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def knob_names(cls: type) -> list[str]:
@@ -81,7 +94,9 @@ def explained(owner: str, known: list[str], error: ValidationError) -> LowRankEr
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, LowRankError):
         return cause
-    name = ".".join(str(part) for part in first["loc"])
+    at, *inside = first["loc"]
+    place = known[at] if isinstance(at, int) and at < len(known) else at  # given by position
+    name = ".".join(str(part) for part in (place, *inside))
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return LowRankError(f"{owner} has no option {name!r}: {suggest(name, known)}")
     if first["type"] in ("missing", "missing_argument"):

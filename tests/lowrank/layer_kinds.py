@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.analysis.spectra import Spectra, analyze_weight
-from pipeline.lowrank.forms.surgery import Factorized, fill_, skeleton
-from pipeline.lowrank.methods import Method
+from pipeline.lowrank.forms.surgery import Factorized, fill_, unfilled
+from pipeline.lowrank.methods import METHODS, Method, make_method
 from pipeline.lowrank.network.costs import describe_target, trace_positions
 from pipeline.lowrank.network.targets import Target, dense_weight, groups_of
 
@@ -106,6 +106,11 @@ def make_case(kind: LayerKind, dtype: torch.dtype = torch.float64) -> Case:
     return case_of(module, example)
 
 
+def configured(**options: object) -> dict[str, Method]:
+    """All methods by name, with those of the options that each of them has."""
+    return {name: make_method(name, options) for name in METHODS}
+
+
 def case_of(module: nn.Module, example: Tensor) -> Case:
     weight = dense_weight(module)
     target = describe_target("layer", module, trace_positions(module, example)[""])
@@ -113,7 +118,7 @@ def case_of(module: nn.Module, example: Tensor) -> Case:
 
 
 def build(case: Case, method: Method, ranks: tuple[int, ...]) -> Factorized:
-    layer = skeleton("layer", case.module, method.name, ranks)
+    layer = unfilled("layer", case.module, method.form, ranks)
     factors = method.factorize(case.weight, case.spectra, ranks)
     fill_(layer, factors, getattr(case.module, "bias", None))
     return layer

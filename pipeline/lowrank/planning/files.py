@@ -91,9 +91,6 @@ def load_plan(path: Path) -> Plan:
     with the place of the fault."""
     file = load_record(path, _PlanFile, _REMEDY)
     methods = {name: _method(name, options) for name, options in file.methods.items()}
-    for layer in file.layers.values():
-        if layer.method != "dense" and layer.method not in methods:
-            methods[layer.method] = _method(layer.method, {})
     expected = Expected(file.expected.layers, file.expected.dense, file.expected.planned)
     policy = _policy(file.policy)
     plan = Plan(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from pipeline.lowrank.analysis.analysis import Analysis
-from pipeline.lowrank.methods import Method
+from pipeline.lowrank.methods import Method, get_method
 from pipeline.lowrank.methods.candidate import ErrorKind
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.planning.policies import Policy
@@ -77,12 +77,12 @@ class Contestant:
 class Plan:
     """Decisions for all targets under one policy.
 
-    metric, damping, seed: of the analysis. methods: by name, with their options; every method
-    that a layer names is here. skipped: {layer: why it is no target}. optimality_gap: the
-    fraction of the total error that a better allocation could save at most; None for policies
-    that decide layer by layer. uniform: the plan of the same cost that keeps the same fraction of
-    every layer. contest: what was measured to choose this plan among several. analysis: what the
-    plan was made from; it is not part of the file.
+    metric, damping, seed: of the analysis. methods: by name, with their options; a method that a
+    layer names and that is not given has its defaults. skipped: {layer: why it is no target}.
+    optimality_gap: the fraction of the total error that a better allocation could save at most;
+    None for policies that decide layer by layer. uniform: the plan of the same cost that keeps the
+    same fraction of every layer. contest: what was measured to choose this plan among several.
+    analysis: what the plan was made from; it is not part of the file.
     """
 
     metric: str
@@ -97,6 +97,19 @@ class Plan:
     uniform: Plan | None = None
     contest: tuple[Contestant, ...] = ()
     analysis: Analysis | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        named = {layer.method for layer in self.layers.values()} - {DENSE, *self.methods}
+        if named:
+            given = {**self.methods, **{name: get_method(name)() for name in sorted(named)}}
+            object.__setattr__(self, "methods", given)
+
+    def __repr__(self) -> str:
+        dense, planned = self.expected.dense, self.expected.planned
+        return (
+            f"Plan({self.policy.name}, {len(self.factorized)} of {len(self.layers)} layers, "
+            f"{dense.params:,} → {planned.params:,} params)"
+        )
 
     @property
     def factorized(self) -> dict[str, PlannedLayer]:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from pipeline.lowrank import LowRankError
 from pipeline.lowrank.adapters.attach import Adapter, AdapterOptions, attach_, merge_
-from pipeline.lowrank.forms.surgery import Factorized, skeleton
+from pipeline.lowrank.forms import get_form
+from pipeline.lowrank.forms.surgery import Factorized, unfilled
 
-# name → (dense layer, method, ranks, input): factors that are Linears, 1×1 and k×k kernels,
+# name → (dense layer, form, ranks, input): factors that are Linears, 1×1 and k×k kernels,
 # depthwise ones (the middle of CP), strided and of all dimensions.
 LAYERS: dict[str, tuple[nn.Module, str, Sequence[int], tuple[int, ...]]] = {
     "linear": (nn.Linear(20, 16), "svd", (7,), (3, 20)),
@@ -32,9 +33,9 @@ class Network(nn.Module):
 
     def __init__(self, kind: str) -> None:
         super().__init__()
-        module, method, ranks, shape = LAYERS[kind]
+        module, form, ranks, shape = LAYERS[kind]
         torch.manual_seed(0)
-        self.layer = skeleton("layer", module, method, ranks)
+        self.layer = unfilled("layer", module, get_form(form), ranks)
         self.layer.double().requires_grad_(True)
         for parameter in self.layer.parameters():
             nn.init.normal_(parameter, std=0.5)
@@ -161,11 +162,12 @@ def test_patterns_choose_layers() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rank": 0}, "adapter rank is 0: choose at least 1"),
-        ({"alpha": 0.0}, "adapter alpha is 0.0: choose a number above 0"),
-        ({"init": "ones"}, "adapters start from zeros or svd, not from 'ones'"),
-        ({"targets": ()}, r'no adapter targets: \["\*"\] means all'),
-        ({"others": ("norms",)}, "'norms' cannot be trained beside adapters; choose among vectors"),
+        ({"rank": 0}, "AdapterOptions: rank=0: choose a number of at least 1"),
+        ({"alpha": 0.0}, r"alpha=0\.0: choose a number above 0"),
+        ({"init": "ones"}, "init='ones': unknown; choose one of zeros, svd"),
+        ({"targets": ()}, r"targets=\(\): give at least 1"),
+        ({"others": ("norms",)}, r"others\.0='norms': unknown; choose one of vectors, dense"),
+        ({"rnak": 3}, "AdapterOptions has no option 'rnak': did you mean 'rank'"),
         (
             {"targets": ("stem*",)},
             r"pattern 'stem\*' matches no factorized layer \(there are ",

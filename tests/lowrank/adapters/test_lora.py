@@ -81,7 +81,7 @@ def test_every_policy_chooses_ranks(name: str) -> None:
         rows, columns = layer.weight.shape
         noise, planted = torch.randn(rows, columns), torch.randn(rows, 2) @ torch.randn(2, columns)
         layer.weight.data += planted + 0.05 * (1 + index) * noise
-    layers = extract_adapter(base, tuned, make_policy(options)).layers
+    layers = extract_adapter(base, tuned, make_policy(options["policy"], options)).layers
     assert list(layers) == ["0", "1", "2"]
     for key, layer in layers.items():
         delta = change_of(base, tuned, key)

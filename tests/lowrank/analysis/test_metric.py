@@ -11,11 +11,11 @@ from pipeline.lowrank.analysis.metrics import Metric, make_metric
 from pipeline.lowrank.analysis.moments import Moments
 from pipeline.lowrank.analysis.spectra import analyze_weight
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.methods import METHODS, Method, make_methods
+from pipeline.lowrank.methods import METHODS, Method
 from pipeline.lowrank.network.targets import Target
-from tests.lowrank.layer_kinds import LAYER_KINDS, Case, LayerKind, make_case
+from tests.lowrank.layer_kinds import LAYER_KINDS, Case, LayerKind, configured, make_case
 
-CONFIGURED = make_methods(list(METHODS), cp_iterations=40, cp_rank_grid=3)
+CONFIGURED = configured(cp_iterations=40, cp_rank_grid=3)
 KINDS = [k for k in LAYER_KINDS if k.name in ("linear wide", "linear tall", "conv2d grouped")]
 
 
@@ -59,7 +59,7 @@ def test_the_error_in_the_metric_is_the_one_predicted(name: str, kind: LayerKind
         factors = method.factorize_in(metric, case.weight, spectra, candidate.ranks)
         contract = Method.factorize_in(method, metric, case.weight, spectra, candidate.ranks)
         torch.testing.assert_close(factors, contract, rtol=1e-7, atol=1e-9)
-        error = squared_norm(metric, case.weight - method.reconstruct(factors))
+        error = squared_norm(metric, case.weight - method.form.reconstruct(factors))
         if candidate.error_kind == "exact":
             assert error == pytest.approx(candidate.squared_error, rel=1e-6, abs=1e-9)
         else:
@@ -74,13 +74,13 @@ def test_the_svd_in_a_metric_is_optimal_in_it() -> None:
     whitened = metric.whiten(case.weight)
     svd = CONFIGURED["svd"]
     factors = metric.unwhiten(svd.factorize(whitened, analyze_weight(whitened), (4,)))
-    best = squared_norm(metric, case.weight - svd.reconstruct(factors))
-    plain = svd.reconstruct(svd.factorize(case.weight, case.spectra, (4,)))
+    best = squared_norm(metric, case.weight - svd.form.reconstruct(factors))
+    plain = svd.form.reconstruct(svd.factorize(case.weight, case.spectra, (4,)))
     assert best < squared_norm(metric, case.weight - plain)
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         first, last = (f + 1e-2 * torch.randn(f.shape, generator=generator) for f in factors)
-        assert best <= squared_norm(metric, case.weight - svd.reconstruct([first, last]))
+        assert best <= squared_norm(metric, case.weight - svd.form.reconstruct([first, last]))
 
 
 def test_fewer_tokens_than_inputs_are_no_problem() -> None:
@@ -92,7 +92,7 @@ def test_fewer_tokens_than_inputs_are_no_problem() -> None:
     whitened = metric.whiten(case.weight)
     svd = CONFIGURED["svd"]
     factors = metric.unwhiten(svd.factorize(whitened, analyze_weight(whitened), (3,)))
-    change = case.weight - svd.reconstruct(factors)
+    change = case.weight - svd.form.reconstruct(factors)
     seen = torch.einsum("on,nm,om->", change, moments.inputs[0], change)
     assert seen < 1e-5 * torch.einsum("on,nm,om->", case.weight, moments.inputs[0], case.weight)
     assert torch.linalg.norm(change) < 10 * torch.linalg.norm(case.weight)
@@ -124,7 +124,7 @@ def test_a_bias_takes_up_the_mean_error() -> None:
     whitened = metric.whiten(case.weight)
     svd = CONFIGURED["svd"]
     factors = metric.unwhiten(svd.factorize(whitened, analyze_weight(whitened), (4,)))
-    change = case.weight - svd.reconstruct(factors)
+    change = case.weight - svd.form.reconstruct(factors)
     update = metric.bias_update(change)
     assert update is not None
     without = (x @ change.T).square().sum(1).mean().item()

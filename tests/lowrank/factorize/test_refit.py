@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.lowrank import Budget, LowRankError, apply_, plan
+from pipeline.lowrank import SVD, Budget, LowRankError, apply_, plan
 from pipeline.lowrank.analysis.divergence import Divergence
+from pipeline.lowrank.analysis.options import MetricName
 from pipeline.lowrank.factorize.refit import corrected_weight, measure_drift, refit_
 from pipeline.lowrank.network.blocks import Walk, find_blocks, record_calls
 
@@ -72,16 +73,20 @@ def correlated(count: int, shape: tuple[int, ...], seed: int) -> Tensor:
 
 @pytest.mark.parametrize("metric", ["weight", "input", "fisher"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_the_refit_network_is_closer_to_the_dense_one(network: str, metric: str) -> None:
+def test_the_refit_network_is_closer_to_the_dense_one(network: str, metric: MetricName) -> None:
     make, shape = NETWORKS[network]
     torch.manual_seed(0)
     dense = make().eval()
     calibration = list(correlated(512, shape, 1).split(128))
     chosen = plan(
-        dense, Budget(params=0.4), calibration[0][:1], metric=metric, calibration=calibration,
-        methods=["svd"],
-    )  # fmt: skip
-    plain, _ = apply_(copy.deepcopy(dense), chosen)
+        dense,
+        Budget(params=0.4),
+        calibration=calibration,
+        held_out=[],
+        metric=metric,
+        methods=[SVD()],
+    )
+    plain = apply_(copy.deepcopy(dense), chosen).network
     refit = copy.deepcopy(plain)
     assert chosen.analysis is not None
     reports = refit_(dense, refit, chosen, chosen.analysis, calibration, share=0.5)

@@ -44,10 +44,9 @@ TOKENS = torch.arange(6)[None]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    model, _, reports = compress_(build_model(SPEC), Energy(0.5), TOKENS)
-    layers = {n: {"method": r.method, "ranks": list(r.ranks)} for n, r in reports.items()}
-    assert list(layers) == ["middle"]
-    save(model, tmp_path / "net", SPEC)
+    done = compress_(build_model(SPEC), Energy(0.5), TOKENS)
+    assert list(done.layers) == ["middle"]
+    save(done.network, tmp_path / "net", SPEC)
     return tmp_path / "net"
 
 
@@ -58,12 +57,12 @@ def test_a_compressed_tied_network_comes_back_to_the_bit(folder: Path) -> None:
     assert torch.equal(one(TOKENS), two(TOKENS))
     assert not one.training
     assert sorted(p.name for p in folder.iterdir()) == ["model.safetensors", "network.json"]
-    assert read_network(folder).spec == SPEC
+    assert read_network(folder).builder == SPEC
 
 
 def test_saving_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     file = read_network(folder)
-    save(load(folder), tmp_path / "again", file.spec)
+    save(load(folder), tmp_path / "again", file.builder)
     for name in ("model.safetensors", "network.json"):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
 
@@ -145,15 +144,21 @@ def test_a_network_file_that_does_not_fit(folder: Path) -> None:
     path = folder / "network.json"
     good = json.loads(path.read_text())
     for change, message in [
-        ({"layers": {"nowhere": {"method": "svd", "ranks": [2]}}}, "'nowhere'"),
-        ({"layers": {"middle": {"method": "svd", "ranks": [99]}}}, "rank 99 is not in 1..12"),
-        ({"layers": {"": {"method": "svd", "ranks": [2]}}}, "'' is a Tied"),
-        ({"layers": {"middle": {"method": "pivoted_svd", "ranks": [2]}}}, "has shape"),
-        ({"format": 7}, "format 7"),
+        ({"layers": {"nowhere": {"form": "svd", "ranks": [2]}}}, "'nowhere'"),
+        ({"layers": {"middle": {"form": "svd", "ranks": [99]}}}, "rank 99 is not in 1..12"),
+        ({"layers": {"": {"form": "svd", "ranks": [2]}}}, "'' is a Tied"),
+        ({"layers": {"middle": {"form": "pivoted_svd", "ranks": [2]}}}, "has shape"),
+        ({"layers": {"middle": {"form": "svdd", "ranks": [2]}}}, "'svdd': did you mean 'svd'"),
+        ({"layers": {"middle": {"form": "svd", "ranks": ["2"]}}}, r"layers\.middle\.ranks\.0: "),
+        ({"layers": {"middle": {"form": "svd", "ranks": None}}}, r"layers\.middle\.ranks: "),
+        ({"layers": []}, "layers: "),
+        ({"builder": 3}, "builder: "),
+        ({"format": 7}, "format: "),
     ]:
         path.write_text(json.dumps(good | change))
-        with pytest.raises(LowRankError, match=message):
+        with pytest.raises(LowRankError, match=message) as info:
             load(folder)
+        assert "\n" not in str(info.value)
     path.unlink()
-    with pytest.raises(LowRankError, match="not a network of this pipeline"):
+    with pytest.raises(LowRankError, match=r"network\.json: cannot be read .*a saved network"):
         load(folder)

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.lowrank.forms import FORMS
 from pipeline.lowrank.forms.pivots import pivot_rows
-from pipeline.lowrank.forms.surgery import fill_, skeleton
-from pipeline.lowrank.methods import make_methods
+from pipeline.lowrank.forms.surgery import unfilled
 from pipeline.lowrank.network.costs import count_params
-from tests.lowrank.layer_kinds import LAYER_KINDS, make_case
+from tests.lowrank.layer_kinds import LAYER_KINDS, build, configured, make_case
 
-METHODS = make_methods(["svd", "tucker2", "pivoted_svd", "pivoted_tucker2"])
+METHODS = configured()
 CONV = next(kind for kind in LAYER_KINDS if kind.name == "conv2d grouped")
 LINEAR = next(kind for kind in LAYER_KINDS if kind.name == "linear wide")
 
@@ -48,13 +48,7 @@ def test_a_matrix_without_full_rank_has_pivots_too() -> None:
 )
 def test_the_same_function_with_fewer_parameters(plain, kind, ranks, saved) -> None:  # type: ignore[no-untyped-def]
     case = make_case(kind)
-    built = []
-    for name in (plain, f"pivoted_{plain}"):
-        layer = skeleton("layer", case.module, name, ranks)
-        factors = METHODS[name].factorize(case.weight, case.spectra, ranks)
-        fill_(layer, factors, case.module.bias)  # type: ignore[arg-type]
-        built.append(layer)
-    first, second = built
+    first, second = (build(case, METHODS[n], ranks) for n in (plain, f"pivoted_{plain}"))
     assert count_params(first) - count_params(second) == saved
     assert torch.allclose(first(case.example), second(case.example), atol=1e-10)
     assert torch.allclose(first.dense_weight(), second.dense_weight(), atol=1e-10)
@@ -79,17 +73,23 @@ def _same_in_training(layer: nn.Module, example: torch.Tensor) -> None:
 def test_full_rank_costs_what_dense_costs(kind) -> None:  # type: ignore[no-untyped-def]
     case = make_case(kind)
     name = "pivoted_tucker2" if kind is CONV else "pivoted_svd"
-    grid = METHODS[name].grid(case.target, case.spectra)  # type: ignore[attr-defined]
-    assert grid.params[-1] == case.target.params and grid.macs[-1] == case.target.macs
-    assert grid.squared_error[-1] == pytest.approx(0.0, abs=1e-12 * case.spectra.squared_norm)
-    assert (grid.params[:-1] <= grid.params[-1]).all(), "cost grows with every rank"
+    full = [len(case.spectra.views[view].eigenvalues) for view in METHODS[name].views]
+    ranks = torch.cartesian_prod(*(torch.arange(1, size + 1) for size in full)).reshape(
+        -1, len(full)
+    )
+    params, macs = FORMS[name].costs(case.target, ranks)
+    assert params[-1] == case.target.params and macs[-1] == case.target.macs
+    assert (params[:-1] <= params[-1]).all(), "cost grows with every rank"
+    whole = METHODS[name].candidate(case.target, case.weight, case.spectra, full)
+    assert whole is not None and whole.params == case.target.params
+    assert whole.squared_error == pytest.approx(0.0, abs=1e-12 * case.spectra.squared_norm)
 
 
 def test_a_side_of_full_rank_has_no_layer() -> None:
     case = make_case(CONV)
     outputs, inputs = case.target.group_shape[:2]
     sizes = {
-        ranks: len(skeleton("layer", case.module, "pivoted_tucker2", ranks))
+        ranks: len(unfilled("layer", case.module, FORMS["pivoted_tucker2"], ranks))
         for ranks in ((outputs - 1, inputs - 1), (outputs, inputs - 1), (outputs - 1, inputs))
     }
     assert list(sizes.values()) == [3, 2, 2]
@@ -99,20 +99,17 @@ def test_low_precision_loses_no_more_than_plain_factors() -> None:
     case = make_case(LINEAR, torch.bfloat16)
     errors = []
     for name in ("svd", "pivoted_svd"):
-        layer = skeleton("layer", case.module, name, (8,))
+        layer = build(case, METHODS[name], (8,))
         factors = METHODS[name].factorize(case.weight, case.spectra, (8,))
-        exact = METHODS[name].reconstruct(factors)
-        fill_(layer, factors, case.module.bias)  # type: ignore[arg-type]
+        exact = FORMS[name].reconstruct(factors)
         errors.append(torch.linalg.vector_norm(layer.dense_weight() - exact).item())
     assert 0.0 < errors[1] <= 3.0 * errors[0]
 
 
 def test_the_state_survives_a_round_trip_with_its_indices() -> None:
     case = make_case(CONV, torch.float32)
-    layer = skeleton("layer", case.module, "pivoted_tucker2", (3, 2))
-    factors = METHODS["pivoted_tucker2"].factorize(case.weight, case.spectra, (3, 2))
-    fill_(layer, factors, case.module.bias)  # type: ignore[arg-type]
-    other = skeleton("layer", case.module, "pivoted_tucker2", (3, 2))
+    layer = build(case, METHODS["pivoted_tucker2"], (3, 2))
+    other = unfilled("layer", case.module, FORMS["pivoted_tucker2"], (3, 2))
     assert isinstance(other, nn.Sequential)
     other.load_state_dict(layer.state_dict())
     assert torch.equal(other(case.example), layer(case.example))

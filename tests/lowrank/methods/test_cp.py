@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank import Compute, Fixed, LowRankError, apply_, plan
+from pipeline.lowrank.forms.cp import rank_upper_bound
 from pipeline.lowrank.methods import CP, als
 from pipeline.lowrank.methods.uniqueness import (
     Uniqueness,
     generic_k_ranks,
     k_rank,
     kruskal_sufficient,
-    rank_upper_bound,
 )
 from tests.lowrank.layer_kinds import case_of
 
@@ -119,24 +119,31 @@ def test_a_diverging_fit_becomes_tucker2_and_the_plan_says_why() -> None:
     with torch.no_grad():
         module.weight.copy_(degenerate())
     case = case_of(module, randn(1, 4, 6, 6))
-    free = {"cp_penalty": 0.0, "cp_slack": 0.0, "cp_tolerance": 0.0, "cp_iterations": 500}
-    free |= {"cp_restarts": 0, "cp_rank_grid": 3}  # ranks 1, 2 and 5
-    fit = list(CP(**free)._fits(case.weight, case.spectra, [1, 2]))[-1]  # type: ignore[arg-type]
+    free = CP(
+        cp_penalty=0.0,
+        cp_slack=0.0,
+        cp_tolerance=0.0,
+        cp_iterations=500,
+        cp_restarts=0,
+        cp_rank_grid=3,  # ranks 1, 2 and 5
+    )
+    fit = list(free._fits(case.weight, case.spectra, [1, 2]))[-1]
     assert fit.diverged
     assert fit.squared_error < 1e-2 * case.spectra.squared_norm
 
     limit = 2 * (4 + 4 + 4)
-    chosen = plan(module, Compute(64 / limit), case.example, methods=["cp"], **free).layers[""]
-    assert chosen.method == "tucker2"
-    assert chosen.params <= limit
-    assert "cp diverged at rank 2" in chosen.why
+    instead = plan(module, Compute(64 / limit), case.example, methods=[free])
+    assert instead.layers[""].method == "tucker2"
+    assert instead.expected.layers[""].params <= limit
+    assert "cp diverged at rank 2" in instead.layers[""].why
     with pytest.raises(LowRankError, match=r"cp diverged at rank 2 .*plan tucker2 there"):
-        CP(**free).factorize(case.weight, case.spectra, (2,))  # type: ignore[arg-type]
+        free.factorize(case.weight, case.spectra, (2,))
 
-    bounded = plan(module, Compute(64 / limit), case.example, methods=["cp"]).layers[""]
-    assert (bounded.method, bounded.ranks) == ("cp", (2,))
-    assert "cp sensitivity" in bounded.why
-    assert bounded.relative_error < chosen.relative_error
+    bounded = plan(module, Compute(64 / limit), case.example, methods=[CP()])
+    assert (bounded.layers[""].method, bounded.layers[""].ranks) == ("cp", (2,))
+    assert "cp sensitivity" in bounded.layers[""].why
+    errors = [found.expected.layers[""].relative_error for found in (bounded, instead)]
+    assert errors[0] < errors[1]
 
 
 def test_the_source_s_condition_is_none_of_uniqueness() -> None:
@@ -179,6 +186,5 @@ def test_both_figures_of_uniqueness_are_reported(rank: int, kruskal: bool) -> No
     """5×4×9: 5 + 4 + R ≥ 2R + 2 up to R = 7; no rank is above 5·4."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(4, 5, 3))
-    chosen = plan(net, Fixed((rank,)), torch.zeros(1, 4, 8, 8), methods=["cp"])
-    _, reports = apply_(net, chosen)
-    assert reports["0"].uniqueness == Uniqueness(rank_limit=20, kruskal=kruskal)
+    chosen = plan(net, Fixed((rank,)), torch.zeros(1, 4, 8, 8), methods=[CP()])
+    assert apply_(net, chosen).layers["0"].uniqueness == Uniqueness(rank_limit=20, kruskal=kruskal)

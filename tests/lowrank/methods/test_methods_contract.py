@@ -12,14 +12,21 @@ import pytest
 import torch
 
 from pipeline.lowrank.analysis.spectra import analyze_weight
-from pipeline.lowrank.forms.surgery import skeleton
+from pipeline.lowrank.forms.cp import rank_upper_bound
+from pipeline.lowrank.forms.surgery import unfilled
 from pipeline.lowrank.linalg import relative_error
-from pipeline.lowrank.methods import METHODS, Method, candidates_of, make_methods
-from pipeline.lowrank.methods.uniqueness import rank_upper_bound
+from pipeline.lowrank.methods import METHODS, Method, candidates_of
 from pipeline.lowrank.network.costs import count_params, network_totals
-from tests.lowrank.layer_kinds import LAYER_KINDS, Case, LayerKind, build, make_case
+from tests.lowrank.layer_kinds import (
+    LAYER_KINDS,
+    Case,
+    LayerKind,
+    build,
+    configured,
+    make_case,
+)
 
-CONFIGURED = make_methods(list(METHODS), cp_iterations=12, cp_rank_grid=3)
+CONFIGURED = configured(cp_iterations=12, cp_rank_grid=3)
 
 
 @dataclass(frozen=True)
@@ -158,7 +165,7 @@ def test_state_dict_round_trip_to_the_bit(row: Row, kind: LayerKind) -> None:
     ranks = ranks_of(case, row.method, 2)
     layer = build(case, row.method, ranks)
     again = build(make_case(kind), row.method, ranks)  # the same weights give the same factors
-    other = skeleton("layer", case.module, row.method.name, ranks)
+    other = unfilled("layer", case.module, row.method.form, ranks)
     other.load_state_dict(copy.deepcopy(again.state_dict()))
     assert torch.equal(other(case.example), layer(case.example))
 
@@ -186,13 +193,13 @@ def test_channels_enter_at_the_first_factor_and_leave_at_the_last(
 
     ranks = ranks_of(case, row.method, 2)
     first, *inner, last = row.method.factorize(case.weight, case.spectra, ranks)
-    dense = row.method.reconstruct([first, *inner, last])
-    moved = row.method.reconstruct([mixed_in(first), *inner, mixed_out(last)])
+    dense = row.method.form.reconstruct([first, *inner, last])
+    moved = row.method.form.reconstruct([mixed_in(first), *inner, mixed_out(last)])
     assert torch.allclose(moved, mixed_out(mixed_in(dense)), rtol=1e-9, atol=1e-9)
 
     other = mixed_out(mixed_in(case.weight))
     if row.method.name in ("svd", "svd_in", "spatial_svd"):
-        foreign = row.method.reconstruct(row.method.factorize(other, case.spectra, ranks))
+        foreign = row.method.form.reconstruct(row.method.factorize(other, case.spectra, ranks))
         assert 0.0 < relative_error(other, foreign) < 1.0
 
 
@@ -206,11 +213,11 @@ def test_balanced_factors_have_their_product_and_forget_their_sizes(
     first, *inner, last = row.method.factorize(
         case.weight, case.spectra, ranks_of(case, row.method, 3)
     )
-    ready = row.method.balanced([first, *inner, last])
-    dense = row.method.reconstruct([first, *inner, last])
-    assert torch.allclose(row.method.reconstruct(ready), dense, rtol=1e-9, atol=1e-12)
-    again = row.method.balanced([1e3 * first, *inner, 1e-3 * last])
-    assert torch.allclose(row.method.reconstruct(again), dense, rtol=1e-9, atol=1e-12)
+    ready = row.method.form.balanced([first, *inner, last])
+    dense = row.method.form.reconstruct([first, *inner, last])
+    assert torch.allclose(row.method.form.reconstruct(ready), dense, rtol=1e-9, atol=1e-12)
+    again = row.method.form.balanced([1e3 * first, *inner, 1e-3 * last])
+    assert torch.allclose(row.method.form.reconstruct(again), dense, rtol=1e-9, atol=1e-12)
     if not row.method.name.startswith("pivoted"):  # pivots are the product's own
         for one, other in zip(ready, again, strict=True):
             assert torch.allclose(one.abs(), other.abs(), rtol=1e-6, atol=1e-9)
@@ -223,9 +230,9 @@ def test_a_zero_weight_factorizes_to_zero(row: Row) -> None:
     case = make_case(PLAIN)
     zero = torch.zeros_like(case.weight)
     factors = row.method.factorize(zero, analyze_weight(zero), ranks_of(case, row.method, 2))
-    for found in (factors, row.method.balanced(factors)):
+    for found in (factors, row.method.form.balanced(factors)):
         assert all(torch.isfinite(factor).all() for factor in found)
-        assert relative_error(zero, row.method.reconstruct(found)) == 0.0
+        assert relative_error(zero, row.method.form.reconstruct(found)) == 0.0
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.method.name)

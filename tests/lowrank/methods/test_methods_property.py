@@ -9,14 +9,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.lowrank.forms.surgery import skeleton
+from pipeline.lowrank.forms.surgery import unfilled
 from pipeline.lowrank.linalg import relative_error
-from pipeline.lowrank.methods import METHODS, candidates_of, make_methods
+from pipeline.lowrank.methods import METHODS, candidates_of
 from pipeline.lowrank.network.costs import count_params, network_totals
 from pipeline.lowrank.network.targets import CONVOLUTIONS
-from tests.lowrank.layer_kinds import Case, build, case_of
+from tests.lowrank.layer_kinds import Case, build, case_of, configured
 
-METHODS_MADE = make_methods(list(METHODS), cp_iterations=8, cp_rank_grid=2)
+METHODS_MADE = configured(cp_iterations=8, cp_rank_grid=2)
 MODES = ["zeros", "reflect", "replicate", "circular"]
 
 
@@ -88,6 +88,6 @@ def test_a_drawn_layer_and_rank_keep_the_contract(name: str, case: Case, place: 
     assert output.shape == case.module(case.example).shape
     assert torch.allclose(output, dense, atol=200 * eps * max(1.0, dense.abs().max().item()))
 
-    other = skeleton("layer", case.module, method.name, candidate.ranks)
+    other = unfilled("layer", case.module, method.form, candidate.ranks)
     other.load_state_dict(copy.deepcopy(layer.state_dict()))
     assert torch.equal(other(case.example), output)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.lowrank import Budget, Compute, Energy, compress_, plan
+from pipeline.lowrank import SVD, AnalysisOptions, Budget, Compute, Energy, compress_, plan
 from pipeline.lowrank.analysis.analysis import analyze
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.methods import METHODS
+from pipeline.lowrank.methods import METHODS, make_method
 from pipeline.lowrank.network.costs import (
     count_params,
     layer_macs,
@@ -105,8 +105,10 @@ def test_nan_in_a_weight_names_the_layer() -> None:
 
 
 def test_an_unknown_metric_is_an_error() -> None:
-    with pytest.raises(LowRankError, match="metric is 'fischer': did you mean 'fisher'"):
-        analyze(nn.Linear(3, 3), torch.randn(1, 3), metric="fischer")
+    with pytest.raises(LowRankError, match=r"metric='fischer': unknown; did you mean 'fisher'"):
+        AnalysisOptions(metric="fischer")  # type: ignore[arg-type]
+    with pytest.raises(LowRankError, match=r"metric='fischer': unknown; did you mean 'fisher'"):
+        plan(nn.Linear(3, 3), Energy(), torch.randn(1, 3), metric="fischer")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -128,12 +130,12 @@ def test_an_embedding_saves_params_and_never_wins_where_macs_count() -> None:
     """Its lookup has no MACs; its factors multiply."""
     torch.manual_seed(0)
     model, tokens = nn.Embedding(200, 32, padding_idx=7), torch.arange(6)[None]
-    smaller = plan(model, Budget(params=0.5), tokens, methods=["svd"]).layers[""]
+    smaller = plan(model, Budget(params=0.5), tokens, methods=[SVD()]).expected.layers[""]
     assert smaller.params <= 0.5 * 200 * 32
     assert (smaller.dense_macs, smaller.macs) == (0, 6 * 32 * smaller.ranks[0])
     for policy in (Energy(0.5, "macs"), Compute(4.0, "macs")):
         assert plan(model, policy, tokens).layers[""].method == "dense"
-    layer, _, _ = compress_(model, Energy(0.9), tokens)
+    layer = compress_(model, Energy(0.9), tokens).network
     assert isinstance(layer, nn.Sequential)
     assert layer[0].padding_idx == 7
     assert layer(torch.tensor([7])).abs().max() < 1e-6, "the padding row is zero and stays so"
@@ -147,7 +149,7 @@ def test_the_conv1d_of_transformers_is_a_linear_layer() -> None:
     with torch.no_grad():
         layer.weight.copy_(torch.randn(16, 2) @ torch.randn(2, 24))
     dense = layer(x)
-    built, _, _ = compress_(layer, Energy(1 - 1e-9), x[:1, :1], methods=["svd"])
+    built = compress_(layer, Energy(1 - 1e-9), x[:1, :1], methods=[SVD()]).network
     assert [type(part) for part in built] == [nn.Linear, nn.Linear]
     assert torch.allclose(built(x), dense, atol=1e-4)
 
@@ -157,8 +159,8 @@ def test_a_depthwise_convolution_has_nothing_to_gain(method: str) -> None:
     """But for `spatial_svd`, for which each filter is a matrix of its own: 3 + 3 of 9 taps."""
     torch.manual_seed(0)
     model = nn.Conv2d(6, 6, 3, padding=1, groups=6)
-    chosen = plan(model, Energy(0.3), torch.randn(1, 6, 5, 5), methods=[method], cp_rank_grid=2)
-    found = chosen.layers[""]
+    one = make_method(method, {"cp_rank_grid": 2})
+    found = plan(model, Energy(0.3), torch.randn(1, 6, 5, 5), methods=[one]).layers[""]
     assert (found.method, found.ranks) == (
         ("spatial_svd", (1,)) if method == "spatial_svd" else ("dense", ())
     )

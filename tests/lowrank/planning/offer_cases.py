@@ -1,4 +1,4 @@
-"""Options for policies: real spectra of seeded weights, made as a plan makes them."""
+"""Offers for policies: real spectra of seeded weights, made as a plan makes them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.lowrank.analysis.analysis import Analysis
 from pipeline.lowrank.analysis.spectra import analyze_weight
-from pipeline.lowrank.methods import make_methods
+from pipeline.lowrank.methods import make_method, with_matrices
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.targets import Target
 from pipeline.lowrank.planning.offers import make_offers
@@ -45,12 +45,13 @@ def analysis_of(weights: dict[str, Tensor]) -> Analysis:
     return Analysis("weight", totals, targets, spectra, {})
 
 
-def options_of(
+def offers_of(
     weights: dict[str, Tensor],
     methods: tuple[str, ...] = METHODS,
     overrides: dict[str, Override] | None = None,
 ) -> tuple[dict[str, Offer], Totals]:
     analysis = analysis_of(weights)
-    made = make_methods(["svd", "tucker2", "cp"], cp_iterations=3, cp_rank_grid=2)
+    options = {"cp_iterations": 3, "cp_rank_grid": 2}
+    made = with_matrices([make_method(name, options) for name in ("svd", "tucker2", "cp")])
     offers = make_offers(analysis, weights, methods, made, "params", overrides)
     return offers, analysis.totals

@@ -8,12 +8,24 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.lowrank import Budget, Energy, Override, apply_, load_plan, plan, save_plan
+from pipeline.lowrank import (
+    CP,
+    SVD,
+    Budget,
+    Energy,
+    Override,
+    Tucker2,
+    apply_,
+    load_plan,
+    plan,
+    save_plan,
+)
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.methods import make_method
 from pipeline.lowrank.network.costs import Cost
 from pipeline.lowrank.planning.overrides import make_overrides
 from pipeline.lowrank.planning.policies import POLICIES, make_policy
-from tests.lowrank.planning.offer_cases import REST, options_of, seeded_weights
+from tests.lowrank.planning.offer_cases import REST, offers_of, seeded_weights
 from tests.lowrank.planning.test_policies import OPTIONS, UNITS, error, spent
 
 GIVEN = {
@@ -27,8 +39,8 @@ GIVEN = {
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_policy_leaves_overridden_layers_as_they_were_given(name: str) -> None:
-    offers, totals = options_of(seeded_weights(), overrides=GIVEN)
-    policy = make_policy({**OPTIONS, "policy": name, "budget": 0.8})
+    offers, totals = offers_of(seeded_weights(), overrides=GIVEN)
+    policy = make_policy(name, {**OPTIONS, "budget": 0.8})
     choices = policy.select(offers, totals).choices
     assert choices["layer0"].candidate == offers["layer0"].dense
     assert choices["layer1"].candidate.ranks == (3,)
@@ -42,12 +54,12 @@ def test_every_policy_leaves_overridden_layers_as_they_were_given(name: str) -> 
 @pytest.mark.parametrize("allocation", ["greedy", "exact"])
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_rest_pays_for_what_is_kept(unit: Cost, allocation: Any) -> None:
-    free, totals = options_of(seeded_weights())
+    free, totals = offers_of(seeded_weights())
     whole = sum(o.cost(o.dense, unit) for o in free.values()) + REST
     policy = Budget(**{unit: 0.75}, allocation=allocation)  # type: ignore[arg-type]
     at_will = policy.select(free, totals)
     cut = next(n for n, c in at_will.choices.items() if c.candidate.method != "dense")
-    kept, _ = options_of(seeded_weights(), overrides={cut: Override(keep="dense")})
+    kept, _ = offers_of(seeded_weights(), overrides={cut: Override(keep="dense")})
     bound = policy.select(kept, totals)
     assert bound.choices[cut].candidate.method == "dense"
     for offers, selection in ((free, at_will), (kept, bound)):
@@ -57,7 +69,7 @@ def test_the_rest_pays_for_what_is_kept(unit: Cost, allocation: Any) -> None:
 
 def test_a_budget_that_overrides_use_up_names_the_smallest_possible() -> None:
     overrides = {"*": Override(keep="dense")}
-    offers, totals = options_of(seeded_weights(), overrides=overrides)
+    offers, totals = offers_of(seeded_weights(), overrides=overrides)
     with pytest.raises(LowRankError, match=r"keeps 1\.0000; choose at least 1\.000"):
         Budget(params=0.9).select(offers, totals)
 
@@ -82,13 +94,14 @@ def test_overrides_that_do_not_fit_are_refused(
     overrides: dict[str, Override], message: str
 ) -> None:
     with pytest.raises(LowRankError, match=message):
-        options_of(seeded_weights(), overrides=overrides)
+        offers_of(seeded_weights(), overrides=overrides)
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"keep": "sparse"}, r"overrides, 'stem': keep is 'sparse': choose one of dense"),
+        ({"keep": "sparse"}, r"overrides, 'stem': Override: keep='sparse': unknown; choose one of"),
+        ({"kep": "dense"}, r"overrides, 'stem': Override has no option 'kep': did you mean 'keep'"),
         ({"method": "svdd"}, r"overrides, 'stem': unknown method 'svdd': did you mean 'svd'"),
         ({"ranks": 1.5}, r"overrides, 'stem': ranks is 1\.5: choose"),
         ({}, r"overrides, 'stem': an override is either keep=dense, or"),
@@ -97,7 +110,7 @@ def test_overrides_that_do_not_fit_are_refused(
 )
 def test_bad_overrides_name_the_pattern(given: dict[str, Any], message: str) -> None:
     with pytest.raises(LowRankError, match=message):
-        make_overrides({"stem": given})
+        make_overrides({"stem": given}, lambda name: make_method(name, {}))
 
 
 def test_a_plan_with_overrides_is_built_and_comes_back_from_its_file(tmp_path: Any) -> None:
@@ -110,18 +123,28 @@ def test_a_plan_with_overrides_is_built_and_comes_back_from_its_file(tmp_path: A
         net,
         Energy(0.6),
         example,
-        methods=("tucker2",),
-        overrides={"0": Override(keep="dense"), "2": Override(method="cp", ranks=[11])},
+        methods=[Tucker2()],
+        overrides={"0": Override(keep="dense"), "2": Override(method=CP(), ranks=[11])},
     )
-    assert chosen.layers["0"].method == chosen.uniform["0"].method == "dense"
+    beside, expected = chosen.uniform, chosen.expected
+    assert beside is not None
+    assert chosen.layers["0"].method == beside.layers["0"].method == "dense"
     assert (chosen.layers["2"].method, chosen.layers["2"].ranks) == ("cp", (11,))
-    assert chosen.uniform["2"] == chosen.layers["2"]
-    assert chosen.dense.bytes == 4 * chosen.dense.params
-    assert chosen.planned.bytes == 4 * chosen.planned.params
+    assert beside.layers["2"] == chosen.layers["2"]
+    assert expected.dense.bytes == 4 * expected.dense.params
+    assert expected.planned.bytes == 4 * expected.planned.params
     save_plan(tmp_path / "plan.json", chosen)
-    assert load_plan(tmp_path / "plan.json").layers == chosen.layers
-    built, reports = apply_(net, chosen)
-    assert sum(p.numel() for p in built.parameters()) == chosen.planned.params
-    assert reports["2"].measured_relative_error == pytest.approx(
-        chosen.layers["2"].relative_error, abs=1e-5
+    read = load_plan(tmp_path / "plan.json")
+    assert (read.layers, read.methods) == (chosen.layers, chosen.methods)
+    done = apply_(net, chosen)
+    assert sum(p.numel() for p in net.parameters()) == expected.planned.params
+    assert done.layers["2"].measured_relative_error == pytest.approx(
+        expected.layers["2"].relative_error, abs=1e-5
     )
+
+
+def test_an_override_takes_a_method_with_its_options_or_a_name() -> None:
+    assert Override(method="svd") == Override(method=SVD())
+    assert Override(method=Tucker2(hooi_iterations=0)).method.hooi_iterations == 0
+    with pytest.raises(LowRankError, match="method is 3: give a method, or its name"):
+        Override(method=3)

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.lowrank.analysis.diagnostics import evbmf_rank, optimal_threshold_rank
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.costs import Cost, Totals
-from pipeline.lowrank.planning.plan import uniform
+from pipeline.lowrank.planning.making import uniform
 from pipeline.lowrank.planning.policies import (
     EVBMF,
     POLICIES,
@@ -29,7 +29,7 @@ from pipeline.lowrank.planning.policies import (
     make_policy,
 )
 from pipeline.lowrank.planning.policies.ranks import view_shape
-from tests.lowrank.planning.offer_cases import REST, options_of, seeded_weights
+from tests.lowrank.planning.offer_cases import REST, offers_of, seeded_weights
 
 UNITS: tuple[Cost, ...] = ("params", "macs", "bytes")
 OPTIONS: dict[str, Any] = {
@@ -60,7 +60,7 @@ KNOBS: dict[str, tuple[str, list[Any]]] = {
 
 
 def only(*names: str) -> tuple[dict[str, Offer], Totals]:
-    return options_of({n: w for n, w in seeded_weights().items() if n in names})
+    return offers_of({n: w for n, w in seeded_weights().items() if n in names})
 
 
 def spent(offers: dict[str, Offer], selection: Selection, unit: Cost) -> int:
@@ -85,9 +85,9 @@ def test_every_policy_gives_every_target_one_candidate_that_it_may_have(
     vector = {"layer4": weights["layer4"]}  # has no candidate but dense
     for chosen in (weights, {"layer0": weights["layer0"]}, vector):
         kept = 1.0 if chosen is vector else 0.5
-        policy = make_policy({**OPTIONS, "policy": name, "cost": cost, "budget": kept})
+        policy = make_policy(name, {**OPTIONS, "cost": cost, "budget": kept})
         assert (policy.name, policy.cost) == (name, cost)
-        offers, totals = options_of(chosen)
+        offers, totals = offers_of(chosen)
         selection = policy.select(offers, totals)
         assert list(selection.choices) == list(offers)
         for target, choice in selection.choices.items():
@@ -107,11 +107,10 @@ def test_every_policy_gives_every_target_one_candidate_that_it_may_have(
 @pytest.mark.parametrize("cost", UNITS)
 @pytest.mark.parametrize("name", POLICIES)
 def test_the_knob_of_a_policy_turns_cost_up_and_error_down(name: str, cost: Cost) -> None:
-    offers, totals = options_of(seeded_weights())
+    offers, totals = offers_of(seeded_weights())
     knob, values = KNOBS[name]
     found = [
-        make_policy({**OPTIONS, "cost": cost, "policy": name, knob: v}).select(offers, totals)
-        for v in values
+        make_policy(name, {**OPTIONS, "cost": cost, knob: v}).select(offers, totals) for v in values
     ]
     costs = [spent(offers, selection, cost) for selection in found]
     errors = [error(offers, selection) for selection in found]
@@ -127,15 +126,15 @@ def test_the_knob_of_a_policy_turns_cost_up_and_error_down(name: str, cost: Cost
 
 @pytest.mark.parametrize("name", ["energy", "error", "budget"])
 def test_dense_is_chosen_where_no_error_is_allowed(name: str) -> None:
-    offers, totals = options_of(seeded_weights())
+    offers, totals = offers_of(seeded_weights())
     knob, values = KNOBS[name]
-    policy = make_policy({**OPTIONS, "policy": name, knob: values[-1]})
+    policy = make_policy(name, {**OPTIONS, knob: values[-1]})
     for target, choice in policy.select(offers, totals).choices.items():
         assert offers[target].relative_squared(choice.candidate) < 1e-12
 
 
 def test_energy_and_error_are_two_words_for_the_same_rank() -> None:
-    offers, totals = options_of(seeded_weights())
+    offers, totals = offers_of(seeded_weights())
     by_energy = Energy(0.84).select(offers, totals)
     by_error = Error(0.4).select(offers, totals)
     for name in offers:
@@ -169,12 +168,12 @@ def planted(shape: tuple[int, ...], rank: int, noise: float = 0.0) -> Tensor:
 
 @pytest.mark.parametrize("policy", [Energy(1.0), Error(0.0)], ids=["τ=1", "ε=0"])
 def test_the_extreme_thresholds_find_the_exact_rank(policy: Policy) -> None:
-    offers, totals = options_of({"w": planted((30, 40), 4)})
+    offers, totals = offers_of({"w": planted((30, 40), 4)})
     assert policy.select(offers, totals).choices["w"].candidate.ranks == (4,)
 
 
 def test_a_weight_of_zeros_takes_the_smallest_rank() -> None:
-    offers, totals = options_of({"w": torch.zeros(8, 9, dtype=torch.float64)})
+    offers, totals = offers_of({"w": torch.zeros(8, 9, dtype=torch.float64)})
     for policy in (Energy(1.0), Error(0.0), Budget(params=0.9), EVBMF(), OptimalThreshold()):
         chosen = policy.select(offers, totals).choices["w"].candidate
         assert (chosen.squared_error, chosen.ranks) == (0.0, (1,))
@@ -190,7 +189,7 @@ def test_a_vector_stays_dense_and_the_plan_says_why() -> None:
 
 
 def test_compute_keeps_no_more_than_its_share_of_every_layer() -> None:
-    offers, totals = options_of(seeded_weights())
+    offers, totals = offers_of(seeded_weights())
     for name, choice in Compute(2.5).select(offers, totals).choices.items():
         offer = offers[name]
         if choice.candidate.method != "dense":
@@ -217,7 +216,7 @@ def test_compute_at_an_impossible_ratio_takes_rank_one_and_says_so() -> None:
 @pytest.mark.parametrize("policy", [EVBMF(), OptimalThreshold()], ids=lambda p: p.name)
 def test_ranks_above_the_noise_are_the_planted_ones_in_every_view(policy: Policy) -> None:
     weights = {"matrix": planted((60, 90), 7, 0.02), "kernel": planted((40, 30, 3, 3), 5, 0.02)}
-    offers, totals = options_of(weights, ("tucker2",))
+    offers, totals = offers_of(weights, ("tucker2",))
     choices = policy.select(offers, totals).choices
     assert choices["matrix"].candidate.ranks == (7,)
     assert choices["kernel"].candidate.ranks == (5, 5)
@@ -238,7 +237,7 @@ def test_tucker2_takes_the_rank_of_each_unfolding_also_where_another_pair_is_bet
     for mode in (0, 1):
         matrix = kernel.movedim(mode, 0).flatten(1)
         expected.append(rank_of(torch.linalg.svdvals(matrix), tuple(matrix.shape)))
-    offers, totals = options_of({"w": kernel}, ("tucker2",))
+    offers, totals = offers_of({"w": kernel}, ("tucker2",))
     chosen = policy.select(offers, totals).choices["w"].candidate
     assert list(chosen.ranks) == expected
     assert expected[0] != expected[1]
@@ -247,7 +246,7 @@ def test_tucker2_takes_the_rank_of_each_unfolding_also_where_another_pair_is_bet
 def test_pure_noise_keeps_rank_one_and_says_so() -> None:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(50, 60, generator=generator, dtype=torch.float64)
-    offers, totals = options_of({"w": noise})
+    offers, totals = offers_of({"w": noise})
     choice = OptimalThreshold().select(offers, totals).choices["w"]
     assert choice.candidate.ranks == (1,)
     assert "all noise" in choice.why
@@ -255,11 +254,11 @@ def test_pure_noise_keeps_rank_one_and_says_so() -> None:
 
 def test_a_method_without_views_is_skipped_or_refused() -> None:
     kernel = {"w": planted((12, 10, 3, 3), 3, 0.02)}
-    offers, totals = options_of(kernel, ("cp", "tucker2"))
+    offers, totals = offers_of(kernel, ("cp", "tucker2"))
     choice = EVBMF().select(offers, totals).choices["w"]
     assert choice.candidate.method == "tucker2"
     assert "cp skipped" in choice.why
-    offers, totals = options_of(kernel, ("cp",))
+    offers, totals = offers_of(kernel, ("cp",))
     with pytest.raises(LowRankError, match=r"layer 'w': evbmf reads ranks off spectra, and cp"):
         EVBMF().select(offers, totals)
 
@@ -278,7 +277,7 @@ def test_the_shapes_of_the_views_are_those_of_the_unfoldings() -> None:
 
 
 def ranks_under(ranks: Any, methods: tuple[str, ...] = ("tucker2",)) -> dict[str, Any]:
-    offers, totals = options_of(seeded_weights(), methods)
+    offers, totals = offers_of(seeded_weights(), methods)
     choices = Fixed(ranks).select(offers, totals).choices
     return {n: c.candidate.ranks for n, c in choices.items() if c.candidate.method != "dense"}
 
@@ -310,7 +309,7 @@ def test_given_ranks_are_taken_exactly() -> None:
 
 def test_ranks_above_break_even_become_the_nearest_below_it() -> None:
     """Tucker-2 of 12 × 12 × 3 × 3 at ranks 11 costs 1353 parameters, the kernel 1296."""
-    offers, totals = options_of({"w": planted((12, 12, 3, 3), 11, 0.001)}, ("tucker2",))
+    offers, totals = offers_of({"w": planted((12, 12, 3, 3), 11, 0.001)}, ("tucker2",))
     choice = Fixed(11).select(offers, totals).choices["w"]
     assert "ranks given (11): tucker2 11×11 is not below break-even; nearest that is" in choice.why
     below = [c for c in offers["w"].candidates if c.ranks and max(c.ranks) <= 11]
@@ -339,7 +338,7 @@ def test_given_ranks_that_do_not_fit_are_refused(ranks: Any, message: str) -> No
 @pytest.mark.parametrize("kept", [0.25, 0.4, 0.7, 0.999, 1.0])
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_budget_is_never_exceeded(unit: Cost, kept: float, scope: Any, allocation: Any) -> None:
-    offers, totals = options_of(seeded_weights())
+    offers, totals = offers_of(seeded_weights())
     policy = Budget(**{unit: kept}, scope=scope, allocation=allocation)
     selection = policy.select(offers, totals)
     rest = REST if scope == "network" else 0
@@ -354,7 +353,7 @@ def test_a_budget_is_never_exceeded(unit: Cost, kept: float, scope: Any, allocat
 def test_bytes_count_the_number_format_of_each_layer() -> None:
     """Halving the bytes cuts the wide numbers, where parameters would be cut alike."""
     weight = seeded_weights()["layer0"]
-    offers, totals = options_of({"half": weight, "single": weight})
+    offers, totals = offers_of({"half": weight, "single": weight})
     assert [o.target.bytes_per_param for o in offers.values()] == [2, 4]
     choices = Budget(bytes=0.6).select(offers, totals).choices
     costs = {n: c.candidate.params for n, c in choices.items()}
@@ -364,7 +363,7 @@ def test_bytes_count_the_number_format_of_each_layer() -> None:
 
 
 def test_a_budget_beats_the_same_cost_layer_by_layer() -> None:
-    offers, totals = options_of(seeded_weights())
+    offers, totals = offers_of(seeded_weights())
     alike = Compute(2.5).select(offers, totals)
     dense = sum(o.dense.params for o in offers.values())
     kept = (totals.params - dense + spent(offers, alike, "params")) / totals.params
@@ -374,7 +373,7 @@ def test_a_budget_beats_the_same_cost_layer_by_layer() -> None:
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_exact_is_never_worse_than_greedy_and_both_respect_the_bound(unit: Cost) -> None:
-    offers, totals = options_of(seeded_weights())
+    offers, totals = offers_of(seeded_weights())
     better = 0
     for kept in (0.2, 0.25, 0.33, 0.4, 0.5, 0.6):
         found, gaps = [], []
@@ -391,7 +390,7 @@ def test_exact_is_never_worse_than_greedy_and_both_respect_the_bound(unit: Cost)
 
 
 def test_a_budget_below_the_floor_names_the_smallest_possible() -> None:
-    offers, totals = options_of(seeded_weights())
+    offers, totals = offers_of(seeded_weights())
     with pytest.raises(LowRankError, match=r"budget of 0\.02 of the params cannot be met") as info:
         Budget(params=0.02).select(offers, totals)
     least = float(str(info.value).rpartition("at least ")[2].split(",")[0])
@@ -401,7 +400,7 @@ def test_a_budget_below_the_floor_names_the_smallest_possible() -> None:
 
 
 def test_a_largest_error_bars_what_a_sum_would_sacrifice() -> None:
-    offers, totals = options_of(seeded_weights())
+    offers, totals = offers_of(seeded_weights())
     free = Budget(params=0.3).select(offers, totals)
     worst = max(offers[n].relative_squared(c.candidate) for n, c in free.choices.items())
     assert worst > 0.4
@@ -416,32 +415,37 @@ def test_a_largest_error_bars_what_a_sum_would_sacrifice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("offers", "message"),
+    ("name", "options", "message"),
     [
-        ({"policy": "energy", "energy": 0.0}, r"energy is 0\.0: choose a fraction in \(0, 1\]"),
-        ({"policy": "energy", "energy": 1.5}, r"energy is 1\.5"),
-        ({"policy": "energy", "energy": math.nan}, r"energy is nan"),
-        ({"policy": "error", "relative_error": -0.1}, r"relative_error is -0\.1: choose"),
-        ({"policy": "compute", "compression_ratio": 1.0}, r"compression_ratio is 1\.0: choose"),
-        ({"policy": "fixed", "ranks": 0}, r"ranks is 0: choose a whole number ≥ 1"),
-        ({"policy": "fixed", "ranks": 1.0}, r"ranks is 1\.0: choose a whole number ≥ 1"),
-        ({"policy": "fixed", "ranks": {"a": []}}, r"ranks is \[\]: choose"),
-        ({"policy": "fixed", "ranks": "all"}, r"ranks is 'all': choose"),
-        ({"policy": "fixed", "ranks": True}, r"ranks is True: choose"),
-        ({"policy": "budget", "budget": 0.0}, r"budget is 0\.0: choose a kept fraction"),
-        ({"policy": "budget", "budget": 1.01}, r"budget is 1\.01"),
-        ({"policy": "budget", "scope": "layer"}, r"scope is 'layer': choose"),
-        ({"policy": "budget", "error_scale": "log"}, r"error_scale is 'log': choose"),
-        ({"policy": "budget", "allocation": "exakt"}, r"allocation is 'exakt': did you mean"),
-        ({"policy": "budget", "max_relative_error": -1.0}, r"max_relative_error is -1\.0: choose"),
-        ({"policy": "budget", "cost": "byte"}, r"cost is 'byte': did you mean 'bytes'\?"),
-        ({"policy": "energy", "cost": "flops"}, r"cost is 'flops': choose"),
-        ({"policy": "evbmf", "cost": "flops"}, r"cost is 'flops': choose"),
-        ({"policy": "optimal_threshold", "cost": "flops"}, r"cost is 'flops': choose"),
-        ({"policy": "enrgy"}, r"unknown policy 'enrgy': did you mean 'energy'\?"),
-        ({"policy": "xyz"}, r"unknown policy 'xyz': choose one of energy, error, compute, evbmf"),
+        ("energy", {"energy": 0.0}, r"Energy: energy=0\.0: choose a number above 0"),
+        ("energy", {"energy": 1.5}, r"energy=1\.5: choose a number of at most 1"),
+        ("energy", {"energy": math.nan}, r"energy=nan: choose"),
+        ("energy", {"energy": "much"}, r"energy='much': choose a number"),
+        ("error", {"relative_error": -0.1}, r"relative_error=-0\.1: choose a number of at least 0"),
+        ("compute", {"compression_ratio": 1.0}, r"compression_ratio=1\.0: choose .* above 1"),
+        ("fixed", {"ranks": 0}, r"ranks is 0: choose a whole number ≥ 1"),
+        ("fixed", {"ranks": 1.0}, r"ranks is 1\.0: choose a whole number ≥ 1"),
+        ("fixed", {"ranks": {"a": []}}, r"ranks is \[\]: choose"),
+        ("fixed", {"ranks": "all"}, r"ranks is 'all': choose"),
+        ("fixed", {"ranks": True}, r"ranks is True: choose"),
+        ("budget", {"budget": 0.0}, r"budget is 0\.0: choose a kept fraction"),
+        ("budget", {"budget": 1.01}, r"budget is 1\.01"),
+        ("budget", {"budget": math.nan}, r"budget is nan"),
+        ("budget", {"scope": "layer"}, r"scope='layer': unknown; choose one of network"),
+        ("budget", {"error_scale": "log"}, r"error_scale='log': unknown; choose"),
+        ("budget", {"allocation": "exakt"}, r"allocation='exakt': unknown; did you mean 'exact'"),
+        ("budget", {"max_relative_error": -1.0}, r"max_relative_error=-1\.0: choose"),
+        ("budget", {"cost": "byte"}, r"cost is 'byte': did you mean 'bytes'\?"),
+        ("energy", {"cost": "flops"}, r"cost='flops': unknown; choose one of params, macs, bytes"),
+        ("evbmf", {"cost": "flops"}, r"cost='flops': unknown; choose"),
+        ("optimal_threshold", {"cost": "flops"}, r"cost='flops': unknown; choose"),
+        ("enrgy", {}, r"unknown policy 'enrgy': did you mean 'energy'\?"),
+        ("xyz", {}, r"unknown policy 'xyz': choose one of energy, error, compute, evbmf"),
     ],
 )
-def test_bad_options_name_the_value_and_the_remedy(offers: dict[str, Any], message: str) -> None:
-    with pytest.raises(LowRankError, match=message):
-        make_policy({**OPTIONS, **offers})
+def test_bad_options_name_the_value_and_the_remedy(
+    name: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(LowRankError, match=message) as info:
+        make_policy(name, {**OPTIONS, **options})
+    assert "\n" not in str(info.value)
