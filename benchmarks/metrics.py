@@ -30,7 +30,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from pipeline.data.files import load_meta, load_split
+from pipeline.data.files import load_split, load_task
 from pipeline.data.splits import Split
 from pipeline.evaluation.networks import compare_networks
 from pipeline.lowrank.analysis.analysis import Analysis, load_analysis
@@ -42,8 +42,10 @@ from pipeline.lowrank.forms.files import load, read_network, save
 from pipeline.lowrank.methods import get_method
 from pipeline.lowrank.planning.plan import Plan
 from pipeline.lowrank.planning.policies import Budget
+from pipeline.lowrank.typed import options_from
 from pipeline.machine.devices import FabricOptions, make_fabric
 from pipeline.training.fine_tune import fine_tune
+from pipeline.training.options import FineTuneOptions
 
 
 class Row(NamedTuple):
@@ -125,7 +127,7 @@ def main() -> None:
     parser.add_argument("--repair", type=int, default=0, help="epochs of fine-tuning; none")
     arguments = parser.parse_args()
     out = arguments.workspace / "out"
-    model, meta = load(out / "baseline"), load_meta(out / "data")
+    model, task = load(out / "baseline"), load_task(out / "data")
     splits = {n: _cut(load_split(out / "data", n), arguments.examples) for n in ("test",)}
     fisher = load_analysis(out / "analysis")
     analyses: dict[str, Analysis] = {"fisher": fisher}
@@ -142,15 +144,16 @@ def main() -> None:
             networks["compressed"] = built
             if arguments.repair:
                 networks["repaired"] = repaired(arguments.workspace, built, arguments.repair)
-            scores = compare_networks(networks, splits, meta["task"], arguments.batch)
+            scores = compare_networks(networks, splits, task, arguments.batch)
             print(f"{row.label:28s} {kept:5.2f}  {_read(scores)}", flush=True)
 
 
 def repaired(workspace: Path, built: nn.Module, epochs: int) -> nn.Module:
     """What the workspace's stage fine-tune makes of a network in so many epochs."""
     out, params = workspace / "out", yaml.safe_load((workspace / "params.yaml").read_text())
-    options, seed = params["fine_tune"] | {"epochs": epochs}, params["seed"]
-    fabric = make_fabric(FabricOptions(**params["fabric"]), seed)
+    section, seed = params["fine_tune"] | {"epochs": epochs}, params["seed"]
+    options = options_from(FineTuneOptions, section, "fine_tune")
+    fabric = make_fabric(options_from(FabricOptions, params["fabric"], "fabric"), seed)
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder, "compressed"), Path(folder, "finetuned")
         save(built, before, read_network(out / "baseline").builder)

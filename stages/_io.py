@@ -1,4 +1,4 @@
-"""What every stage needs: its section of params.yaml, JSON files, and errors for people."""
+"""What every stage needs: its section of params.yaml, JSON written, and errors for people."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.typed import options_from
+
+T = TypeVar("T")
 
 _PARAMS = Path("params.yaml")
+
+
+def section_options(name: str, cls: type[T]) -> T:
+    """A section of params.yaml as the options that it holds."""
+    return options_from(cls, section(name), name)
 
 
 def section(name: str) -> Any:
@@ -36,16 +44,6 @@ def _params(path: Path, written: int) -> dict[str, Any]:
     """Parsed once a stage, and again only where it was `written` again."""
     params = yaml.safe_load(path.read_text())
     return params if isinstance(params, dict) else {}
-
-
-def read_json(path: Path) -> Any:
-    """The value in a JSON file that an earlier stage wrote."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise LowRankError(f"{path} is missing; run dvc repro") from error
-    except json.JSONDecodeError as error:
-        raise LowRankError(f"{path} is no valid JSON ({error}); run dvc repro --force") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -9,26 +9,23 @@ from pipeline.data.files import load_task
 from pipeline.lowrank.analysis.analysis import analyze, save_analysis
 from pipeline.lowrank.analysis.options import AnalysisOptions
 from pipeline.lowrank.forms.files import load
-from pipeline.lowrank.typed import options_from
 from pipeline.machine.memory import peak_memory_gib
 from pipeline.machine.number_formats import check_bfloat16
 from pipeline.machine.threads import set_threads
 from pipeline.training.weight_history import weights_in_training
-from stages._io import main, section
+from stages._io import main, section, section_options
 
 DATA, BASELINE = Path("out/data"), Path("out/baseline")
 
 
 def run() -> None:
     set_threads(section("fabric")["threads"])
-    plain = dict(section("analyze"))
-    check_bfloat16({"analyze": plain})
-    holdout = plain.pop("holdout")
-    chosen = options_from(AnalysisOptions, plain, "analyze")
+    check_bfloat16({"analyze": section("analyze")})
+    chosen = section_options("analyze", AnalysisOptions)
     model = load(BASELINE)
     analysis = analyze(
         model,
-        calibration=statistics_batches(DATA, chosen.batch_size, holdout),
+        calibration=statistics_batches(DATA, chosen.batch_size),
         chosen=chosen,
         task=load_task(DATA),
         seed=section("seed"),

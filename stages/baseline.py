@@ -6,13 +6,15 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.training.baseline import make_baseline
-from stages._io import main, section
+from pipeline.training.options import BaselineOptions
+from stages._io import main, section, section_options
 from stages._training import run_training
 
 
 def run() -> None:
     folder, data = Path("out/baseline"), Path("out/data")
-    make = partial(make_baseline, folder, data, section("model"), section("baseline"))
+    options = section_options("baseline", BaselineOptions)
+    make = partial(make_baseline, folder, data, section("model"), options)
     run_training("baseline", folder, make)
 
 

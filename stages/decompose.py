@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from pipeline.data.calibration import held_out_batches, statistics_batches
-from pipeline.data.files import load_split, load_task
+from pipeline.data.calibration import all_calibration, held_out_batches, statistics_batches
+from pipeline.data.files import load_task
 from pipeline.lowrank.analysis.analysis import load_analysis
 from pipeline.lowrank.bounds import Bounds, certify
 from pipeline.lowrank.factorize.apply import apply_
@@ -33,14 +33,14 @@ def run() -> None:
     done = apply_(copy.deepcopy(dense), plan, analysis)
     model, reports, plan = done.network, dict(done.layers), done.plan
     if chosen["share"] and reports:
-        parts = (chosen["batch_size"], section("analyze")["holdout"])
+        size = chosen["batch_size"]
         refit = refit_if_closer(
             dense,
             model,
             plan,
             analysis,
-            statistics_batches(DATA, *parts, most=chosen["examples"]),
-            held_out_batches(DATA, *parts, most=chosen["held_out"]),
+            statistics_batches(DATA, size, most=chosen["examples"]),
+            held_out_batches(DATA, size, most=chosen["held_out"]),
             task=load_task(DATA),
             share=chosen["share"],
             bf16=chosen["bf16"],
@@ -56,7 +56,7 @@ def run() -> None:
 
 def _certify(dense: nn.Module, model: nn.Module, names: list[str]) -> Bounds:
     options = section("certify")
-    inputs, _ = load_split(DATA, "calibration").batch(slice(0, options["examples"]))
+    inputs, _ = all_calibration(DATA).batch(slice(0, options["examples"]))
     return certify(dense, model, inputs, names, batch_size=options["batch_size"])
 
 

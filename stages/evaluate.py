@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.data.files import example_input, load_meta, load_split
+from pipeline.data.files import example_input, load_facts, load_split, load_task
 from pipeline.evaluation.latency import measured_once
 from pipeline.evaluation.networks import compare_networks
+from pipeline.evaluation.options import EvaluateOptions
 from pipeline.lowrank.forms.files import load, read_network
 from pipeline.machine.devices import FabricOptions, make_fabric
 from pipeline.reporting.run.facts import read_facts
@@ -15,34 +16,36 @@ from pipeline.reporting.run.layers import check_bounds
 from pipeline.reporting.run.metrics import FILE, Network
 from pipeline.reporting.run.timings import FOLDERS
 from pipeline.reporting.run.write import network_size, write_reports
-from stages._io import main, section, write_json
+from stages._io import main, section_options, write_json
 
 DATA, OUT, REPORTS = Path("out/data"), Path("out"), Path("reports")
 
 
 def run() -> None:
-    options = section("evaluate")
+    options = section_options("evaluate", EvaluateOptions)
     # One process, whatever training used: the test split is small, and one process writes.
-    single = replace(FabricOptions(**section("fabric")), devices=1, num_nodes=1, strategy="auto")
+    single = replace(
+        section_options("fabric", FabricOptions), devices=1, num_nodes=1, strategy="auto"
+    )
     fabric = make_fabric(single, seed=0)
-    meta = load_meta(DATA)
-    splits = {name: load_split(DATA, name) for name in ("test", "ood") if name in meta["sizes"]}
+    data, task = load_facts(DATA), load_task(DATA)
+    splits = {name: load_split(DATA, name) for name in data.sizes if name in ("test", "ood")}
     folders = {name: Path(folder) for name, folder in FOLDERS.items()}
     networks = {name: load(folder) for name, folder in folders.items()}
     facts = read_facts(OUT)
     check_bounds(facts.compression.layers)
+    example = example_input(data.examples, task)
     sizes = {
-        name: network_size(network, folders[name], example_input(meta))
-        for name, network in networks.items()
+        name: network_size(network, folders[name], example) for name, network in networks.items()
     }
     ready = {name: fabric.setup_module(network) for name, network in networks.items()}
-    scores = compare_networks(ready, splits, meta["task"], options["batch_size"])
+    scores = compare_networks(ready, splits, task, options.batch_size)
     results = {name: Network(scores[name], sizes[name]) for name in networks}
     spec = read_network(folders["dense"]).builder or {"_target_": "network"}
-    subject = spec.get("name") or f"{spec['_target_'].rpartition('.')[2]} on {meta['name']}"
+    subject = spec.get("name") or f"{spec['_target_'].rpartition('.')[2]} on {data.name}"
     metrics = write_reports(REPORTS, facts, results, subject)
     write_json(REPORTS / FILE, metrics.to_json())
-    measured_once(folders, DATA, options | {"threads": single.threads})
+    measured_once(folders, DATA, options, single.threads)
 
 
 if __name__ == "__main__":

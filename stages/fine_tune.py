@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.training.fine_tune import fine_tune
-from stages._io import main, section
+from pipeline.training.options import FineTuneOptions
+from stages._io import main, section_options
 from stages._training import run_training
 
 
@@ -18,7 +19,7 @@ def run() -> None:
         compressed,
         Path("out/baseline"),
         Path("out/data"),
-        section("fine_tune"),
+        section_options("fine_tune", FineTuneOptions),
     )
     run_training("fine-tune", folder, make)
 

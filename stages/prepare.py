@@ -1,17 +1,21 @@
-"""prepare: real data, split into train, calibration, validation and test, checksummed."""
+"""prepare: real data, split into train, calibration, held-out, validation and test, checksummed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.data.options import DataOptions
 from pipeline.data.preparation import prepare_data
-from stages._io import main, section
+from pipeline.lowrank.tasks import get_task
+from stages._io import main, section, section_options
 
 
 def run() -> None:
-    meta = prepare_data(Path("out/data"), **section("data"), seed=section("seed"))
-    sizes = ", ".join(f"{size} {split}" for split, size in meta["sizes"].items())
-    print(f"prepare: {meta['source']}: {sizes}")
+    options = section_options("data", DataOptions)
+    task = get_task(options.text.task if options.text else "classification")
+    facts = prepare_data(Path("out/data"), options, task, section("seed"))
+    sizes = ", ".join(f"{size} {split}" for split, size in facts.sizes.items())
+    print(f"prepare: {facts.source}: {sizes}")
 
 
 if __name__ == "__main__":

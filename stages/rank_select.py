@@ -29,8 +29,8 @@ def run() -> None:
     analysis, model = load_analysis(Path("out/analysis")), load(Path("out/baseline"))
 
     def divergence() -> Divergence:
-        parts = (calibration["batch_size"], calibration["holdout"])
-        return Divergence(model, held_out_batches(DATA, *parts, most=most), load_task(DATA))
+        held_out = held_out_batches(DATA, calibration["batch_size"], most=most)
+        return Divergence(model, held_out, load_task(DATA))
 
     if chosen["policy"] == "file":
         plan, told = plan_in_file(model, analysis, Path(chosen["path"]), chosen["sha256"])

@@ -10,16 +10,18 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
+from pipeline.data.options import DataOptions
 from pipeline.data.preparation import prepare_data
+from pipeline.lowrank.tasks import Classification
 from pipeline.machine.devices import FabricOptions, make_fabric
 
-SIZES: dict[str, Any] = {"train": None, "calibration": 180, "validation": 180, "test": 360}
+SIZES: dict[str, Any] = {"calibration": 180, "validation": 180, "test": 360}
 
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits") / "data"
-    prepare_data(folder, name="digits", path=None, sha256=None, seed=0, **SIZES)
+    prepare_data(folder, DataOptions(name="digits", **SIZES), Classification(), seed=0)
     return folder
 
 

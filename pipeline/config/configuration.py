@@ -7,18 +7,15 @@ from typing import Any
 from pipeline.config.sections.methods import MethodsOptions
 from pipeline.config.sections.rank_select import RankSelectOptions
 from pipeline.config.sections.track import TrackOptions
-from pipeline.config.sections.waiting import (
-    AnalyzeOptions,
-    BaselineOptions,
-    DataOptions,
-    EvaluateOptions,
-    FabricOptions,
-    FineTuneOptions,
-)
+from pipeline.data.options import DataOptions
+from pipeline.evaluation.options import EvaluateOptions
+from pipeline.lowrank.analysis.options import AnalysisOptions
 from pipeline.lowrank.bounds.options import CertifyOptions
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.factorize.options import RefitOptions
 from pipeline.lowrank.typed import knob, options
+from pipeline.machine.devices import FabricOptions
+from pipeline.training.options import BaselineOptions, FineTuneOptions
 
 
 @options
@@ -31,7 +28,7 @@ class Configuration:
     data: DataOptions = knob(help="which examples there are, and how they are split")
     model: dict[str, Any] = knob(help="the network: the import path of its class, and arguments")
     baseline: BaselineOptions = knob(help="the dense network: trained here, or yours")
-    analyze: AnalyzeOptions = knob(help="the norm of errors, and the layers to factorize")
+    analyze: AnalysisOptions = knob(help="the norm of errors, and the layers to factorize")
     rank_select: RankSelectOptions = knob(help="the rule that chooses ranks, and its budget")
     methods: MethodsOptions = knob(help="the factorizations that compete")
     refit: RefitOptions = knob(help="repair in closed form, before training")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -11,37 +9,25 @@ from pipeline.data.files import load_split
 from pipeline.data.splits import Split
 
 
-def statistics_batches(
-    data: Path, batch_size: int, holdout: float, *, most: int | None = None
-) -> list[Any]:
-    """The calibration split but for its last `holdout` fraction, as batches for the model; of
-    these, up to `most` examples."""
-    split = load_split(data, "calibration")
-    kept = _kept(split, holdout)
-    return _batches(split, batch_size, 0, kept if most is None else min(kept, most))
+def statistics_batches(data: Path, batch_size: int, *, most: int | None = None) -> list[Any]:
+    """The split "calibration" in batches as the model takes them; up to `most` examples of it,
+    None: all."""
+    return _batches(load_split(data, "calibration"), batch_size, most)
 
 
-def held_out_batches(data: Path, batch_size: int, holdout: float, *, most: int) -> list[Any]:
-    """Up to `most` examples of the last `holdout` fraction of the calibration split."""
-    split = load_split(data, "calibration")
-    kept = _kept(split, holdout)
-    return _batches(split, batch_size, kept, min(kept + most, len(split)))
+def held_out_batches(data: Path, batch_size: int, *, most: int) -> list[Any]:
+    """The split "held_out" in batches, up to `most` examples of it."""
+    return _batches(load_split(data, "held_out"), batch_size, most)
 
 
-def evenly(batches: Sequence[Any], share: float) -> tuple[list[Any], list[Any]]:
-    """(`share` of the batches, at least one and evenly spread; the others)."""
-    chosen = [int((i + 1) * share) > int(i * share) for i in range(len(batches))]
-    if not any(chosen):
-        chosen[0] = True
-    return list(compress(batches, chosen)), list(compress(batches, (not c for c in chosen)))
+def all_calibration(data: Path) -> Split:
+    """Both parts together, the held-out one last."""
+    return load_split(data, "calibration").followed_by(load_split(data, "held_out"))
 
 
-def _kept(split: Split, holdout: float) -> int:
-    return len(split) - round(holdout * len(split))
-
-
-def _batches(split: Split, batch_size: int, start: int, stop: int) -> list[Any]:
+def _batches(split: Split, batch_size: int, most: int | None) -> list[Any]:
+    stop = len(split) if most is None else min(most, len(split))
     return [
         split.batch(slice(first, min(first + batch_size, stop)))[0]
-        for first in range(start, stop, batch_size)
+        for first in range(0, stop, batch_size)
     ]

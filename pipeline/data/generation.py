@@ -15,13 +15,15 @@ from pipeline.models.huggingface import from_pretrained
 _TOGETHER = 32  # sequences; their keys and values stay in memory
 
 
-def generate_sequences(name: str, sha256: str | None, count: int, length: int, seed: int) -> Tensor:
-    """(count, length) int64 tokens, drawn from the causal language model `name` as it predicts
-    them (temperature 1, the whole vocabulary) after a first token drawn uniformly; seeded.
+def generate_sequences(
+    name: str, sha256: str | None, count: int, length: int, seed: int, *, task: str
+) -> Tensor:
+    """(count, length) int64 tokens, drawn from the language model `name` of the task `task` as it
+    predicts them (temperature 1, the whole vocabulary) after a first token drawn uniformly; seeded.
 
     The end of a text is never drawn. Raises LowRankError for what cannot be loaded or is too short.
     """
-    model = from_pretrained(name, sha256, task="causal_lm", dtype="float32")
+    model = from_pretrained(name, sha256, task=task, dtype="float32")
     fed = length - 1  # the last token is never an input
     positions = getattr(model.config, "max_position_embeddings", fed)
     if positions < fed:

@@ -2,65 +2,61 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pipeline.data.files import DATA_JSON, DataFacts
+from pipeline.data.options import DataOptions
 from pipeline.data.sources import SOURCES, RawData, check_examples
-from pipeline.data.splits import stratified_indices
+from pipeline.data.splits import Splits, stratified_indices
 from pipeline.data.text import read_token_splits
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.tasks import Task
+from pipeline.lowrank.typed import save_record
 
-TEXT = "text"
 
+def prepare_data(folder: Path, options: DataOptions, task: Task, seed: int) -> DataFacts:
+    """Reads a source and writes its disjoint splits and data.json, which is returned, to `folder`.
 
-def prepare_data(
-    folder: Path,
-    *,
-    name: str,
-    path: str | None,
-    sha256: str | None,
-    train: int | None,
-    calibration: int,
-    validation: int,
-    test: int,
-    seed: int,
-    text: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Reads a source and writes four disjoint splits and data.json to `folder`.
-
-    Labelled examples are stratified; text is split by `text.read_token_splits` (its options are
-    `text`), with a fifth split "ood" where there is a second text. `train` None takes all
-    examples that the others leave; `test` is ignored where the source has its own test split.
-    The same arguments give the same files, bit for bit. Nothing is written before everything is
-    checked. Returns the content of data.json.
+    Labelled examples are stratified; text is split by `text.read_token_splits`, with a split "ood"
+    where there is a second text. `options.train` None takes all examples that the others leave;
+    `options.test` is ignored where the source has its own test split. The calibration examples
+    are two splits: "held_out", the last ones, which no statistic sees, and "calibration". The same
+    arguments give the same files, bit for bit. Nothing is written before everything is checked.
 
     Raises LowRankError for missing, corrupted or invalid data and for impossible sizes.
     """
-    if name not in (*SOURCES, TEXT):
-        known = ", ".join(sorted([*SOURCES, TEXT]))
-        raise LowRankError(f"data.name={name}: unknown; choose one of {known}")
-    sizes = {"calibration": calibration, "validation": validation, "test": test, "train": train}
-    for split, size in sizes.items():
-        if size is not None and size < 1:
-            raise LowRankError(
-                f"data.{split}={size}: the {split} set would be empty; give it at least 1 example"
-            )
-    if name == TEXT:
-        splits, meta = read_token_splits(path, sha256, sizes, seed, text)
+    sizes = {k: getattr(options, k) for k in ("calibration", "validation", "test", "train")}
+    if options.name in SOURCES:
+        splits, facts = _read_images(options, task, sizes, seed)
     else:
-        splits, meta = _read_images(SOURCES[name](path, sha256), sizes, seed)
-    meta |= {"name": name, "sizes": {key: len(split["labels"]) for key, split in splits.items()}}
+        splits, facts = read_token_splits(options, task, sizes, seed)
+    splits = _with_held_out(splits, options.held_out)
+    facts = replace(facts, sizes={key: len(split["labels"]) for key, split in splits.items()})
     folder.mkdir(parents=True, exist_ok=True)
     for key, tensors in splits.items():
         save_file(tensors, folder / f"{key}.safetensors")
-    (folder / "data.json").write_text(json.dumps(meta, indent=2, sort_keys=True) + "\n")
-    return meta
+    save_record(folder / DATA_JSON, facts)
+    return facts
+
+
+def _with_held_out(splits: Splits, share: float) -> Splits:
+    """The calibration split in two, "held_out" the last `share` of it."""
+    parts: Splits = {}
+    for name, split in splits.items():
+        if name != "calibration":
+            parts[name] = split
+            continue
+        count = len(split["labels"])
+        kept = count - round(share * count)
+        for part, rows in (("calibration", slice(kept)), ("held_out", slice(kept, None))):
+            parts[part] = {key: value[rows].contiguous() for key, value in split.items()}
+    return parts
 
 
 def channel_statistics(inputs: Tensor) -> tuple[list[float], list[float]]:
@@ -85,26 +81,32 @@ def channel_statistics(inputs: Tensor) -> tuple[list[float], list[float]]:
 
 
 def _read_images(
-    raw: RawData, sizes: Mapping[str, int | None], seed: int
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    options: DataOptions, task: Task, sizes: Mapping[str, int | None], seed: int
+) -> tuple[Splits, DataFacts]:
+    if (task.inputs, task.labels) != ("values", "class"):
+        raise LowRankError(
+            f"data.name={options.name}: holds values with a class each, which the task {task.name} "
+            "has no use for; choose data=text, or the task classification"
+        )
+    raw = SOURCES[options.name](options.path, options.sha256)
     check_examples(raw)
     splits = _split(raw, sizes, seed)
     mean, std = channel_statistics(splits["train"]["inputs"])
-    return splits, {
-        "task": "classification",
-        "classes": raw.classes,
-        "class_names": raw.class_names,
-        "input_shape": list(raw.inputs.shape[1:]),
-        "mean": mean,
-        "std": std,
-        "sha256": raw.sha256,
-        "source": raw.source,
-    }
+    return splits, DataFacts(
+        name=options.name,
+        task=task.name,
+        source=raw.source,
+        input_shape=tuple(raw.inputs.shape[1:]),
+        sizes={},
+        sha256=raw.sha256,
+        classes=raw.classes,
+        class_names=tuple(raw.class_names),
+        mean=tuple(mean),
+        std=tuple(std),
+    )
 
 
-def _split(
-    raw: RawData, sizes: Mapping[str, int | None], seed: int
-) -> dict[str, dict[str, Tensor]]:
+def _split(raw: RawData, sizes: Mapping[str, int | None], seed: int) -> Splits:
     own_test = raw.test_inputs is not None and raw.test_labels is not None
     wanted = {k: v for k, v in sizes.items() if not (k == "test" and own_test)}
     indices = stratified_indices(raw.labels, wanted, rest="train", seed=seed)

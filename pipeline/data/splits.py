@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
@@ -11,9 +12,12 @@ from torch import Tensor
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.calling import PADDING
 
+# {split: {"inputs" or "labels": (N, …)}}, as they are written.
+Splits = dict[str, dict[str, Tensor]]
+
 
 class Split:
-    """Examples as stored, (N, C, …) uint8 or float32, and labels (N,) int64.
+    """Examples as stored, (N, C, …) uint8 or float32, and labels (N, …).
 
     What comes out is float32 and normalised by channel: (x − mean)/std, where uint8 counts as
     x/255. Without mean and std the values are only converted.
@@ -44,6 +48,14 @@ class Split:
     def batch(self, chosen: Tensor | slice) -> tuple[Tensor, Tensor]:
         """(inputs, labels) of the chosen examples, normalised."""
         return self.normalise(self.stored[chosen]), self.labels[chosen]
+
+    def followed_by(self, other: Split) -> Split:
+        """These examples and then those of another split of the same data."""
+        both = copy.copy(self)
+        both.__dict__.pop("inputs", None)
+        both.stored = torch.cat([self.stored, other.stored])
+        both.labels = torch.cat([self.labels, other.labels])
+        return both
 
     def normalise(self, stored: Tensor) -> Tensor:
         """Values as stored → values as the network reads them; the layout in memory is kept."""

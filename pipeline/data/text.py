@@ -3,88 +3,101 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pipeline.data.files import DataFacts
 from pipeline.data.generation import generate_sequences
+from pipeline.data.options import DataOptions, TextOptions
 from pipeline.data.sources.texts import Corpus, read_texts
-from pipeline.data.splits import consecutive_ranges, stratified_indices
+from pipeline.data.splits import Splits, consecutive_ranges, stratified_indices
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.calling import PADDING
-from pipeline.models.huggingface import TASKS, load_tokenizer
+from pipeline.lowrank.tasks import Task
+from pipeline.models.huggingface import load_tokenizer
 
 _FEWEST_WORDS = 8  # of a passage: headings and captions are none
 
-Tensors = dict[str, Tensor]
-Splits = dict[str, Tensors]
-
 
 def read_token_splits(
-    path: str | None,
-    sha256: str | None,
-    sizes: Mapping[str, int | None],
-    seed: int,
-    text: Mapping[str, Any] | None,
-) -> tuple[Splits, dict[str, Any]]:
-    """({split: {"inputs" (N, T) int64, "labels"}}, what data.json says of them).
+    options: DataOptions, task: Task, sizes: Mapping[str, int | None], seed: int
+) -> tuple[Splits, DataFacts]:
+    """(the splits with inputs (N, T) int64, what data.json says of them but for their sizes).
 
-    `text` is the section data.text. By its task the examples are
-    causal_lm: the documents of a split joined (a blank line between them) and cut into T
+    By the task's labels the examples are
+    "next token": the documents of a split joined (a blank line between them) and cut into T
     tokens; labels (N, T) are the next tokens, so that every token is predicted once;
-    encoder: paragraphs, cut off after T tokens; no labels (N, 0);
-    sequence_classification: documents, cut off after T tokens; labels (N,) are their classes.
+    "class": documents, cut off after T tokens; labels (N,) are their classes;
+    None: paragraphs, cut off after T tokens; no labels (N, 0).
     Documents go to one split whole and in their order (train first, test last); labelled ones
     are independent and stratified by `seed`. A second text (`ood_path`) is a split "ood".
     `generated` sequences that the language model itself writes are spread over "calibration".
     """
+    path, text = options.path, options.text
     if path is None or text is None:
         raise LowRankError("data.path is null: the source text needs files; set data.path")
-    task, length = text["task"], text["sequence_length"]
-    if task not in TASKS:
-        raise LowRankError(f"data.text.task={task}: unknown; choose one of {', '.join(TASKS)}")
-    if text["generated"] and task != "causal_lm":
-        raise LowRankError(
-            f"data.text.generated={text['generated']}: a model of the task {task} writes no text; "
-            "set it to 0"
-        )
-    columns = {key: text[key] for key in ("text_column", "label_column")}
-    corpus = read_texts(path, sha256, **columns)
-    tokenizer = load_tokenizer(text["tokenizer"], text["tokenizer_sha256"])
-    meta: dict[str, Any] = {
-        "task": task,
-        "classes": None,
-        "class_names": None,
-        "vocabulary": len(tokenizer),
-        "input_shape": [length],
-        "sha256": {corpus.name: corpus.sha256},
-        "source": corpus.name,
-    }
-    if task == "sequence_classification":
-        splits, meta["class_names"] = _labelled(corpus, tokenizer, text, sizes, seed)
-        meta["classes"] = len(meta["class_names"])
-        return splits, meta
-    if columns["label_column"] is not None:
-        raise LowRankError(f"data.text.label_column: not used by the task {task}; set it to null")
-    make = _Passages(tokenizer, length) if task == "encoder" else _Stream(tokenizer, length)
+    _check_task(text, task)
+    corpus = _read(path, options.sha256, text)
+    tokenizer = load_tokenizer(text.tokenizer, text.tokenizer_sha256)
+    facts = DataFacts(
+        name=options.name,
+        task=task.name,
+        source=corpus.name,
+        input_shape=(text.sequence_length,),
+        sizes={},
+        sha256={corpus.name: corpus.sha256},
+        vocabulary=len(tokenizer),
+    )
+    if task.labels == "class":
+        splits, names = _labelled(corpus, tokenizer, text, sizes, seed)
+        return splits, replace(facts, class_names=names, classes=len(names))
+    passages = task.labels is None
+    make = (_Passages if passages else _Stream)(tokenizer, text.sequence_length)
     splits = _by_document(corpus, make, sizes)
-    if text["generated"]:
-        own = _generated(text, seed)
+    if text.generated:
+        own = _generated(text, task, seed)
         splits["calibration"] = {k: _spread(v, own[k]) for k, v in splits["calibration"].items()}
-    if text["ood_path"] is not None:
-        other = read_texts(text["ood_path"], text["ood_sha256"], **columns)
+    if text.ood_path is not None:
+        other = _read(text.ood_path, text.ood_sha256, text)
         units: Iterable[Any] = chain.from_iterable(make.units(d.text) for d in other.documents)
-        splits["ood"] = make.examples("text.ood", units, text["ood"])
-        meta["sha256"] |= {f"out of domain: {other.name}": other.sha256}
-    return splits, meta
+        splits["ood"] = make.examples("text.ood", units, text.ood)
+        named = facts.sha256 | {f"out of domain: {other.name}": other.sha256}
+        facts = replace(facts, sha256=named)
+    return splits, facts
 
 
-def _generated(text: Mapping[str, Any], seed: int) -> Tensors:
-    length = text["sequence_length"]
-    name, sha256 = text["tokenizer"], text["tokenizer_sha256"]
-    tokens = generate_sequences(name, sha256, text["generated"], length + 1, seed)
+def _check_task(text: TextOptions, task: Task) -> None:
+    if task.inputs != "tokens" or task.labels == "value":
+        raise LowRankError(f"data=text: the task {task.name} reads no text; choose another task")
+    if text.generated and task.labels != "next token":
+        raise LowRankError(
+            f"data.text.generated={text.generated}: a model of the task {task.name} writes no "
+            "text; set it to 0"
+        )
+    if text.label_column is not None and task.labels != "class":
+        raise LowRankError(
+            f"data.text.label_column={text.label_column}: not used by the task {task.name}; set it "
+            "to null"
+        )
+
+
+def _read(path: str, sha256: str | None, text: TextOptions) -> Corpus:
+    return read_texts(path, sha256, text_column=text.text_column, label_column=text.label_column)
+
+
+def _generated(text: TextOptions, task: Task, seed: int) -> dict[str, Tensor]:
+    tokens = generate_sequences(
+        text.tokenizer,
+        text.tokenizer_sha256,
+        text.generated,
+        text.sequence_length + 1,
+        seed,
+        task=task.name,
+    )
     return {"inputs": tokens[:, :-1].contiguous(), "labels": tokens[:, 1:].contiguous()}
 
 
@@ -111,7 +124,7 @@ class _Stream:
     def needed(self, size: int) -> int:
         return size * self._length + 1
 
-    def examples(self, split: str, units: Iterable[int], size: int | None) -> Tensors:
+    def examples(self, split: str, units: Iterable[int], size: int | None) -> dict[str, Tensor]:
         """A token more than the inputs: the last one is a label only."""
         ids = torch.tensor(list(islice(units, None if size is None else self.needed(size))))
         count = _enough(split, (len(ids) - 1) // self._length, size)
@@ -135,7 +148,7 @@ class _Passages:
     def needed(self, size: int) -> int:
         return size
 
-    def examples(self, split: str, units: Iterable[str], size: int | None) -> Tensors:
+    def examples(self, split: str, units: Iterable[str], size: int | None) -> dict[str, Tensor]:
         passages = list(islice(units, size))
         count = _enough(split, len(passages), size)
         inputs = padded(self._tokenizer, passages, self._length)
@@ -157,34 +170,34 @@ def _by_document(
 def _labelled(
     corpus: Corpus,
     tokenizer: Any,
-    text: Mapping[str, Any],
+    text: TextOptions,
     sizes: Mapping[str, int | None],
     seed: int,
-) -> tuple[Splits, list[str]]:
+) -> tuple[Splits, tuple[str, ...]]:
     """Stratified splits of labelled documents, and the classes' names in sorted order."""
     for key, wanted in (("label_column", True), ("ood_path", False)):
-        if (text[key] is not None) != wanted:
+        if (getattr(text, key) is not None) != wanted:
             remedy = "name the column of the labels" if wanted else "set it to null"
             raise LowRankError(
-                f"data.text.{key}={text[key]}: the task sequence_classification "
+                f"data.text.{key}={getattr(text, key)}: the task sequence_classification "
                 f"{'needs it' if wanted else 'has no use for it'}; {remedy}"
             )
     found = {document.label for document in corpus.documents}
     if None in found or len(found) < 2:
         raise LowRankError(
-            f"{corpus.name}: the column {text['label_column']!r} must give every row a label, "
+            f"{corpus.name}: the column {text.label_column!r} must give every row a label, "
             "of at least two; correct data.text.label_column"
         )
     # Numbers by size (10 after 9), anything else by its text.
     names = sorted(found, key=lambda label: (not isinstance(label, int), label))
     place = {label: index for index, label in enumerate(names)}
     labels = torch.tensor([place[document.label] for document in corpus.documents])
-    inputs = padded(tokenizer, [d.text for d in corpus.documents], text["sequence_length"])
+    inputs = padded(tokenizer, [d.text for d in corpus.documents], text.sequence_length)
     indices = stratified_indices(labels, sizes, rest="train", seed=seed)
     splits = {
         k: {"inputs": inputs[chosen], "labels": labels[chosen]} for k, chosen in indices.items()
     }
-    return splits, [str(name) for name in names]
+    return splits, tuple(str(name) for name in names)
 
 
 def padded(tokenizer: Any, texts: Sequence[str], length: int) -> Tensor:

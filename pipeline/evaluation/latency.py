@@ -21,10 +21,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.files import load_split
-from pipeline.data.splits import TokenSplit
+from pipeline.data.files import load_split, load_task
+from pipeline.evaluation.options import EvaluateOptions
 from pipeline.evaluation.timings import FOLDER, Latency, Machine, Timings, load_timings
-from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.files import load
 from pipeline.lowrank.forms.running import has_pivots, lay_out, multiply_out_
 from pipeline.lowrank.typed import save_record
@@ -37,16 +36,17 @@ _WAY = "each network in its fastest form"  # changes the key when the way of mea
 _Name = TypeVar("_Name", bound=Hashable)
 
 
-def measured_once(networks: Mapping[str, Path], data: Path, options: Mapping[str, Any]) -> Timings:
+def measured_once(
+    networks: Mapping[str, Path], data: Path, options: EvaluateOptions, threads: int | None
+) -> Timings:
     """Latencies of the network folders on a batch of test examples, measured or remembered.
 
-    `networks`: those of `Timings`, by name. `options` has `latency_batch_size`,
-    `latency_repetitions`, `latency_warmup` and optionally `threads` (as in the fabric section;
-    by default as many as torch uses); other keys are ignored.
+    networks: those of `Timings`, by name. threads: as in the fabric section; None: as many as
+    torch uses. A timing is remembered by all of this, and by the machine.
 
     Every network runs in each form that it has (see `forms`) and counts in its fastest one.
     """
-    used = _options(options)
+    used = _used(options, threads)
     machine = machine_facts(used["threads"])
     weights = {name: file_sha256(path / "model.safetensors") for name, path in networks.items()}
     stored = scratch(FOLDER) / f"{_key(weights, used, asdict(machine), _WAY)}.json"
@@ -77,7 +77,7 @@ def measured_once(networks: Mapping[str, Path], data: Path, options: Mapping[str
         batch_size=used["latency_batch_size"],
         **times,
         speedup=times["dense"].latency_ms / times["fine_tuned"].latency_ms,
-        tokens=inputs.shape[1] if isinstance(split, TokenSplit) else None,
+        tokens=inputs.shape[1] if load_task(data).inputs == "tokens" else None,
         forms={name: form for name, (_, form) in best.items()},
     )
     save_record(stored, result)
@@ -143,19 +143,14 @@ def machine_facts(threads: int) -> Machine:
     )
 
 
-def _options(options: Mapping[str, Any]) -> dict[str, int]:
-    threads = options.get("threads")
-    used = {
-        "latency_batch_size": options["latency_batch_size"],
-        "latency_repetitions": options["latency_repetitions"],
-        "latency_warmup": options["latency_warmup"],
+def _used(options: EvaluateOptions, threads: int | None) -> dict[str, int]:
+    """What a timing depends on."""
+    return {
+        "latency_batch_size": options.latency_batch_size,
+        "latency_repetitions": options.latency_repetitions,
+        "latency_warmup": options.latency_warmup,
         "threads": torch.get_num_threads() if threads is None else threads,
     }
-    for name, value in used.items():
-        least = 0 if name == "latency_warmup" else 1
-        if value < least:
-            raise LowRankError(f"evaluate.{name}={value}: must be at least {least}")
-    return used
 
 
 def _summary(nanoseconds: list[int]) -> Latency:

@@ -3,55 +3,72 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from lightning_fabric import Fabric, seed_everything
 
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.typed import knob, options
 from pipeline.machine.number_formats import check_bfloat16
 from pipeline.machine.threads import set_threads
 
+Precision = Literal[
+    "32-true",
+    "64-true",
+    "16-true",
+    "bf16-true",
+    "16-mixed",
+    "bf16-mixed",
+    "transformer-engine",
+    "transformer-engine-float16",
+]
 
-@dataclass(frozen=True)
+
+@options
 class FabricOptions:
-    """The fabric section. `threads` is the number of CPU threads a process (None: torch's)."""
+    """Devices, threads and the number format."""
 
-    accelerator: str = "cpu"
-    devices: int | str = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
-    precision: str = "32-true"
-    threads: int | None = 2
+    accelerator: str = knob("cpu", help="cpu, cuda, mps, …, or auto: the best of this machine")
+    devices: int = knob(1, ge=1, help="how many of them")
+    num_nodes: int = knob(1, ge=1, help="machines")
+    strategy: str = knob("auto", help="how several devices share the work (ddp, …)")
+    precision: Precision = knob("32-true", help="of training and repair")
+    threads: int | None = knob(
+        2,
+        ge=1,
+        le=1024,
+        help="CPU threads a process; part of the configuration, because it changes the bits; null "
+        "leaves it to torch",
+    )
 
 
-def make_fabric(options: FabricOptions, seed: int) -> Fabric:
+def make_fabric(chosen: FabricOptions, seed: int) -> Fabric:
     """A launched Fabric in a process made deterministic and seeded.
 
     With several devices the strategy starts the other processes here. Raises LowRankError for
     an accelerator, strategy or precision that this machine doesn't have, bfloat16 on a CPU
     without it included.
     """
-    set_deterministic(options.threads)
+    set_deterministic(chosen.threads)
     seed_everything(seed, verbose=False)
     try:
         fabric = Fabric(
-            accelerator=options.accelerator,
-            devices=options.devices,
-            num_nodes=options.num_nodes,
-            strategy=options.strategy,
-            precision=options.precision,  # type: ignore[arg-type]
+            accelerator=chosen.accelerator,
+            devices=chosen.devices,
+            num_nodes=chosen.num_nodes,
+            strategy=chosen.strategy,
+            precision=chosen.precision,
         )
         fabric.launch()
     except (ValueError, RuntimeError, TypeError) as error:
         # Fabric has no exception class of its own; its messages name the option.
         raise LowRankError(
-            f"fabric: {str(error).splitlines()[0]} (accelerator={options.accelerator}, "
-            f"devices={options.devices}, strategy={options.strategy}, "
-            f"precision={options.precision}); correct the fabric section"
+            f"fabric: {str(error).splitlines()[0]} (accelerator={chosen.accelerator}, "
+            f"devices={chosen.devices}, strategy={chosen.strategy}, "
+            f"precision={chosen.precision}); correct the fabric section"
         ) from error
-    chosen = {"accelerator": fabric.device.type, "precision": options.precision}
-    check_bfloat16({"fabric": chosen})
+    check_bfloat16({"fabric": {"accelerator": fabric.device.type, "precision": chosen.precision}})
     return fabric
 
 

@@ -17,9 +17,11 @@ import yaml
 from filelock import FileLock
 
 from pipeline.evaluation.latency import measured_once
+from pipeline.evaluation.options import EvaluateOptions
 from pipeline.evaluation.timings import Timings
 from pipeline.lowrank.planning.files import load_plan
 from pipeline.lowrank.planning.plan import Plan
+from pipeline.lowrank.typed import options_from
 from pipeline.reporting.run.metrics import FILE as METRICS
 from pipeline.reporting.run.metrics import read_metrics
 from pipeline.reporting.run.timings import FOLDERS
@@ -73,8 +75,8 @@ def track_run(root: Path, params: Mapping[str, Any]) -> dict[str, str]:
 def measured(root: Path, params: Mapping[str, Any]) -> Timings:
     """Latencies of the networks in `root`, measured or remembered."""
     folders = {name: root / folder for name, folder in FOLDERS.items()}
-    options = {**params["evaluate"], "threads": params["fabric"]["threads"]}
-    return measured_once(folders, root / "out/data", options)
+    options = options_from(EvaluateOptions, params["evaluate"], "evaluate")
+    return measured_once(folders, root / "out/data", options, params["fabric"]["threads"])
 
 
 def lock_hash(root: Path) -> str:

@@ -11,25 +11,23 @@ from lightning_fabric import Fabric
 from safetensors.torch import save_model
 from torch import nn
 
-from pipeline.data.files import load_meta, load_split
+from pipeline.data.files import load_facts, load_split, load_task
 from pipeline.evaluation.quality import check_fit
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.files import build_model, load_weights, save
 from pipeline.machine.checksums import check_sha256, file_sha256
 from pipeline.models.huggingface import self_contained
 from pipeline.training.curve import Curve, OnStep
-from pipeline.training.loop import TrainingOptions
+from pipeline.training.options import BaselineOptions
 from pipeline.training.snapshots import INIT, Snapshots
 from pipeline.training.train import train, unchanged_curve
-
-SOURCES = ("train", "checkpoint", "pretrained")
 
 
 def make_baseline(
     folder: Path,
     data: Path,
     spec: Mapping[str, Any],
-    options: Mapping[str, Any],
+    options: BaselineOptions,
     *,
     fabric: Fabric,
     seed: int,
@@ -43,18 +41,13 @@ def make_baseline(
     generators were seeded (`make_fabric` does): the initial weights come from torch's own.
     Raises LowRankError for options, weights and models that don't fit the data or each other.
     """
-    source, weights, sha256 = (options[key] for key in ("source", "weights", "sha256"))
-    if source not in SOURCES:
-        raise LowRankError(f"baseline.source={source}: unknown; choose {' or '.join(SOURCES)}")
-    model = build_model(spec)
-    check_fit(model, load_meta(data))
-    if source == "checkpoint":
-        import_weights(model, weights, sha256)
-        check_fit(model, load_meta(data))
-    else:
-        _refuse_weights(source, weights, sha256)
-    if source != "train":
-        curve = unchanged_curve(model, load_split(data, "validation"), on_step)
+    model, task, examples = build_model(spec), load_task(data), load_facts(data).examples
+    check_fit(model, examples, task)
+    if options.source == "checkpoint":
+        import_weights(model, options.weights, options.sha256)
+        check_fit(model, examples, task)
+    if options.source != "train":
+        curve = unchanged_curve(model, load_split(data, "validation"), task, on_step)
     else:
         if fabric.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
@@ -63,12 +56,13 @@ def make_baseline(
             model,
             load_split(data, "train"),
             load_split(data, "validation"),
-            training_options(options),
+            options,
+            task,
             fabric=fabric,
             seed=seed,
             label="baseline",
             on_step=on_step,
-            on_state=Snapshots(folder, options["snapshots"]),
+            on_state=Snapshots(folder, options.snapshots),
         )
     if fabric.is_global_zero:
         save(model, folder, self_contained(spec, model))
@@ -90,17 +84,3 @@ def import_weights(model: nn.Module, weights: str | None, sha256: str | None) ->
             weights, file_sha256(path), sha256, "get the file again, or correct baseline.sha256"
         )
     load_weights(model, path)
-
-
-def training_options(section: Mapping[str, Any]) -> TrainingOptions:
-    """The training options among the keys of a baseline or fine_tune section."""
-    return TrainingOptions(**{k: section[k] for k in TrainingOptions.__dataclass_fields__})
-
-
-def _refuse_weights(source: str, weights: str | None, sha256: str | None) -> None:
-    for key, value in (("weights", weights), ("sha256", sha256)):
-        if value is not None:
-            raise LowRankError(
-                f"baseline.{key}={value}: not used with source={source}; set it to null, or choose "
-                "baseline=checkpoint"
-            )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +11,25 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from pipeline.data.files import load_meta, load_split, load_task
-from pipeline.data.splits import Split
-from pipeline.evaluation.quality import embeddings, fidelity_sums, quality_sums
-from pipeline.lowrank.adapters.attach import AdapterOptions, attach_, freeze_, merge_
-from pipeline.lowrank.errors import LowRankError
+from pipeline.data.files import load_facts, load_split, load_task
+from pipeline.evaluation.quality import joined, split_scores
+from pipeline.lowrank.adapters.attach import attach_, freeze_, merge_
 from pipeline.lowrank.forms.files import load, read_network, save
 from pipeline.lowrank.network.blocks import Outputs, find_blocks
+from pipeline.lowrank.tasks import Task
 from pipeline.machine.checksums import file_sha256
-from pipeline.training.baseline import training_options
 from pipeline.training.curve import Curve, OnStep
-from pipeline.training.loop import VALIDATION_BATCH, Quality
+from pipeline.training.loop import VALIDATION_BATCH
 from pipeline.training.losses import (
     Objective,
     Teacher,
-    cross_entropy,
     distillation,
-    embedding_distillation,
+    label_loss,
     with_states,
 )
+from pipeline.training.options import FineTuneOptions
 from pipeline.training.resumption import Resumption
 from pipeline.training.train import train, unchanged_curve
-
-PARAMETERS = ("all", "factors", "adapters", "none")
-OBJECTIVES = ("labels", "distill")
 
 
 def fine_tune(
@@ -42,7 +37,7 @@ def fine_tune(
     compressed: Path,
     baseline: Path,
     data: Path,
-    options: Mapping[str, Any],
+    options: FineTuneOptions,
     *,
     fabric: Fabric,
     seed: int,
@@ -52,43 +47,45 @@ def fine_tune(
 
     `options` is the fine_tune section: `parameters` says what is trained (all of them, the
     factors, adapters on the factors, merged afterwards, or none: the network is copied),
-    `objective` what is minimised (the cross-entropy with the labels, or with them and the dense
-    network in `baseline`, or an encoder's distance to the dense embeddings, and with
+    `objective` what is minimised (the task's loss with the labels, or with them and the answers
+    of the dense network in `baseline`, which alone count where there are no labels, and with
     `states_weight` also the distance of the states after each block; nothing is dropped out where
     the dense network, which answers with all its units, is the teacher). The validation
     loss never gets greater than the compressed network's. A training that was stopped goes on
     where it was, if nothing that it depends on has changed.
     """
-    for key, known in (("parameters", PARAMETERS), ("objective", OBJECTIVES)):
-        if options[key] not in known:
-            raise LowRankError(
-                f"fine_tune.{key}={options[key]}: unknown; choose one of {', '.join(known)}"
-            )
     model, file = load(compressed), read_network(compressed)
-    validation = load_split(data, "validation")
-    if options["parameters"] == "none":
-        curve = unchanged_curve(model, validation, on_step)
+    task, validation = load_task(data), load_split(data, "validation")
+    if options.parameters == "none":
+        curve = unchanged_curve(model, validation, task, on_step)
     else:
-        if options["parameters"] == "adapters":
-            attach_(model, adapter_options(options), seed)
-        elif options["parameters"] == "factors":
-            freeze_(model, options["adapter_others"])
+        if options.parameters == "adapters":
+            attach_(model, options.adapters, seed)
+        elif options.parameters == "factors":
+            freeze_(model, options.adapter_others)
         training = load_split(data, "train")
-        folders, splits = (baseline, data), (training, validation)
-        objective, quality = _aim(model, file.layers, options, folders, splits, fabric)
+        objective, dense_scores = label_loss(task, options.label_smoothing), None
+        if options.objective == "distill":
+            dense = load(baseline)
+            # Of an answer that is kept from an earlier step there are no states.
+            keep = not options.states_weight
+            teacher = Teacher(dense, training, fabric, options.augment, keep=keep)
+            if task.labels is None:
+                dense_scores = joined(split_scores(dense, validation, task, VALIDATION_BATCH))
+            objective = _distillation(model, dense, teacher, file.layers, options, task)
         curve = train(
             model,
             training,
             validation,
-            training_options(options),
+            options,
+            task,
             fabric=fabric,
             seed=seed,
             label="fine-tune",
             on_step=on_step,
             objective=objective,
-            descent_points=options["descent_points"],
-            quality=quality,
-            measure="accuracy" if quality is quality_sums else "cosine",
+            descent_points=options.descent_points,
+            dense=dense_scores,
             resumption=Resumption(_key(compressed, baseline, data, options, seed), fabric),
         )
         merge_(model)
@@ -97,50 +94,27 @@ def fine_tune(
     return curve
 
 
-def adapter_options(section: Mapping[str, Any]) -> AdapterOptions:
-    """The adapters' options among the keys of a fine_tune section."""
-    return AdapterOptions(
-        **{k: section[f"adapter_{k}"] for k in AdapterOptions.__dataclass_fields__}
-    )
-
-
-def _aim(
+def _distillation(
     model: nn.Module,
+    dense: nn.Module,
+    teacher: Teacher,
     layers: Iterable[str],
-    options: Mapping[str, Any],
-    folders: tuple[Path, Path],
-    splits: tuple[Split, Split],
-    fabric: Fabric,
-) -> tuple[Objective, Quality]:
-    """What is minimised, and what is measured on the validation split; the folders are those of
-    the dense network and of the data."""
-    smoothing, (training, validation) = options["label_smoothing"], splits
-    if options["objective"] == "labels":
-        return cross_entropy(smoothing), quality_sums
-    dense, weight = load(folders[0]), options["states_weight"]
-    quality: Quality = quality_sums
-    # Of an answer that is kept from an earlier step there are no states.
-    teacher = Teacher(dense, training, fabric, options["augment"], keep=not weight)
-    if load_task(folders[1]).name == "encoder":
-        reference = embeddings(dense, validation, VALIDATION_BATCH)
-        quality = partial(fidelity_sums, reference)
-        objective = embedding_distillation(teacher)
-    else:
-        objective = _distillation(teacher, options)
+    options: FineTuneOptions,
+    task: Task,
+) -> Objective:
+    """What is minimised with the dense network as the teacher; `layers` are the factorized ones."""
+    objective = distillation(
+        task,
+        teacher,
+        temperature=options.temperature,
+        weight=options.distill_weight,
+        label_smoothing=options.label_smoothing,
+    )
     _without_dropout(model)
-    if weight:
+    if weight := options.states_weight:
         blocks = find_blocks(model, list(layers), "fine_tune.states_weight=0")
         objective = with_states(objective, Outputs(model, blocks), Outputs(dense, blocks), weight)
-    return objective, quality
-
-
-def _distillation(teacher: Teacher, options: Mapping[str, Any]) -> Objective:
-    return distillation(
-        teacher,
-        temperature=options["temperature"],
-        weight=options["distill_weight"],
-        label_smoothing=options["label_smoothing"],
-    )
+    return objective
 
 
 def _without_dropout(model: nn.Module) -> None:
@@ -153,10 +127,10 @@ def _key(
     compressed: Path,
     baseline: Path,
     data: Path,
-    options: Mapping[str, Any],
+    options: FineTuneOptions,
     seed: int,
 ) -> list[Any]:
     """All that the result depends on, but for how it is computed."""
-    folders = [compressed] if options["objective"] == "labels" else [compressed, baseline]
+    folders = [compressed] if options.objective == "labels" else [compressed, baseline]
     weights = [file_sha256(folder / "model.safetensors") for folder in folders]
-    return [weights, load_meta(data), dict(options), seed]
+    return [weights, asdict(load_facts(data)), asdict(options), seed]

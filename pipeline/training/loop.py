@@ -18,43 +18,18 @@ from pipeline.training.curve import BestState, Recorder, check_finite
 from pipeline.training.descent import DescentProbe, measuring_steps
 from pipeline.training.losses import Batch, Objective
 from pipeline.training.optimizers import Clock, make_optimizer, one_cycle
+from pipeline.training.options import TrainingOptions
 from pipeline.training.progress import Display
 from pipeline.training.resumption import Resumption
 
 # (model, step from 1, total steps), right after the step.
 OnState = Callable[[nn.Module, int, int], None]
-# (model, validation split, chosen examples, batch size) → sums over them: (correct, loss).
-Quality = Callable[[nn.Module, Split, Tensor, int], tuple[float, float]]
+# (model, chosen validation examples) → sums over them: (the watched measure, the loss).
+Quality = Callable[[nn.Module, Tensor], tuple[float, float]]
 
 VALIDATION_BATCH = 500
 _DESCENT_BATCHES = 4
 _NO_CLIPPING: dict[str, Any] = {"max_norm": math.inf, "error_if_nonfinite": False}
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """One of OPTIMIZERS under a one-cycle schedule.
-
-    `batch_size` counts the examples of all devices together, `learning_rate` is the peak of
-    the cycle, `weight_decay` acts on matrices and kernels only, `augment` names one of
-    AUGMENTATIONS. `minutes` limits the time of the training: the cycle then ends with the
-    steps or with the time, whichever is first (the result depends on the machine).
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.0
-    augment: str = "none"
-    optimizer: str = "sgd"
-    minutes: float | None = None
-
-    def steps_per_epoch(self, examples: int) -> int:
-        """The remainder of an epoch is dropped (shuffling gives it to others the next time), so
-        that all batches, and all devices' shares of them, are of one size."""
-        return examples // min(self.batch_size, examples)
 
 
 @dataclass(frozen=True)
@@ -217,12 +192,11 @@ class Loop:
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, 0)
         share = torch.arange(self.fabric.global_rank, len(self.validation), self.fabric.world_size)
-        sums = self.around.quality(self.model, self.validation, share, VALIDATION_BATCH)
+        sums = self.around.quality(self.model, share)
         total = torch.tensor(sums, dtype=torch.float64, device=self.fabric.device)
         reduced = cast(Tensor, self.fabric.all_reduce(total, reduce_op="sum"))
-        correct, loss = reduced.tolist()
-        loss, accuracy = loss / len(self.validation), correct / len(self.validation)
+        watched, loss = (value / len(self.validation) for value in reduced.tolist())
         check_finite(loss, step, self.options.learning_rate)
-        self.recorder.epoch(epoch, step, loss, accuracy)
-        self.around.display.epoch(epoch, loss, accuracy)
+        self.recorder.epoch(epoch, step, loss, watched)
+        self.around.display.epoch(epoch, loss, watched)
         return float(loss)

@@ -1,4 +1,4 @@
-"""What a training minimises: the labels' cross-entropy, or that and a teacher's answers."""
+"""What a training minimises: the loss with the labels, or that and a teacher's answers."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import NamedTuple
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pipeline.data.splits import Split
 from pipeline.lowrank.forms.running import lay_out
 from pipeline.lowrank.network.blocks import Outputs
 from pipeline.lowrank.network.calling import padding_mask
+from pipeline.lowrank.tasks import Task
 
 _CACHE_BYTES = 256 * 2**20
 _TEACHER_BATCH = 500
 
 
 class Batch(NamedTuple):
-    """inputs (n, …) and labels (n,) on the device; examples (n,): which examples of the split
+    """inputs (n, …) and labels (n, …) on the device; examples (n,): which examples of the split
     they are."""
 
     inputs: Tensor
@@ -32,19 +32,17 @@ class Batch(NamedTuple):
 Objective = Callable[[Callable[[Tensor], Tensor], Batch], Tensor]
 
 
-def cross_entropy(label_smoothing: float) -> Objective:
-    """Mean cross-entropy with the labels, in nats."""
+def label_loss(task: Task, label_smoothing: float) -> Objective:
+    """The task's mean loss with the labels."""
 
     def objective(network: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
-        logits = network(batch.inputs)
-        return functional.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
+        return task.loss(network(batch.inputs), batch.labels, label_smoothing)
 
     return objective
 
 
 class Teacher:
-    """A trained network's answers to batches of `training`: logits, or embeddings; eval mode,
-    no gradients.
+    """A trained network's answers to batches of `training`; eval mode, no gradients.
 
     Where nothing is augmented an example's answer is always the same: they are computed once,
     if all of them together fit 256 MiB and `keep` allows it.
@@ -66,7 +64,7 @@ class Teacher:
 
     @torch.no_grad()
     def answers(self, batch: Batch) -> Tensor:
-        """(n, classes), (n, vocabulary, tokens) or (n, width), float32."""
+        """What the network gives for the batch, (n, …) float32."""
         if self._cache is not None:
             return self._cache[batch.examples].to(self._fabric.device)
         return self._answer(batch.inputs)
@@ -88,40 +86,17 @@ class Teacher:
 
 
 def distillation(
-    teacher: Teacher, *, temperature: float, weight: float, label_smoothing: float
+    task: Task, teacher: Teacher, *, temperature: float, weight: float, label_smoothing: float
 ) -> Objective:
-    """(1 − w)·CE(labels) + w·T²·KL(teacher ‖ student), both softened by T (Hinton et al. 2015).
-
-    T² keeps the gradient's size when T changes. `weight` in [0, 1], `temperature` above 0.
-    Both are means, over examples or over tokens.
-    """
+    """(1 − w)·loss with the labels + w·distance to the teacher's answers, by the task; of examples
+    without labels the distance alone. `weight` w in [0, 1], `temperature` above 0."""
 
     def objective(network: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
-        logits = network(batch.inputs)
-        student, dense = (
-            (_rows(answers) / temperature).log_softmax(-1)
-            for answers in (logits, teacher.answers(batch))
-        )
-        soft = functional.kl_div(student, dense, log_target=True, reduction="batchmean")
-        if weight == 1:
-            return temperature**2 * soft
-        hard = functional.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
-        return (1 - weight) * hard + weight * temperature**2 * soft
-
-    return objective
-
-
-def _rows(logits: Tensor) -> Tensor:
-    """(n, classes, …) → (n · …, classes): the softmax of a large vocabulary wants it last."""
-    return logits.movedim(1, -1).flatten(0, -2)
-
-
-def embedding_distillation(teacher: Teacher) -> Objective:
-    """1 − cos(student's embedding, teacher's), the mean over the examples."""
-
-    def objective(network: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
-        found = network(batch.inputs)
-        return 1 - functional.cosine_similarity(found, teacher.answers(batch)).mean()
+        output = network(batch.inputs)
+        soft = task.distillation(output, teacher.answers(batch), temperature)
+        if weight == 1 or task.labels is None:
+            return soft
+        return (1 - weight) * task.loss(output, batch.labels, label_smoothing) + weight * soft
 
     return objective
 

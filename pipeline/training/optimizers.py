@@ -11,8 +11,6 @@ from torch import nn
 
 from pipeline.training.muon import MuonWithAdamW
 
-OPTIMIZERS = ("sgd", "adamw", "muon")
-
 _WARM_UP = 0.3  # of the cycle
 _FIRST, _LAST = 1 / 25, 1 / 25e4  # of the peak
 

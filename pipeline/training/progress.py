@@ -10,13 +10,15 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pipeline.lowrank.tasks.measure import Measure
+
 
 class Display(Protocol):
-    """What the training loop tells; the losses are means in nats."""
+    """What the training loop tells: mean losses, and the measure that the task watches."""
 
     def step(self, done: int, train_loss: float) -> None: ...
 
-    def epoch(self, number: int, loss: float, accuracy: float) -> None: ...
+    def epoch(self, number: int, loss: float, watched: float) -> None: ...
 
 
 class SilentDisplay:
@@ -25,46 +27,47 @@ class SilentDisplay:
     def step(self, done: int, train_loss: float) -> None:
         pass
 
-    def epoch(self, number: int, loss: float, accuracy: float) -> None:
+    def epoch(self, number: int, loss: float, watched: float) -> None:
         pass
 
 
 class LineDisplay:
     """One line an epoch, for logs and pipes."""
 
-    def __init__(self, label: str, epochs: int, measure: str) -> None:
+    def __init__(self, label: str, epochs: int, measure: Measure) -> None:
         self._label, self._epochs, self._measure = label, epochs, measure
         self._train_loss = float("nan")
 
     def step(self, done: int, train_loss: float) -> None:
         self._train_loss = train_loss
 
-    def epoch(self, number: int, loss: float, accuracy: float) -> None:
+    def epoch(self, number: int, loss: float, watched: float) -> None:
         train = f"train loss {self._train_loss:.4f}, " if number else ""
         print(
             f"{self._label}: epoch {number}/{self._epochs}, {train}"
-            f"validation loss {loss:.4f}, {self._measure} {accuracy:.2%}",
+            f"validation loss {loss:.4f}, {self._measure.name} {self._measure.show(watched)}",
             flush=True,
         )
 
 
 class BarDisplay:
-    """A bar with loss, validation accuracy and the time that is left."""
+    """A bar with loss, quality on validation and the time that is left."""
 
-    def __init__(self, progress: Progress, label: str, steps: int) -> None:
-        self._progress = progress
+    def __init__(self, progress: Progress, label: str, steps: int, measure: Measure) -> None:
+        self._progress, self._measure = progress, measure
         self._task = progress.add_task(label, total=steps, loss="", validation="")
 
     def step(self, done: int, train_loss: float) -> None:
         self._progress.update(self._task, completed=done, loss=f"loss {train_loss:.3f}")
 
-    def epoch(self, number: int, loss: float, accuracy: float) -> None:
-        self._progress.update(self._task, validation=f"epoch {number}: {accuracy:.2%}")
+    def epoch(self, number: int, loss: float, watched: float) -> None:
+        text = f"epoch {number}: {self._measure.show(watched)}"
+        self._progress.update(self._task, validation=text)
 
 
 @contextmanager
-def training_display(label: str, epochs: int, steps: int, measure: str) -> Iterator[Display]:
-    """The display that suits standard output; `measure` names what is not the loss."""
+def training_display(label: str, epochs: int, steps: int, measure: Measure) -> Iterator[Display]:
+    """The display that suits standard output; `measure` is what is shown beside the loss."""
     console = Console(file=sys.stdout)
     if not console.is_terminal:
         yield LineDisplay(label, epochs, measure)
@@ -78,4 +81,4 @@ def training_display(label: str, epochs: int, steps: int, measure: str) -> Itera
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        yield BarDisplay(progress, label, steps)
+        yield BarDisplay(progress, label, steps, measure)

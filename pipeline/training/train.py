@@ -6,24 +6,18 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.data.splits import Split
-from pipeline.evaluation.quality import evaluate_quality, quality_sums
+from pipeline.evaluation.quality import progress_sums
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.running import lay_out
-from pipeline.training.augmentation import AUGMENTATIONS
+from pipeline.lowrank.tasks import Task
+from pipeline.lowrank.tasks.base import ExampleScores
 from pipeline.training.curve import Curve, OnStep, Recorder, check_finite
-from pipeline.training.loop import (
-    VALIDATION_BATCH,
-    Around,
-    Loop,
-    OnState,
-    Quality,
-    TrainingOptions,
-)
-from pipeline.training.losses import Objective, cross_entropy
-from pipeline.training.optimizers import OPTIMIZERS
+from pipeline.training.loop import VALIDATION_BATCH, Around, Loop, OnState
+from pipeline.training.losses import Objective, label_loss
+from pipeline.training.options import TrainingOptions
 from pipeline.training.progress import Display, SilentDisplay, training_display
 from pipeline.training.resumption import Resumption
 
@@ -33,6 +27,7 @@ def train(
     training: Split,
     validation: Split,
     options: TrainingOptions,
+    task: Task,
     *,
     fabric: Fabric,
     seed: int,
@@ -41,36 +36,40 @@ def train(
     objective: Objective | None = None,
     on_state: OnState | None = None,
     descent_points: int = 0,
-    quality: Quality = quality_sums,
-    measure: str = "accuracy",
+    dense: ExampleScores | None = None,
     resumption: Resumption | None = None,
 ) -> Curve:
     """Trains `model` in place and leaves it, in eval mode on the CPU, at its best state.
 
     Best is the least validation loss over the epochs, where epoch 0 is the model as given: the
     result is never worse on the validation split. Only parameters that require gradients are
-    trained. What is minimised is `objective(model, batch)`, by default the cross-entropy with
-    label smoothing. Shuffling and augmentation depend on (seed, epoch) only. `on_step` gets
-    the values of the curve as they come, and `on_state` may look at the network after each
-    step, both on the first process. `descent_points` measurements of the descent theorem are
-    spread over the steps; they change nothing but the curve. `quality` measures the validation,
-    and `measure` names its first figure; `resumption` keeps the state, so that a training that
-    was stopped goes on where it was.
+    trained. What is minimised is `objective(model, batch)`, by default the task's loss with the
+    labels. Shuffling and augmentation depend on (seed, epoch) only. `on_step` gets the values of
+    the curve as they come, and `on_state` may look at the network after each step, both on the
+    first process. `descent_points` measurements of the descent theorem are spread over the steps;
+    they change nothing but the curve. dense: the dense network's scores of the validation split,
+    for a task without labels. `resumption` keeps the state, so that a training that was stopped
+    goes on where it was.
 
-    Raises LowRankError for impossible options and when a loss is NaN or Inf.
+    Raises LowRankError for a batch that the devices cannot share, for a task without labels where
+    `dense` is missing, and when a loss is NaN or Inf.
     """
-    _check(options, len(training), fabric.world_size)
+    _check_batch(options, len(training), fabric.world_size)
     steps, first = options.steps_per_epoch(len(training)), fabric.is_global_zero
     total = options.epochs * steps
-    recorder = Recorder(total, steps, on_step if first else None, measure)
+    recorder = Recorder(total, steps, on_step if first else None, task.watched.name)
     shown: AbstractContextManager[Display] = (
-        training_display(label, options.epochs, total, measure)
+        training_display(label, options.epochs, total, task.watched)
         if first
         else nullcontext(SilentDisplay())
     )
+
+    def quality(network: nn.Module, chosen: Tensor) -> tuple[float, float]:
+        return progress_sums(network, validation, chosen, task, VALIDATION_BATCH, dense)
+
     with shown as display:
         around = Around(
-            objective=objective or cross_entropy(options.label_smoothing),
+            objective=objective or label_loss(task, options.label_smoothing),
             quality=quality,
             recorder=recorder,
             display=display,
@@ -84,24 +83,22 @@ def train(
     return recorder.curve
 
 
-def unchanged_curve(model: nn.Module, validation: Split, on_step: OnStep | None = None) -> Curve:
+def unchanged_curve(
+    model: nn.Module, validation: Split, task: Task, on_step: OnStep | None = None
+) -> Curve:
     """The curve of a network that isn't trained: epoch 0 only, and nothing without labels."""
-    if not validation.labels.numel():
+    if task.labels is None:
         return Curve()
-    quality = evaluate_quality(model, validation, VALIDATION_BATCH)
-    check_finite(quality["loss"], 0, 0.0)
-    recorder = Recorder(0, 1, on_step)
-    recorder.epoch(0, 0, quality["loss"], quality["accuracy"])
+    everything = torch.arange(len(validation))
+    sums = progress_sums(model, validation, everything, task, VALIDATION_BATCH)
+    watched, loss = (value / len(validation) for value in sums)
+    check_finite(loss, 0, 0.0)
+    recorder = Recorder(0, 1, on_step, task.watched.name)
+    recorder.epoch(0, 0, loss, watched)
     return recorder.curve
 
 
-def _check(options: TrainingOptions, examples: int, devices: int) -> None:
-    for name in ("epochs", "batch_size", "learning_rate", "minutes"):
-        if (value := getattr(options, name)) is not None and not value > 0:
-            raise LowRankError(f"{name}={value}: must be greater than 0")
-    for name, known in (("augment", AUGMENTATIONS), ("optimizer", OPTIMIZERS)):
-        if (value := getattr(options, name)) not in known:
-            raise LowRankError(f"{name}={value}: unknown; choose one of {', '.join(known)}")
+def _check_batch(options: TrainingOptions, examples: int, devices: int) -> None:
     batch_size = min(options.batch_size, examples)
     if batch_size % devices:
         raise LowRankError(

@@ -12,26 +12,20 @@ import pytest
 import yaml
 
 from pipeline.config.compose import SECTIONS, check_overrides, compose_params, write_params
-from pipeline.config.configuration import (
-    AnalyzeOptions,
-    BaselineOptions,
-    DataOptions,
-    FineTuneOptions,
-)
 from pipeline.config.groups import group_names, group_options
 from pipeline.config.pins import pin, require_pins
 from pipeline.config.renamed import RENAMED, renamed
-from pipeline.data.preparation import TEXT
+from pipeline.data.options import DataOptions
 from pipeline.data.sources import SOURCES
 from pipeline.lowrank import METHODS
 from pipeline.lowrank.adapters.attach import AdapterOptions
 from pipeline.lowrank.analysis.metrics import METRICS
+from pipeline.lowrank.analysis.options import AnalysisOptions
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.planning.policies import POLICIES
 from pipeline.machine.checksums import content_sha256, file_sha256
 from pipeline.training.augmentation import AUGMENTATIONS
-from pipeline.training.baseline import SOURCES as BASELINE_SOURCES
-from pipeline.training.fine_tune import OBJECTIVES, PARAMETERS
+from pipeline.training.options import BaselineOptions, FineTuneOptions
 from tests.imports import ROOT
 
 CONF = ROOT / "conf"
@@ -88,13 +82,10 @@ def choices(cls: Any, key: str) -> set[str]:
 
 
 def test_the_known_names_are_those_of_the_code() -> None:
-    assert choices(DataOptions, "name") == {*SOURCES, TEXT}
-    assert choices(AnalyzeOptions, "metric") == set(METRICS)
-    assert choices(BaselineOptions, "source") == set(BASELINE_SOURCES)
+    assert choices(DataOptions, "name") == {*SOURCES, "text"}
+    assert choices(AnalysisOptions, "metric") == set(METRICS)
     assert choices(FineTuneOptions, "augment") == set(AUGMENTATIONS)
     assert choices(BaselineOptions, "augment") == set(AUGMENTATIONS)
-    assert choices(FineTuneOptions, "parameters") == set(PARAMETERS)
-    assert choices(FineTuneOptions, "objective") == set(OBJECTIVES)
     for name in ("init", "others"):
         assert choices(FineTuneOptions, f"adapter_{name}") == choices(AdapterOptions, name)
     assert {option for group, option in OPTIONS if group == "rank_select"} == {*POLICIES, "file"}
@@ -156,7 +147,7 @@ def test_the_known_names_are_those_of_the_code() -> None:
         ("data.calibration=0", r"data\.calibration=0: choose a number of at least 1"),
         ("analyze.metric=fischer", r"analyze\.metric=fischer: unknown; did you mean 'fisher'\?"),
         ("analyze.damping=0", r"analyze\.damping=0: choose a number above 0"),
-        ("analyze.holdout=1", r"analyze\.holdout=1: choose a number below 1"),
+        ("data.held_out=1", r"data\.held_out=1: choose a number below 1"),
         ("analyze.include=[]", r"analyze\.include=\[\]: give at least 1"),
         ("data=tensors", r"data\.path is not set: give it on the command line"),
         ("baseline=checkpoint", r"baseline\.weights is not set: give it on the command line"),

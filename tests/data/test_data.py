@@ -10,11 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.data.calibration import evenly
-from pipeline.data.files import load_meta, load_split
+from pipeline.data.calibration import (
+    all_calibration,
+    held_out_batches,
+    statistics_batches,
+)
+from pipeline.data.files import DataFacts, load_facts, load_split
+from pipeline.data.options import DataOptions
 from pipeline.data.preparation import prepare_data
 from pipeline.data.splits import Split, stratified_indices
 from pipeline.lowrank import LowRankError
+from pipeline.lowrank.tasks import Classification, Encoder
 from tests.conftest import SIZES
 
 
@@ -28,10 +34,10 @@ def tensors_file(folder: Path, **replaced: Any) -> Path:
     return folder / "mine.safetensors"
 
 
-def prepare(folder: Path, path: Path, **options: Any) -> dict[str, Any]:
-    sizes = {"train": None, "calibration": 20, "validation": 30, "test": 50}
-    arguments = {"name": "tensors", "path": str(path), "sha256": None, "seed": 0, **sizes}
-    return prepare_data(folder / "data", **(arguments | options))
+def prepare(folder: Path, path: Path, seed: int = 0, **changed: Any) -> DataFacts:
+    sizes = {"calibration": 20, "held_out": 0.0, "validation": 30, "test": 50}
+    options = DataOptions(**({"name": "tensors", "path": str(path), **sizes} | changed))
+    return prepare_data(folder / "data", options, Classification(), seed)
 
 
 def test_splits_are_disjoint_complete_and_stratified(tmp_path: Path) -> None:
@@ -39,7 +45,7 @@ def test_splits_are_disjoint_complete_and_stratified(tmp_path: Path) -> None:
     numbers = []
     for split, size in {"train": 100, "calibration": 20, "validation": 30, "test": 50}.items():
         stored = load_file(tmp_path / "data" / f"{split}.safetensors")
-        assert len(stored["labels"]) == size == meta["sizes"][split]
+        assert len(stored["labels"]) == size == meta.sizes[split]
         assert int((stored["labels"] == 0).sum()) == pytest.approx(0.6 * size, abs=1)
         chosen = stored["inputs"][:, 0, 0, 0].long()
         # Label and input still belong together.
@@ -71,14 +77,15 @@ def test_counts_stay_within_one_of_the_proportion() -> None:
 
 
 def test_a_cap_on_train_is_kept_and_stratified(tmp_path: Path) -> None:
-    assert prepare(tmp_path, tensors_file(tmp_path), train=40)["sizes"]["train"] == 40
+    assert prepare(tmp_path, tensors_file(tmp_path), train=40).sizes["train"] == 40
     assert load_split(tmp_path / "data", "train").labels.bincount().tolist() == [24, 16]
 
 
 def test_a_source_keeps_its_own_test_split(tmp_path: Path) -> None:
     own = {"test_inputs": torch.ones(7, 2, 3, 3), "test_labels": torch.tensor([1] * 7)}
     meta = prepare(tmp_path, tensors_file(tmp_path, **own), test=10_000)
-    assert meta["sizes"] == {"train": 150, "calibration": 20, "validation": 30, "test": 7}
+    sizes = {"train": 150, "calibration": 20, "held_out": 0, "validation": 30, "test": 7}
+    assert meta.sizes == sizes
     assert load_split(tmp_path / "data", "test").labels.tolist() == [1] * 7
 
 
@@ -105,27 +112,51 @@ def test_a_constant_channel_is_centred_only(tmp_path: Path) -> None:
     inputs = torch.rand(200, 2, 3, 3)
     inputs[:, 1] = 5.0
     meta = prepare(tmp_path, tensors_file(tmp_path, inputs=inputs))
-    assert (meta["mean"][1], meta["std"][1]) == (5.0, 1.0)
-    assert meta["std"][0] == pytest.approx(12**-0.5, rel=0.05)  # of a uniform distribution
+    assert meta.mean is not None and meta.std is not None
+    assert (meta.mean[1], meta.std[1]) == (5.0, 1.0)
+    assert meta.std[0] == pytest.approx(12**-0.5, rel=0.05)  # of a uniform distribution
 
 
 def test_data_json_says_what_the_contract_asks(digits: Path) -> None:
-    meta = load_meta(digits)
-    assert (meta["name"], meta["classes"], meta["input_shape"]) == ("digits", 10, [1, 8, 8])
-    assert list(meta["sizes"]) == sorted(SIZES)
-    assert meta["sizes"]["test"] == SIZES["test"]
-    assert meta["class_names"] == list("0123456789")
-    assert all(re.fullmatch("[0-9a-f]{64}", value) for value in meta["sha256"].values())
+    facts = load_facts(digits)
+    assert (facts.name, facts.classes, facts.input_shape) == ("digits", 10, (1, 8, 8))
+    assert facts.sizes == SIZES | {"train": 1077, "calibration": 135, "held_out": 45}
+    assert facts.class_names == tuple("0123456789")
+    assert all(re.fullmatch("[0-9a-f]{64}", value) for value in facts.sha256.values())
+
+
+def test_the_last_calibration_examples_are_held_out(tmp_path: Path) -> None:
+    path = tensors_file(tmp_path)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder, held_out in ((whole, 0.0), (parts, 0.25)):
+        folder.mkdir()
+        prepare(folder, path, held_out=held_out)
+    everything = load_split(whole / "data", "calibration").inputs
+    assert torch.equal(all_calibration(parts / "data").inputs, everything)
+    statistics = statistics_batches(parts / "data", 4)
+    assert [len(batch) for batch in statistics] == [4, 4, 4, 3]
+    assert torch.equal(torch.cat(statistics), everything[:15])
+    few = statistics_batches(parts / "data", 4, most=6)
+    assert torch.equal(torch.cat(few), everything[:6])
+    assert torch.equal(torch.cat(held_out_batches(parts / "data", 4, most=99)), everything[15:])
+    assert [len(batch) for batch in held_out_batches(parts / "data", 4, most=3)] == [3]
+    assert held_out_batches(whole / "data", 4, most=9) == []
+
+
+def test_images_are_for_classifiers(tmp_path: Path) -> None:
+    options = DataOptions(name="digits")
+    with pytest.raises(LowRankError, match="the task encoder has no use for"):
+        prepare_data(tmp_path / "data", options, Encoder(), seed=0)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"calibration": 0}, "data.calibration=0: the calibration set would be empty"),
-        ({"train": 0}, "data.train=0: the train set would be empty"),
+        ({"calibration": 0}, "calibration=0: choose a number of at least 1"),
+        ({"train": 0}, "train=0: choose a number of at least 1"),
         ({"test": 150}, "200 examples are too few for .*data.test=150 and a train split"),
         ({"train": 101}, "200 examples are too few for .*data.train=101; ask for smaller"),
-        ({"name": "cifar"}, "data.name=cifar: unknown; choose one of digits, fashion_mnist"),
+        ({"name": "cifar"}, "name='cifar': unknown; choose one of digits, fashion_mnist"),
     ],
 )
 def test_impossible_sizes(tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -177,15 +208,7 @@ def test_a_class_that_train_would_lack(tmp_path: Path) -> None:
 
 
 def test_reading_before_preparing(tmp_path: Path) -> None:
-    with pytest.raises(LowRankError, match=r"no prepared data .*; run the stage prepare"):
+    with pytest.raises(LowRankError, match=r"data.json: cannot be read .*; run the stage prepare"):
         load_split(tmp_path, "train")
     with pytest.raises(LowRankError, match=r"split 'holdout': unknown; choose one of train, cal"):
         load_split(tmp_path, "holdout")
-
-
-@pytest.mark.parametrize(
-    ("share", "chosen"), [(1.0, [0, 1, 2, 3, 4, 5, 6, 7]), (0.25, [3, 7]), (0.01, [0])]
-)
-def test_a_share_of_the_batches_is_spread_evenly(share: float, chosen: list[int]) -> None:
-    some, others = evenly(range(8), share)
-    assert some == chosen and sorted(some + others) == list(range(8))

@@ -12,27 +12,27 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from pipeline.data.files import load_meta, load_split
+from pipeline.data.files import DataFacts, load_facts, load_split
+from pipeline.data.options import DataOptions, TextOptions
 from pipeline.data.preparation import prepare_data
 from pipeline.data.sources.texts import prose, read_texts
 from pipeline.data.splits import TokenSplit, consecutive_ranges
 from pipeline.lowrank import LowRankError
 from pipeline.lowrank.network.calling import PADDING
+from pipeline.lowrank.tasks import Classification, get_task
 from pipeline.machine.checksums import content_sha256
 from tests.models.transformers_case import chapters, write_book, write_model, write_tokenizer
 
 pytest.importorskip("transformers")
 
-SIZES: dict[str, Any] = {"train": None, "calibration": 3, "validation": 2, "test": 4}
+SIZES: dict[str, Any] = {"calibration": 3, "validation": 2, "test": 4}
 TEXT: dict[str, Any] = {
     "task": "causal_lm",
-    "tokenizer_sha256": None,
     "sequence_length": 32,
     "text_column": "text",
     "label_column": None,
     "generated": 0,
     "ood_path": None,
-    "ood_sha256": None,
     "ood": 2,
 }
 
@@ -51,10 +51,12 @@ def causal_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def prepare(folder: Path, path: Path, tokenizer: Path, **changed: Any) -> dict[str, Any]:
-    text = TEXT | {"tokenizer": str(tokenizer)} | {k: changed.pop(k) for k in TEXT if k in changed}
-    options = {"path": str(path), "sha256": None, "seed": 0, **SIZES, **changed}
-    return prepare_data(folder / "data", name="text", text=text, **options)
+def prepare(folder: Path, path: Path, tokenizer: Path, **changed: Any) -> DataFacts:
+    chosen = TEXT | {k: changed.pop(k) for k in TEXT if k in changed}
+    text = TextOptions(tokenizer=str(tokenizer), **chosen)
+    sizes = {"held_out": 0.0, **SIZES, **changed}
+    options = DataOptions(name="text", path=str(path), text=text, **sizes)
+    return prepare_data(folder / "data", options, get_task(text.task), seed=0)
 
 
 def decoded(tokenizer: Path, split: TokenSplit) -> str:
@@ -67,8 +69,8 @@ def decoded(tokenizer: Path, split: TokenSplit) -> str:
 def test_splits_are_whole_documents_in_order(tmp_path: Path, tokenizer: Path) -> None:
     book = write_book(tmp_path / "book.txt", 12)
     meta = prepare(tmp_path, book, tokenizer)
-    assert meta["sizes"] == SIZES | {"train": meta["sizes"]["train"]}
-    assert meta["sha256"] == {"book.txt": content_sha256(book)}
+    assert meta.sizes == SIZES | {"train": meta.sizes["train"], "held_out": 0}
+    assert meta.sha256 == {"book.txt": content_sha256(book)}
     written = chapters(12)
     place = []
     for name in ("train", "calibration", "validation", "test"):
@@ -103,13 +105,13 @@ def test_the_same_files_twice_and_a_second_text(tmp_path: Path, tokenizer: Path)
     for name in ("one", "two"):
         meta = prepare(tmp_path / name, book, tokenizer, ood_path=str(other))
     files = sorted(p.name for p in (tmp_path / "one/data").iterdir())
-    splits = ("calibration", "ood", "test", "train", "validation")
+    splits = ("calibration", "held_out", "ood", "test", "train", "validation")
     assert files == sorted(["data.json", *(f"{split}.safetensors" for split in splits)])
     for name in files:
         one, two = ((tmp_path / n / "data" / name).read_bytes() for n in ("one", "two"))
         assert one == two
-    assert meta["sizes"]["ood"] == 2
-    assert meta["sha256"]["out of domain: o.txt"] == content_sha256(other)
+    assert meta.sizes["ood"] == 2
+    assert meta.sha256["out of domain: o.txt"] == content_sha256(other)
     assert decoded(tokenizer, load_split(tmp_path / "one/data", "ood")) in "\n\n".join(
         chapters(12, seed=5)
     )
@@ -149,13 +151,13 @@ def test_labelled_rows_are_stratified(tmp_path: Path, tokenizer: Path, suffix: s
     options = {"task": "sequence_classification", "label_column": "kind", "sequence_length": 24}
     sizes = {"calibration": 12, "validation": 12, "test": 30}
     meta = prepare(tmp_path, rows(tmp_path, suffix), tokenizer, **options, **sizes)
-    assert meta["class_names"] == ["alpha", "beta", "gamma"] and meta["classes"] == 3
+    assert meta.class_names == ("alpha", "beta", "gamma") and meta.classes == 3
     test = load_split(tmp_path / "data", "test")
     assert test.labels.bincount().tolist() == [15, 10, 5]
     words = AutoTokenizer.from_pretrained(tokenizer)
     for ids, label in zip(test.stored, test.labels, strict=True):
-        assert words.decode(ids[ids != PADDING]).startswith(meta["class_names"][int(label)])
-    assert load_meta(tmp_path / "data")["task"] == "sequence_classification"
+        assert words.decode(ids[ids != PADDING]).startswith(meta.class_names[int(label)])
+    assert load_facts(tmp_path / "data").task == "sequence_classification"
 
 
 def test_a_data_set_of_the_datasets_library(tmp_path: Path) -> None:
@@ -196,9 +198,13 @@ def test_a_folder_is_read_as_its_index_says(tmp_path: Path) -> None:
         ({"path": "{}/a.pdf"}, r"a\.pdf: not read; give one of \.txt"),
         ({"path": "{}/bad.jsonl"}, r"bad\.jsonl: cannot be read"),
         ({"path": "{}/rows.jsonl", "text_column": "txt"}, r"no column 'txt' among text, kind"),
-        ({"label_column": "kind"}, r"book\.txt has no columns"),
+        ({"label_column": "kind"}, r"label_column=kind: not used by the task causal_lm"),
+        (
+            {"label_column": "kind", "task": "sequence_classification"},
+            r"book\.txt has no columns",
+        ),
         ({"task": "sequence_classification"}, r"label_column=None: .*needs it; name the column"),
-        ({"task": "translate"}, r"data\.text\.task=translate: unknown"),
+        ({"task": "translate"}, r"task='translate': unknown"),
         ({"test": 10_000}, r"12 documents of \d+ tokens are too few for .*data\.test"),
         ({"train": 10_000}, r"data\.train=10000: its documents give \d+ examples only"),
     ],
@@ -224,8 +230,8 @@ def test_what_the_network_writes_is_spread_over_the_calibration(
     plain = prepare(tmp_path / "plain", book, causal_lm)
     for name in ("one", "two"):
         meta = prepare(tmp_path / name, book, causal_lm, generated=4)
-    size = plain["sizes"]["calibration"]
-    assert meta["sizes"] == plain["sizes"] | {"calibration": size + 4}
+    size = plain.sizes["calibration"]
+    assert meta.sizes == plain.sizes | {"calibration": size + 4}
     one, two = (load_split(tmp_path / name / "data", "calibration") for name in ("one", "two"))
     assert torch.equal(one.stored, two.stored), "seeded"
     book_alone = load_split(tmp_path / "plain/data", "calibration").stored
@@ -248,3 +254,7 @@ def test_only_language_models_write(tmp_path: Path, causal_lm: Path) -> None:
         prepare(tmp_path, book, causal_lm, task="encoder", generated=1)
     with pytest.raises(LowRankError, match=r"sequence_length=65: .* has 64 positions"):
         prepare(tmp_path, book, causal_lm, sequence_length=65, generated=1)
+    text = TextOptions(task="causal_lm", tokenizer=str(causal_lm))
+    options = DataOptions(name="text", path=str(book), text=text)
+    with pytest.raises(LowRankError, match="the task classification reads no text"):
+        prepare_data(tmp_path / "data", options, Classification(), seed=0)

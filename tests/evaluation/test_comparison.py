@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.splits import TokenSplit
-from pipeline.evaluation.networks import bootstrap, compare_networks, recall
+from pipeline.evaluation.networks import compare_networks
 from pipeline.lowrank.network.calling import PADDING
+from pipeline.lowrank.tasks import CausalLM, Encoder
+from pipeline.lowrank.tasks.encoder import recall
+from pipeline.lowrank.tasks.intervals import bootstrap
 
 CLASSES = 50
 
@@ -38,7 +41,7 @@ def sequences(count: int, wrong: int = 0) -> TokenSplit:
 
 def test_perplexity_is_one_over_the_probability() -> None:
     networks = {"dense": Sure(0.8), "compressed": Sure(0.4)}
-    scores = compare_networks(networks, {"test": sequences(9)}, "causal_lm", batch_size=2)
+    scores = compare_networks(networks, {"test": sequences(9)}, CausalLM(), batch_size=2)
     assert scores["dense"]["perplexity"] == pytest.approx(1 / 0.8, rel=1e-5)  # float32 logits
     assert scores["compressed"]["perplexity"] == pytest.approx(1 / 0.4, rel=1e-5)
     assert scores["compressed"]["loss"] == pytest.approx(-math.log(0.4), rel=1e-5)
@@ -52,7 +55,7 @@ def test_perplexity_is_one_over_the_probability() -> None:
 
 def test_out_of_domain_stands_beside_it_and_intervals_hold_the_value() -> None:
     splits = {"test": sequences(40, wrong=10), "ood": sequences(40, wrong=20)}
-    scores = compare_networks({"dense": Sure(0.5)}, splits, "causal_lm", batch_size=16)["dense"]
+    scores = compare_networks({"dense": Sure(0.5)}, splits, CausalLM(), batch_size=16)["dense"]
     assert (scores["accuracy"], scores["ood_accuracy"]) == (0.75, 0.5)
     wrong = math.log(49 / 0.5)
     expected = math.exp(0.5 * math.log(2) + 0.5 * wrong)
@@ -98,7 +101,7 @@ def test_fidelity_of_turned_mirrored_and_unrelated_embeddings() -> None:
         "mirrored": Embed(table, -eye),
         "unrelated": Embed(other, eye),
     }
-    scores = compare_networks(networks, {"test": split}, "encoder", batch_size=50)
+    scores = compare_networks(networks, {"test": split}, Encoder(), batch_size=50)
     for name in ("dense", "longer"):
         assert scores[name] == pytest.approx({"cosine": 1, "recall_at_10": 1}, abs=1e-6)
     # Nearest neighbours don't mind a rotation; the cosine to the dense embedding does.

@@ -11,9 +11,11 @@ from torch import nn
 from pipeline.data.splits import Split
 from pipeline.evaluation.quality import check_fit, evaluate_quality
 from pipeline.lowrank import LowRankError
+from pipeline.lowrank.tasks import Classification
+from pipeline.lowrank.tasks.base import Examples
 from pipeline.models.resnet import ResNet
 
-META = {"name": "planted", "input_shape": [1, 8, 8], "classes": 10}
+PLANTED, TASK = Examples("planted", (1, 8, 8), classes=10), Classification()
 
 
 def test_accuracy_and_loss_by_hand() -> None:
@@ -21,7 +23,7 @@ def test_accuracy_and_loss_by_hand() -> None:
     named = torch.tensor([0, 1, 1, 0, 1])
     logits = torch.nn.functional.one_hot(named, 2) * math.log(3)
     split = Split(logits.float(), torch.tensor([0, 1, 1, 0, 0]))  # the last one is wrong
-    quality = evaluate_quality(nn.Identity(), split, batch_size=2)
+    quality = evaluate_quality(nn.Identity(), split, TASK, batch_size=2)
     assert quality["accuracy"] == 0.8
     expected = (4 * math.log(4 / 3) + math.log(4)) / 5
     assert quality["loss"] == pytest.approx(expected, rel=1e-6)
@@ -31,7 +33,7 @@ def test_batches_do_not_matter_and_the_mode_stays() -> None:
     torch.manual_seed(0)
     split = Split(torch.rand(50, 1, 8, 8), torch.arange(50) % 10)
     model = ResNet(widths=(8,), blocks=(1,), hidden=16).train()
-    whole, parts = (evaluate_quality(model, split, size) for size in (50, 7))
+    whole, parts = (evaluate_quality(model, split, TASK, size) for size in (50, 7))
     assert whole["accuracy"] == parts["accuracy"]
     assert whole["loss"] == pytest.approx(parts["loss"], rel=1e-5)
     assert whole["loss"] > 1
@@ -42,7 +44,7 @@ def test_batches_do_not_matter_and_the_mode_stays() -> None:
 def test_half_precision_networks_are_evaluated_in_their_own_type() -> None:
     split = Split(torch.rand(6, 1, 8, 8), torch.arange(6))
     model = ResNet(widths=(8,), blocks=(1,)).to(torch.bfloat16)
-    assert math.isfinite(evaluate_quality(model, split, 6)["loss"])
+    assert math.isfinite(evaluate_quality(model, split, TASK, 6)["loss"])
 
 
 @pytest.mark.parametrize(
@@ -55,15 +57,15 @@ def test_half_precision_networks_are_evaluated_in_their_own_type() -> None:
 )
 def test_a_model_that_does_not_fit_the_data(model: nn.Module, message: str) -> None:
     with pytest.raises(LowRankError, match=message):
-        check_fit(model, META)
+        check_fit(model, PLANTED, TASK)
 
 
 def test_a_model_with_damaged_weights() -> None:
     model = ResNet()
     nn.init.constant_(model.get_parameter("head.2.bias"), float("nan"))
     with pytest.raises(LowRankError, match=r"gives NaN or Inf for an input of zeros"):
-        check_fit(model, META)
-    check_fit(ResNet(), META)
+        check_fit(model, PLANTED, TASK)
+    check_fit(ResNet(), PLANTED, TASK)
 
 
 def test_resnet_groups_must_agree() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.evaluation import latency
+from pipeline.evaluation.options import EvaluateOptions
 from pipeline.evaluation.timings import Latency, load_timings
 from pipeline.lowrank import Fixed, LowRankError, compress_
 from pipeline.lowrank.forms.files import save
 from pipeline.lowrank.network.costs import count_params
 from pipeline.models.resnet import ResNet
 
-OPTIONS = {"latency_batch_size": 4, "latency_repetitions": 5, "latency_warmup": 2, "threads": 1}
+OPTIONS = EvaluateOptions(latency_batch_size=4, latency_repetitions=5, latency_warmup=2)
 
 
 class Noted(nn.Module):
@@ -96,7 +98,7 @@ def test_the_fastest_form_counts(
         return {run: Latency(2.0 if slow[run[0]] == run[1] else 1.0, 0.1) for run in runs}
 
     monkeypatch.setattr(latency, "interleaved_latencies", timed)
-    found = latency.measured_once(networks, digits, OPTIONS)
+    found = latency.measured_once(networks, digits, OPTIONS, threads=1)
     assert found.forms == {
         "dense": "as stored",
         "compressed": "channels last",
@@ -118,7 +120,7 @@ def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]
 def test_measured_once(
     networks: dict[str, Path], digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = latency.measured_once(networks, digits, OPTIONS)
+    first = latency.measured_once(networks, digits, OPTIONS, threads=1)
     assert first.batch_size == 4
     assert first.machine.threads == 1
     assert first.machine.torch == torch.__version__
@@ -126,32 +128,31 @@ def test_measured_once(
     assert first.speedup == pytest.approx(ratio)
     (stored,) = (tmp_path / "scratch/timings").iterdir()
     assert load_timings(stored) == first
-    assert latency.measured_once(networks, digits, OPTIONS) == first
+    assert latency.measured_once(networks, digits, OPTIONS, threads=1) == first
 
     def files() -> int:
         return len(list((tmp_path / "scratch/timings").iterdir()))
 
-    latency.measured_once(networks, digits, OPTIONS | {"latency_repetitions": 6})
+    latency.measured_once(networks, digits, replace(OPTIONS, latency_repetitions=6), threads=1)
     assert files() == 2
-    latency.measured_once(networks, digits, OPTIONS | {"batch_size": 17})  # not its business
+    other = replace(OPTIONS, batch_size=17)  # not its business
+    latency.measured_once(networks, digits, other, threads=1)
     assert files() == 2
     save(ResNet(), networks["fine_tuned"], {"_target_": "pipeline.models.resnet.ResNet"})
-    latency.measured_once(networks, digits, OPTIONS)
+    latency.measured_once(networks, digits, OPTIONS, threads=1)
     assert files() == 3
     monkeypatch.setattr(latency, "_cpu_model", lambda: "abacus")
-    assert latency.measured_once(networks, digits, OPTIONS).machine.cpu == "abacus"
+    assert latency.measured_once(networks, digits, OPTIONS, threads=1).machine.cpu == "abacus"
     assert files() == 4
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"latency_repetitions": 0}, "evaluate.latency_repetitions=0: must be at least 1"),
-        ({"latency_warmup": -1}, "evaluate.latency_warmup=-1: must be at least 0"),
+        ({"latency_repetitions": 0}, "latency_repetitions=0: choose a number of at least 1"),
+        ({"latency_warmup": -1}, "latency_warmup=-1: choose a number of at least 0"),
     ],
 )
-def test_impossible_options(
-    networks: dict[str, Path], digits: Path, changed: dict[str, Any], message: str
-) -> None:
+def test_impossible_options(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(LowRankError, match=message):
-        latency.measured_once(networks, digits, OPTIONS | changed)
+        replace(OPTIONS, **changed)

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ import json, sys
 from dataclasses import asdict
 from pathlib import Path
 from pipeline.training.baseline import make_baseline
+from pipeline.training.options import BaselineOptions
 from pipeline.machine.devices import FabricOptions, make_fabric
 
-folder, data, spec, options = Path(sys.argv[1]), Path(sys.argv[2]), *map(json.loads, sys.argv[3:])
+folder, data, spec, chosen = Path(sys.argv[1]), Path(sys.argv[2]), *map(json.loads, sys.argv[3:])
+options = BaselineOptions(**chosen)
 fabric = make_fabric(FabricOptions(devices=2, strategy="ddp", threads=1), seed=0)
 told = []
 curve = make_baseline(
@@ -45,7 +48,7 @@ def test_two_processes_train_one_network(tmp_path: Path, digits: Path) -> None:
     script.write_text(SCRIPT)
     command = [sys.executable, str(script), str(folder), str(digits)]
     subprocess.run(
-        [*command, json.dumps(SPEC), json.dumps(TRAIN | {"augment": "crop"})],
+        [*command, json.dumps(SPEC), json.dumps(asdict(TRAIN) | {"augment": "crop"})],
         check=True,
         capture_output=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -85,7 +88,7 @@ def fine_tuned(folder: Path, data: Path, devices: int) -> tuple[dict[str, torch.
         "seed": 0,
         "fabric": {**fabric, "precision": "32-true", "threads": 1},
         "fine_tune": {
-            **REPAIR,
+            **asdict(REPAIR),
             **TRAINING,
             "epochs": 2,
             "batch_size": 128,

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.data.options import DataOptions
 from pipeline.lowrank import LowRankError
-from stages._io import main, read_json, section, write_json
+from stages._io import main, section, section_options, write_json
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +23,7 @@ def test_sections_and_plain_values(here: Path) -> None:
     (here / "params.yaml").write_text("seed: 7\ndata: {name: digits}\n")
     assert section("seed") == 7
     assert section("data") == {"name": "digits"}
+    assert section_options("data", DataOptions) == DataOptions(name="digits")
     with pytest.raises(LowRankError, match=r"params.yaml has no section 'model'"):
         section("model")
 
@@ -30,15 +32,9 @@ def test_json(here: Path) -> None:
     write_json(Path("out/a.json"), {"b": [1.5], "a": None})
     text = Path("out/a.json").read_text()
     assert text == '{\n  "a": null,\n  "b": [\n    1.5\n  ]\n}\n'
-    assert read_json(Path("out/a.json")) == {"a": None, "b": [1.5]}
     with pytest.raises(LowRankError, match=r"out/a.json: a result is NaN or Inf"):
         write_json(Path("out/a.json"), {"loss": float("nan")})
     assert Path("out/a.json").read_text() == text
-    with pytest.raises(LowRankError, match=r"out/b.json is missing; run dvc repro"):
-        read_json(Path("out/b.json"))
-    Path("out/b.json").write_text("{")
-    with pytest.raises(LowRankError, match=r"out/b.json is no valid JSON"):
-        read_json(Path("out/b.json"))
 
 
 def test_errors_for_people_have_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from pipeline.data.files import load_split
 from pipeline.evaluation.quality import evaluate_quality
 from pipeline.lowrank import Budget, LowRankError, Tucker2, compress_
 from pipeline.lowrank.forms.files import load, read_network, save
+from pipeline.lowrank.tasks import Classification
 from pipeline.machine.devices import FabricOptions, make_fabric
 from pipeline.models.resnet import ResNet
 from pipeline.training.baseline import make_baseline
 from pipeline.training.curve import Curve
 from pipeline.training.fine_tune import fine_tune
+from pipeline.training.options import BaselineOptions, FineTuneOptions
 
 SPEC = {
     "_target_": "pipeline.models.resnet.ResNet",
@@ -28,18 +31,14 @@ SPEC = {
     "hidden": 16,
     "pool": 2,
 }
-TRAINING = {
+TRAINING: dict[str, Any] = {
     "epochs": 3,
     "batch_size": 32,
     "learning_rate": 0.1,
-    "momentum": 0.9,
     "weight_decay": 0.0,
-    "label_smoothing": 0.0,
-    "augment": "none",
-    "optimizer": "sgd",
-    "minutes": None,
 }
-TRAIN = {"source": "train", "weights": None, "sha256": None, "snapshots": 0, **TRAINING}
+TRAIN = BaselineOptions(source="train", **TRAINING)
+TASK = Classification()
 
 
 def tensors(folder: Path, name: str = "model") -> dict[str, torch.Tensor]:
@@ -54,12 +53,12 @@ def test_trained_baseline(tmp_path: Path, digits: Path, fabric: Fabric) -> None:
     folder = tmp_path / "baseline"
     curve = make_baseline(folder, digits, SPEC, TRAIN, fabric=fabric, seed=0)
     model, validation = load(folder), load_split(digits, "validation")
-    quality = evaluate_quality(model, validation, 500)
+    quality = evaluate_quality(model, validation, TASK, 500)
     assert quality["accuracy"] > 0.5
     assert quality["loss"] == pytest.approx(curve.epochs[curve.best_epoch].validation_loss)
     initial = build()
     initial.load_state_dict(tensors(folder, "init"))
-    before = evaluate_quality(initial, validation, 500)["loss"]
+    before = evaluate_quality(initial, validation, TASK, 500)["loss"]
     assert before == pytest.approx(curve.epochs[0].validation_loss, rel=1e-5)
     assert read_network(folder).builder == SPEC
 
@@ -73,7 +72,7 @@ def test_imported_baseline(tmp_path: Path, digits: Path, fabric: Fabric, suffix:
     else:
         save_file(state, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    options = {**TRAIN, "source": "checkpoint", "weights": str(path), "sha256": digest}
+    options = replace(TRAIN, source="checkpoint", weights=str(path), sha256=digest)
     told: list[int] = []
     folder = tmp_path / "baseline"
     curve = make_baseline(
@@ -82,7 +81,7 @@ def test_imported_baseline(tmp_path: Path, digits: Path, fabric: Fabric, suffix:
     assert all(torch.equal(value, state[name]) for name, value in tensors(folder).items())
     assert not (folder / "init.safetensors").exists()
     assert (curve.steps, len(curve.epochs), curve.best_epoch, told) == ([], 1, 0, [0])
-    quality = evaluate_quality(load(folder), load_split(digits, "validation"), 500)
+    quality = evaluate_quality(load(folder), load_split(digits, "validation"), TASK, 500)
     assert curve.epochs[0].validation_accuracy == quality["accuracy"]
 
 
@@ -90,9 +89,9 @@ def test_imported_baseline(tmp_path: Path, digits: Path, fabric: Fabric, suffix:
     ("spec", "options", "message"),
     [
         ({"classes": 4}, {}, r"the model gives \[1, 4\] .* digits has 10 classes"),
-        ({}, {"source": "download"}, "baseline.source=download: unknown; choose train or"),
-        ({}, {"weights": "w.pt"}, "baseline.weights=w.pt: not used with source=train"),
-        ({}, {"sha256": "ab"}, "baseline.sha256=ab: not used with source=train"),
+        ({}, {"source": "download"}, "source='download': unknown; choose one of train"),
+        ({}, {"weights": "w.pt"}, "weights=w.pt: not used with source=train"),
+        ({}, {"sha256": "ab"}, "sha256=ab: not used with source=train"),
         ({}, {"source": "checkpoint"}, "baseline.weights is null: source=checkpoint needs"),
         ({}, {"source": "checkpoint", "weights": "no.pt", "sha256": "ab"}, "no.pt: no such file"),
         ({}, {"source": "checkpoint", "weights": "no.pt"}, "no.pt: no such file"),
@@ -108,37 +107,29 @@ def test_refused(
 ) -> None:
     folder = tmp_path / "baseline"
     with pytest.raises(LowRankError, match=message):
-        make_baseline(folder, digits, SPEC | spec, TRAIN | options, fabric=fabric, seed=0)
+        make_baseline(folder, digits, SPEC | spec, replace(TRAIN, **options), fabric=fabric, seed=0)
     assert not (folder / "network.json").exists()
 
 
 def test_wrong_checksum_and_wrong_keys(tmp_path: Path, digits: Path, fabric: Fabric) -> None:
     path = tmp_path / "mine.safetensors"
     save_file({"stem.weight": torch.ones(2)}, path)
-    options = {**TRAIN, "source": "checkpoint", "weights": str(path)}
+    options = replace(TRAIN, source="checkpoint", weights=str(path))
     with pytest.raises(LowRankError, match=r"missing stem.0.weight.*unexpected stem.weight"):
         make_baseline(tmp_path / "b", digits, SPEC, options, fabric=fabric, seed=0)
-    options["sha256"] = "0" * 64
+    options = replace(options, sha256="0" * 64)
     with pytest.raises(LowRankError, match=r"expected 0000.*correct baseline.sha256"):
         make_baseline(tmp_path / "b", digits, SPEC, options, fabric=fabric, seed=0)
 
 
-REPAIR = {
-    **TRAINING,
-    "epochs": 2,
-    "learning_rate": 0.02,
-    "parameters": "all",
-    "objective": "labels",
-    "temperature": 2.0,
-    "distill_weight": 0.5,
-    "states_weight": 0.0,
-    "adapter_rank": 1,
-    "adapter_alpha": 1.0,
-    "adapter_init": "svd",
-    "adapter_targets": ["*"],
-    "adapter_others": [],
-    "descent_points": 2,
-}
+REPAIR = FineTuneOptions(
+    **(TRAINING | {"epochs": 2, "learning_rate": 0.02}),
+    parameters="all",
+    adapter_rank=1,
+    adapter_alpha=1.0,
+    adapter_others=(),
+    descent_points=2,
+)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +165,7 @@ def test_fine_tuning(
 ) -> None:
     dense, compressed = networks
     before, folder = tensors(compressed), tmp_path / "finetuned"
-    options = {**REPAIR, "parameters": parameters, "objective": objective, "augment": augment}
+    options = replace(REPAIR, parameters=parameters, objective=objective, augment=augment)
     curve = fine_tune(folder, compressed, dense, digits, options, fabric=fabric, seed=1)
     after = tensors(folder)
     losses = [epoch.validation_loss for epoch in curve.epochs]
@@ -183,7 +174,7 @@ def test_fine_tuning(
     assert [row.step for row in curve.descent] == [0, curve.steps[-1].step]
     assert {k: v.shape for k, v in after.items()} == {k: v.shape for k, v in before.items()}
     assert read_network(folder) == read_network(compressed)
-    quality = evaluate_quality(load(folder), load_split(digits, "validation"), 500)
+    quality = evaluate_quality(load(folder), load_split(digits, "validation"), TASK, 500)
     assert quality["loss"] == pytest.approx(min(losses), rel=1e-5)
     total = sum(p.numel() for p in load(folder).parameters())
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
@@ -202,8 +193,8 @@ def test_no_repair_and_unknown_words(
 ) -> None:
     dense, compressed = networks
 
-    def repaired(**changed: str) -> Curve:
-        options = {**REPAIR, **changed}
+    def repaired(**changed: Any) -> Curve:
+        options = replace(REPAIR, **changed)
         folder = tmp_path / "finetuned"
         return fine_tune(folder, compressed, dense, digits, options, fabric=fabric, seed=1)
 
@@ -212,9 +203,9 @@ def test_no_repair_and_unknown_words(
     assert curve.trained_params == 0
     copied, before = tensors(tmp_path / "finetuned"), tensors(compressed)
     assert all(torch.equal(value, before[name]) for name, value in copied.items())
-    with pytest.raises(LowRankError, match=r"fine_tune.parameters=lora: unknown; choose one of"):
+    with pytest.raises(LowRankError, match=r"parameters='lora': unknown; choose one of"):
         repaired(parameters="lora")
-    with pytest.raises(LowRankError, match=r"fine_tune.objective=kl: unknown; choose one of"):
+    with pytest.raises(LowRankError, match=r"objective='kl': unknown; choose one of"):
         repaired(objective="kl")
 
 
@@ -224,8 +215,8 @@ def test_a_network_that_learns_its_own_answers_has_nothing_to_learn(
     """Dropout would be an error of its own; with labels it stays."""
     spec = {"_target_": "tests.training.dropout_case.Dropping", "rate": 0.5}
     dense = tmp_path / "dense"
-    make_baseline(dense, digits, spec, {**TRAIN, "epochs": 1}, fabric=fabric, seed=0)
-    options = {**REPAIR, "epochs": 1, "distill_weight": 1.0, "learning_rate": 1e-9}
+    make_baseline(dense, digits, spec, replace(TRAIN, epochs=1), fabric=fabric, seed=0)
+    options = replace(REPAIR, epochs=1, distill_weight=1.0, learning_rate=1e-9)
     first = {}
     for objective in ("distill", "labels"):
         curve = fine_tune(
@@ -233,7 +224,7 @@ def test_a_network_that_learns_its_own_answers_has_nothing_to_learn(
             dense,
             dense,
             digits,
-            {**options, "objective": objective},
+            replace(options, objective=objective),
             fabric=fabric,
             seed=0,
         )

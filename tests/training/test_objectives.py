@@ -11,15 +11,18 @@ from torch.nn import functional
 from pipeline.data.splits import Split, TokenSplit
 from pipeline.lowrank.network.blocks import Outputs
 from pipeline.lowrank.network.calling import PADDING
+from pipeline.lowrank.tasks import CausalLM, Classification, Encoder
 from pipeline.training import losses as objectives
 from pipeline.training.losses import (
     Batch,
     Teacher,
-    cross_entropy,
     distillation,
-    embedding_distillation,
+    label_loss,
     with_states,
 )
+
+TASK = Classification()
+WHOLE = {"temperature": 1.0, "weight": 1.0, "label_smoothing": 0.0}
 
 
 @pytest.fixture
@@ -47,6 +50,7 @@ def test_the_loss_is_the_stated_one(
 ) -> None:
     teacher, student, batch = network(1), network(2), batch_of(split, EXAMPLES)
     objective = distillation(
+        TASK,
         Teacher(teacher, split, fabric, "none"),
         temperature=temperature,
         weight=weight,
@@ -66,9 +70,9 @@ def test_the_ends_of_the_weight(split: Split, fabric: Fabric) -> None:
     batch = batch_of(split, EXAMPLES)
     teacher, student = network(1).eval(), network(2)
     answers = Teacher(teacher, split, fabric, "none")
-    labels = distillation(answers, temperature=3.0, weight=0.0, label_smoothing=0.0)
-    assert labels(student, batch).item() == cross_entropy(0.0)(student, batch).item()
-    alone = distillation(answers, temperature=3.0, weight=1.0, label_smoothing=0.0)
+    labels = distillation(TASK, answers, temperature=3.0, weight=0.0, label_smoothing=0.0)
+    assert labels(student, batch).item() == label_loss(TASK, 0.0)(student, batch).item()
+    alone = distillation(TASK, answers, temperature=3.0, weight=1.0, label_smoothing=0.0)
     assert abs(alone(teacher, batch).item()) < 1e-6
     assert alone(student, batch).item() > 1e-3
 
@@ -105,7 +109,7 @@ def test_of_a_language_model_it_is_a_mean_over_tokens(split: Split, fabric: Fabr
     labels = torch.randint(0, 7, (3, 5))
     teacher = Teacher(nn.Identity(), split, fabric, "crop")
     teacher.answers = lambda batch: answers  # type: ignore[method-assign]
-    objective = distillation(teacher, temperature=1.0, weight=0.25, label_smoothing=0.0)
+    objective = distillation(CausalLM(), teacher, temperature=1.0, weight=0.25, label_smoothing=0.0)
     found = objective(lambda inputs: logits, Batch(torch.zeros(3, 5), labels, torch.arange(3)))
     truth = answers.softmax(1)
     divergence = (truth * (truth.log() - logits.log_softmax(1))).sum(1)
@@ -117,7 +121,7 @@ def test_of_a_language_model_it_is_a_mean_over_tokens(split: Split, fabric: Fabr
 
 def test_embeddings_are_brought_to_the_teachers_direction(split: Split, fabric: Fabric) -> None:
     teacher, student, batch = network(1), network(2), batch_of(split, EXAMPLES)
-    objective = embedding_distillation(Teacher(teacher, split, fabric, "none"))
+    objective = distillation(Encoder(), Teacher(teacher, split, fabric, "none"), **WHOLE)
     truth, found = teacher(batch.inputs), student(batch.inputs)
     cosines = (truth * found).sum(1) / (truth.norm(dim=1) * found.norm(dim=1))
     assert objective(student, batch).item() == pytest.approx(1 - cosines.mean().item(), rel=1e-5)
@@ -128,7 +132,7 @@ def test_states_add_their_relative_squared_error(split: Split, fabric: Fabric) -
     teacher, student, batch = network(1).eval(), network(2).eval(), batch_of(split, EXAMPLES)
     blocks = ["1", "3"]
     answers = Teacher(teacher, split, fabric, "none", keep=False)
-    objective = distillation(answers, temperature=1.0, weight=1.0, label_smoothing=0.0)
+    objective = distillation(TASK, answers, temperature=1.0, weight=1.0, label_smoothing=0.0)
     plain = objective(student, batch).item()
     states = with_states(objective, Outputs(student, blocks), Outputs(teacher, blocks), 0.3)
     expected = []
@@ -158,7 +162,9 @@ def test_states_of_padding_do_not_count(fabric: Fabric) -> None:
 
     student, teacher = Reader(1), Reader(2)
     batch = Batch(tokens, split.labels, torch.arange(3))
-    objective = embedding_distillation(Teacher(teacher, split, fabric, "none", keep=False))
+    objective = distillation(
+        Encoder(), Teacher(teacher, split, fabric, "none", keep=False), **WHOLE
+    )
     plain = objective(student, batch).item()
     states = with_states(objective, *(Outputs(m, ["layers.1"]) for m in (student, teacher)), 1.0)
     text = tokens[tokens != PADDING]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from tests.training.test_baseline import SPEC, TRAIN, build
 
 def trained(folder: Path, digits: Path, snapshots: int) -> tuple[dict[str, Tensor], Curve]:
     fabric = make_fabric(FabricOptions(threads=1), 0)
-    options = {**TRAIN, "snapshots": snapshots}
+    options = replace(TRAIN, snapshots=snapshots)
     curve = make_baseline(folder, digits, SPEC, options, fabric=fabric, seed=0)
     save_record(folder / CURVE, curve)
     return load_file(folder / "model.safetensors"), curve

@@ -25,7 +25,7 @@ class Divergence:
     def __init__(self, dense: nn.Module, batches: Sequence[Any], task: Task | None = None) -> None:
         if not len(batches):
             raise LowRankError(
-                "no calibration data is held out for measuring plans: raise analyze.holdout or "
+                "no calibration data is held out for measuring plans: raise data.held_out or "
                 "data.calibration, or do without: rank_select.contest_examples=0 refit=none"
             )
         self.batches, self._task = batches, task or Classification()

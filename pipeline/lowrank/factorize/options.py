@@ -21,7 +21,9 @@ class RefitOptions:
         default=64, ge=1, help="calibration examples, of those that the statistics see"
     )
     batch_size: int = knob(default=64, ge=1, help="examples a batch")
-    held_out: int = knob(default=64, ge=1, help="examples to compare on, of analyze.holdout")
+    held_out: int = knob(
+        default=64, ge=1, help="examples to compare on, of those held out (data.held_out)"
+    )
     bf16: bool = knob(
         default=False,
         help="the networks run in bfloat16 meanwhile (sums and solutions stay float32 and float64)",

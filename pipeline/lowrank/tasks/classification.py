@@ -6,14 +6,19 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.lowrank.tasks.logits import Logits, logits_of, rows_of
+from pipeline.lowrank.tasks.logits import OneClass, logits_of, rows_of
+from pipeline.lowrank.tasks.measure import ACCURACY, LOSS
 
 
-class Classification(Logits):
-    """The network gives logits (N, classes), or (N, classes, …) for a class at each place."""
+class Classification(OneClass):
+    """The network reads values (N, …) and gives logits (N, classes). The library takes logits
+    (N, classes, …), a class at each place, as well."""
 
     name = "classification"
     unit = "nats per example"
+    inputs = "values"
+    labels = "class"
+    measures = (ACCURACY, LOSS)
 
     def rows(self, output: Any, mask: Tensor | None) -> Tensor:
         return rows_of(logits_of(output), mask)

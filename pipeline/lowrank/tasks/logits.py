@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,12 +10,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.tasks.base import Task
+from pipeline.lowrank.tasks.base import Examples, ExampleScores, Task
+from pipeline.lowrank.tasks.measure import ACCURACY
 
 
 class Logits(Task):
     """Predictions are logits, known up to a constant a row. The divergence is KL(dense ‖ other)
     in nats; the sampled loss is the cross-entropy with labels drawn from the prediction itself."""
+
+    watched = ACCURACY
 
     def normalised(self, rows: Tensor) -> Tensor:
         return rows.float().log_softmax(-1)
@@ -27,6 +31,55 @@ class Logits(Task):
             probabilities = rows.float().softmax(-1).cpu()
             labels = torch.multinomial(probabilities, 1, generator=generator).flatten()
         return functional.cross_entropy(rows.float(), labels.to(rows.device), reduction="sum")
+
+    def loss(self, output: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+        return functional.cross_entropy(output, labels, label_smoothing=label_smoothing)
+
+    def distillation(self, output: Tensor, dense: Tensor, temperature: float) -> Tensor:
+        """T²·KL(dense ‖ output), both softened by T (Hinton et al. 2015): T² keeps the gradient's
+        size when T changes."""
+        student, teacher = (
+            (rows_of(logits) / temperature).log_softmax(-1) for logits in (output, dense)
+        )
+        soft = functional.kl_div(student, teacher, log_target=True, reduction="batchmean")
+        return temperature**2 * soft
+
+
+class OneClass(Logits):
+    """One label an example: accuracy and mean cross-entropy."""
+
+    def misfit(self, output: Any, examples: Examples) -> str | None:
+        if isinstance(output, Tensor) and tuple(output.shape) == (1, examples.classes):
+            return None
+        count = examples.classes
+        return (
+            f"the data {examples.name} has {count} classes: it must give [1, {count}]; set the "
+            f"model's number of classes to {count}"
+        )
+
+    def scores(self, output: Tensor, labels: Tensor) -> ExampleScores:
+        losses = functional.cross_entropy(output.double(), labels, reduction="none")
+        return {"right": (output.argmax(1) == labels).double(), "loss": losses}
+
+    def progress(
+        self, scores: Sequence[ExampleScores], dense: ExampleScores | None
+    ) -> tuple[float, float]:
+        right = sum(float(part["right"].sum()) for part in scores)
+        return right, sum(float(_sum(part["loss"])) for part in scores)
+
+    def quality(
+        self, scores: Sequence[ExampleScores], dense: Sequence[ExampleScores]
+    ) -> dict[str, float]:
+        count = sum(len(part["loss"]) for part in scores)
+        right, loss = self.progress(scores, None)
+        return {"accuracy": right / count, "loss": loss / count}
+
+
+def _sum(losses: Tensor) -> Tensor:
+    """(n,) → their sum, added in the order of cross_entropy(reduction="sum"): figures then equal
+    torch's own to the last bit."""
+    nothing = torch.zeros(len(losses), dtype=torch.int64, device=losses.device)
+    return functional.nll_loss(-losses[:, None], nothing, reduction="sum")
 
 
 def logits_of(output: Any) -> Tensor:
@@ -47,7 +100,8 @@ def logits_of(output: Any) -> Tensor:
 
 
 def rows_of(logits: Tensor, mask: Tensor | None = None) -> Tensor:
-    """(N, classes, …) → (units, classes); positions that the mask marks false are left out where
-    there is a prediction for each of its positions."""
+    """(N, classes, …) → (units, classes): the softmax of a large vocabulary wants them last.
+    Positions that the mask marks false are left out where there is a prediction for each of its
+    positions."""
     rows = logits.movedim(1, -1).flatten(0, -2)
     return rows if mask is None or mask.numel() != len(rows) else rows[mask.flatten()]

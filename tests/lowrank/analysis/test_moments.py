@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from pipeline.lowrank.analysis.analysis import evenly
 from pipeline.lowrank.analysis.divergence import Divergence
 from pipeline.lowrank.analysis.moments import collect_moments
 from pipeline.lowrank.errors import LowRankError
@@ -188,3 +189,11 @@ def test_what_cannot_be_collected_is_an_error() -> None:
         collect_moments(layer, [torch.ones(1, 3)], {"idle": nn.Linear(2, 2)}, gradients=False)
     with pytest.raises(LowRankError, match="NaN or Inf"):
         collect_moments(layer, [torch.full((1, 3), torch.inf)], {"": layer}, gradients=False)
+
+
+@pytest.mark.parametrize(
+    ("share", "chosen"), [(1.0, [0, 1, 2, 3, 4, 5, 6, 7]), (0.25, [3, 7]), (0.01, [0])]
+)
+def test_a_share_of_the_batches_is_spread_evenly(share: float, chosen: list[int]) -> None:
+    some, others = evenly(range(8), share)
+    assert some == chosen and sorted(some + others) == list(range(8))
