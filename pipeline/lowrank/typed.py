@@ -16,6 +16,7 @@ import functools
 import inspect
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
@@ -189,8 +190,16 @@ def save_record(path: Path, value: Any) -> None:
         raise LowRankError(f"{path}: a result is NaN or Inf ({error}); nothing written") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text + "\n", encoding="utf-8")
+    part.write_text(_NUMBERS.sub(_on_one_line, text) + "\n", encoding="utf-8")
     part.replace(path)
+
+
+# A list of nothing but numbers, one a line: ranks, shapes.
+_NUMBERS = re.compile(r"\[\n\s+([-+.\deE]+(?:,\n\s+[-+.\deE]+)*)\n\s+\]")
+
+
+def _on_one_line(found: re.Match[str]) -> str:
+    return f"[{', '.join(number.strip() for number in found[1].split(','))}]"
 
 
 def load_record(path: Path, cls: type[T], remedy: str) -> T:
