@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,13 @@ def test_the_report_holds_together(tree: Tree) -> None:
     metrics, plan = read(tree, "reports/metrics.json"), read(tree, "out/plan.json")
     dense, compressed = metrics["dense"], metrics["compressed"]
     assert metrics["fine_tuned"]["params"] == compressed["params"]
-    assert compressed["params"] == plan["network"]["planned"]["params"] < dense["params"]
-    assert compressed["macs"] == plan["network"]["planned"]["macs"] < dense["macs"]
+    assert compressed["params"] == plan["expected"]["planned"]["params"] < dense["params"]
+    assert compressed["macs"] == plan["expected"]["planned"]["macs"] < dense["macs"]
     assert plan["policy"]["name"] == "budget"
     unit = "params" if plan["policy"]["params"] is not None else "macs"
     assert compressed[unit] <= plan["policy"][unit] * dense[unit]
     assert metrics["fine_tuned"]["accuracy"] > 0.5
-    assert 0 <= plan["optimality_gap"] < 1
+    assert 0 <= plan["expected"]["optimality_gap"] < 1
     for name, layer in read(tree, "out/compressed/layers.json")["layers"].items():
         measured = layer["measured_relative_error"]
         assert layer["lower_bound"] - 1e-5 <= measured <= layer["upper_bound"] + 1e-5, name
@@ -103,6 +104,54 @@ def test_exact_invalidation(tree: Tree) -> None:
     assert (tree.path / "out/plan.json").read_text() == plan
     now = yaml.safe_load((tree.path / "dvc.lock").read_text())["stages"]
     assert now == yaml.safe_load(lock)["stages"]
+
+
+def test_a_word_in_a_solver_does_not_train_the_network_again(tree: Tree) -> None:
+    """What a layer is stands apart from how its factors are found: opening a network needs no
+    solver."""
+    assert "up to date" in tree.run("dvc", "status")
+    tree.edit("pipeline/lowrank/methods/cp.py", "fitted by alternating", "found by alternating")
+    status = tree.run("dvc", "status")
+    changed = {line.rstrip(":") for line in status.splitlines() if re.match(r"[a-z]", line)}
+    assert {"configure", "rank-select", "decompose"} <= changed, status
+    assert changed.isdisjoint({"prepare", "baseline", "analyze", "fine-tune"}), status
+    tree.run("git", "checkout", "--quiet", "pipeline")
+    assert "up to date" in tree.run("dvc", "status")
+
+
+def test_an_edited_plan_is_an_input_of_its_own(tree: Tree) -> None:
+    """docs/plans.md: an edit is told layer by layer, pinned by its content, and reaches no run
+    that did not ask for it."""
+    plan = read(tree, "out/plan.json")
+    name = next(n for n, layer in plan["layers"].items() if len(layer["ranks"]) == 2)
+    plan["layers"][name] |= {"ranks": [6, 6], "why": "by hand"}
+    (tree.path / "my_plan.json").write_text(json.dumps(plan))
+    chosen = ("rank_select=file", "rank_select.path=my_plan.json", "fine_tune=none")
+    output = tree.pipeline(*chosen, "hydra.run.dir=edited")
+    assert {"prepare", "baseline", "analyze"}.isdisjoint(ran(output)), output
+    before = plan["expected"]["layers"][name]
+    made = read(tree, "edited/out/plan.json")
+    after = made["expected"]["layers"][name]
+    assert made["layers"][name] == {**plan["layers"][name]} and after["ranks"] == [6, 6]
+    assert f"{name}: {before['params']:,} → {after['params']:,} parameters" in output
+    assert made["policy"]["name"] == "file" and len(made["policy"]["sha256"]) == 64
+    report = read(tree, "edited/out/compressed/layers.json")["layers"][name]
+    assert report["ranks"] == [6, 6] and report["params"] == after["params"]
+    # The same command runs nothing; a change of a digit is another plan; dvc repro knows none.
+    assert ran(tree.pipeline(*chosen, "hydra.run.dir=edited")) == []
+    plan["layers"][name]["ranks"] = [6, 5]
+    (tree.path / "my_plan.json").write_text(json.dumps(plan))
+    assert "rank-select" in ran(tree.pipeline(*chosen, "hydra.run.dir=again"))
+    assert read(tree, "again/out/plan.json")["layers"][name]["ranks"] == [6, 5]
+    assert set(tree.repro()) <= {"configure", "track"}
+    assert "by hand" not in (tree.path / "out/plan.json").read_text()
+    # What is wrong with it is one line, before anything is built.
+    plan["layers"][name]["ranks"] = [6, 999]
+    (tree.path / "my_plan.json").write_text(json.dumps(plan))
+    output = tree.pipeline(*chosen, ok=False)
+    assert f"layer '{name}'" in output and "in rank 999 is not in 1.." in output
+    assert "Traceback" not in output
+    (tree.path / "my_plan.json").unlink()
 
 
 def test_two_clones_give_the_same_files_and_the_same_lock(tree: Tree, tmp_path: Path) -> None:

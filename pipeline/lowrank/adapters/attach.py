@@ -32,7 +32,7 @@ class AdapterOptions:
     is trained besides: "vectors" (biases and the parameters of normalisation, all of one
     dimension) and "dense" (the weights of all layers that are not factorized)."""
 
-    rank: int = knob(default=4, ge=1, help="adapters: rank of each, at least 1")
+    rank: int = knob(default=4, ge=1, help="adapters: rank of each")
     alpha: float = knob(default=4.0, gt=0, help="adapters: alpha / rank scales them")
     init: Literal["zeros", "svd"] = knob(
         default="svd", help="adapters: start from zeros, or from the leading singular directions"

@@ -15,7 +15,7 @@ from pipeline.lowrank.network.targets import Target
 from pipeline.lowrank.typed import knob
 
 # The option of the policies that decide layer by layer.
-COST: Cost = knob(default="params", help="the unit that is saved: params, macs or bytes")
+COST: Cost = knob(default="params", help="the unit that is saved")
 
 
 @dataclass(frozen=True)

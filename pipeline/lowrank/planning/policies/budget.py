@@ -41,13 +41,15 @@ class Budget(Policy):
     )
     bytes: float | None = knob(default=None, help="fraction of the bytes to keep, in (0, 1]")
     scope: Scope = knob(
-        default="network", help="budget: a fraction of the whole network, or of the targets alone"
+        default="network",
+        help="budget: what the fraction is of: the whole network, or the targets alone",
     )
     error_scale: ErrorScale = knob(
-        default="relative", help="budget: errors relative to each layer's ‖W‖², or absolute"
+        default="relative",
+        help="budget: how errors of layers are weighed: relative to each ‖W‖², or as they are",
     )
     allocation: Allocation = knob(
-        default="greedy", help="budget: greedy, or exact (dynamic programming)"
+        default="greedy", help="budget: the solver; exact is dynamic programming"
     )
     max_relative_error: float | None = knob(
         default=None,

@@ -18,9 +18,7 @@ class Energy(LocalPolicy):
     """The cheapest candidate that keeps the energy fraction τ: ‖W − Ŵ‖² ≤ (1 − τ)‖W‖².
     For the SVD this is min{k : E_k ≥ τ}. τ in (0, 1]."""
 
-    energy: float = knob(
-        default=0.9, gt=0, le=1, help="energy: fraction of ‖W‖² to keep, in (0, 1]"
-    )
+    energy: float = knob(default=0.9, gt=0, le=1, help="energy: fraction of ‖W‖² to keep")
     cost: Cost = COST
 
     name: ClassVar[str] = "energy"
@@ -34,9 +32,7 @@ class Energy(LocalPolicy):
 class Error(LocalPolicy):
     """The cheapest candidate with relative error ‖W − Ŵ‖/‖W‖ ≤ ε. ε ≥ 0."""
 
-    relative_error: float = knob(
-        default=0.3, ge=0, help="error: largest ‖W − Ŵ‖/‖W‖ of a layer, ≥ 0"
-    )
+    relative_error: float = knob(default=0.3, ge=0, help="error: largest ‖W − Ŵ‖/‖W‖ of a layer")
     cost: Cost = COST
 
     name: ClassVar[str] = "error"
@@ -52,7 +48,7 @@ class Compute(LocalPolicy):
     A layer with candidates but none that cheap takes its cheapest, and the plan says so."""
 
     compression_ratio: float = knob(
-        default=2.0, gt=1, help="compute: dense cost / kept cost of every layer, above 1"
+        default=2.0, gt=1, help="compute: dense cost / kept cost of every layer"
     )
     cost: Cost = COST
 

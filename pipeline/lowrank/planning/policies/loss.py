@@ -30,7 +30,7 @@ class Loss(Policy):
         default=0.02,
         gt=0,
         allow_inf_nan=False,
-        help="loss: largest increase of the loss per unit (an example, a token), above 0",
+        help="loss: largest increase of the loss per unit (an example, a token)",
     )
     cost: Cost = COST
 
