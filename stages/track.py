@@ -6,20 +6,20 @@ from pathlib import Path
 
 import yaml
 
+from pipeline.lowrank.typed import save_record
 from pipeline.reporting.run.summary import print_summary
 from pipeline.tracking.run import track_run
-from stages._io import main, write_json
+from stages._io import main
 
 
 def run() -> None:
     root = Path()
     params = yaml.safe_load((root / "params.yaml").read_text())
-    tracked = track_run(root, params)
+    run_id, name = track_run(root, params)
     print_summary(root)
-    print(f"\nMLflow run {tracked['run_id']} ({tracked['experiment']})")
+    print(f"\nMLflow run {run_id} ({name.experiment})")
     # Not the run's id, which would change dvc.lock from run to run: the tags that find it.
-    names = {key: tracked[key] for key in ("experiment", "config", "lock")}
-    write_json(root / "out/mlflow_run.json", names)
+    save_record(root / "out/mlflow_run.json", name)
 
 
 if __name__ == "__main__":

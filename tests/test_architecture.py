@@ -140,6 +140,20 @@ def test_every_input_is_declared_as_a_dependency() -> None:
                 assert any(path.is_relative_to(d) for d in declared), f"{name}: {path}"
 
 
+def test_no_table_of_ours_is_parsed() -> None:
+    """CSV is written for people; what we read again is a typed record in JSON."""
+    readers = {"reader", "DictReader", "Sniffer", "read_csv", "loadtxt", "genfromtxt"}
+    writers = []
+    for file in FILES:
+        tree = ast.parse((ROOT / file).read_text())
+        named = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        named |= {name.rpartition(".")[2] for name in imported(file)}
+        assert not named & readers, f"{file}: {named & readers}"
+        if "csv" in imported(file):
+            writers.append(file)
+    assert writers == [Path("pipeline/reporting/run/rows.py")]
+
+
 def test_files_are_short() -> None:
     for file in FILES:
         limit = 70 if file.parts[0] == "stages" else 260

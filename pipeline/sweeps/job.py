@@ -102,12 +102,12 @@ def _finish(
     from pipeline.tracking.run import measured, track_run
     from pipeline.tracking.sweep import link_to_sweep
 
-    tracked = track_run(job.workspace, params)
+    run_id, name = track_run(job.workspace, params)
     if parent:
-        link_to_sweep(params["track"], tracked["run_id"], parent, job.number)
+        link_to_sweep(params["track"], run_id, parent, job.number)
     print_summary(job.workspace)
     print(f"\nworkspace  {job.workspace}")
-    print(f"MLflow run {tracked['run_id']} ({tracked['experiment']})")
+    print(f"MLflow run {run_id} ({name.experiment})")
     figures = read_metrics(job.workspace / "reports" / METRICS).fine_tuned.figures()
     names = list(config.objectives)
     if "latency_ms" in names:
@@ -115,7 +115,7 @@ def _finish(
     values = read_objectives(names, figures)
     status = replace(
         read_status(job.workspace),
-        run_id=tracked["run_id"],
+        run_id=run_id,
         objectives=values,
         # Found on the job's machine only, which need not be the one that compares.
         timings=find_timings(job.workspace),

@@ -8,16 +8,17 @@ is over before never needs MLflow (seconds of import, milliseconds a step).
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.typed import load_record, save_record
 from pipeline.tracking.store import (
     TAG_CONFIG,
     config_hash,
@@ -32,7 +33,16 @@ if TYPE_CHECKING:
 Log = Callable[[dict[str, float], int], None]
 
 NOTE = Path(".live_run.json")
+_REMEDY = "delete this file"
 PERIOD = 5.0  # seconds from one sending to the next, and from the beginning to the first
+
+
+@dataclass(frozen=True)
+class LiveRun:
+    """An MLflow run that is not complete yet, and the stages whose curves it has."""
+
+    run_id: str
+    stages: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -77,8 +87,8 @@ class _LiveCurve:
         if self._client is None:
             return
         self._send()
-        note = json.loads(NOTE.read_text())
-        NOTE.write_text(json.dumps({**note, "stages": [*note["stages"], self._prefix]}) + "\n")
+        live = load_record(NOTE, LiveRun, _REMEDY)
+        save_record(NOTE, replace(live, stages=(*live.stages, self._prefix)))
 
     def fail(self) -> None:
         self._send().set_terminated(self._run_id, "FAILED")
@@ -93,12 +103,12 @@ class _LiveCurve:
         return self._client
 
 
-def take_live_run(client: MlflowClient, root: Path, config: str) -> tuple[str, list[str]] | None:
-    """(run id, stages whose curves it has) of the live run of the configuration in `root`, if
-    there is one. The note is removed: the run is the caller's now."""
-    note = _read_note(client, root / NOTE, config)
+def take_live_run(client: MlflowClient, root: Path, config: str) -> LiveRun | None:
+    """The live run of the configuration in `root`, if there is one. The note is removed: the run
+    is the caller's now."""
+    live = _noted_run(client, root / NOTE, config)
     (root / NOTE).unlink(missing_ok=True)
-    return (note["run_id"], note["stages"]) if note else None
+    return live
 
 
 def end_live_run(root: Path, track: Mapping[str, Any]) -> None:
@@ -106,30 +116,30 @@ def end_live_run(root: Path, track: Mapping[str, Any]) -> None:
     note = root / NOTE
     if note.is_file():
         client, _ = open_client(track)
-        client.set_terminated(json.loads(note.read_text())["run_id"], "FAILED")
+        client.set_terminated(load_record(note, LiveRun, _REMEDY).run_id, "FAILED")
         note.unlink()
 
 
 def _run_for(client: MlflowClient, experiment: str, config: str) -> str:
-    note = _read_note(client, NOTE, config)
-    if note is None:
+    live = _noted_run(client, NOTE, config)
+    if live is None:
         run = client.create_run(experiment, tags={TAG_CONFIG: config, **parent_tags()})
-        note = {"run_id": run.info.run_id, "stages": []}
-        NOTE.write_text(json.dumps(note) + "\n")
-    return str(note["run_id"])
+        live = LiveRun(run.info.run_id)
+        save_record(NOTE, live)
+    return live.run_id
 
 
-def _read_note(client: MlflowClient, path: Path, config: str) -> Mapping[str, Any] | None:
-    """The note, if its run still runs and is of this configuration."""
+def _noted_run(client: MlflowClient, path: Path, config: str) -> LiveRun | None:
+    """The run in the note, if it still runs and is of this configuration."""
     from mlflow.exceptions import MlflowException
 
     if not path.is_file():
         return None
-    note: dict[str, Any] = json.loads(path.read_text())
+    live = load_record(path, LiveRun, _REMEDY)
     try:
-        run = client.get_run(note["run_id"])
+        run = client.get_run(live.run_id)
     except MlflowException:  # the store was deleted or changed meanwhile
         return None
     if run.info.status == "RUNNING" and run.data.tags.get(TAG_CONFIG) == config:
-        return note
+        return live
     return None

@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,9 +45,17 @@ _BATCH = 100  # MLflow's limit on parameters a request
 _PACKAGES = ("torch", "tensorly", "lightning-fabric", "safetensors", "dvc", "hydra-core", "mlflow")
 
 
-def track_run(root: Path, params: Mapping[str, Any]) -> dict[str, str]:
-    """Logs the run whose outputs lie in `root`; returns {"run_id",
-    "experiment", "config", "lock"}, of which the last two name the run by its tags.
+@dataclass(frozen=True)
+class RunName:
+    """What finds a run again, whatever its id is: the experiment and the two tags."""
+
+    experiment: str
+    config: str
+    lock: str
+
+
+def track_run(root: Path, params: Mapping[str, Any]) -> tuple[str, RunName]:
+    """Logs the run whose outputs lie in `root`; returns its id and its name.
 
     An equal run (same configuration, same dvc.lock) that is there already is not logged
     again: its id is returned. A live run of the same configuration is completed. The model is
@@ -68,8 +76,7 @@ def track_run(root: Path, params: Mapping[str, Any]) -> dict[str, str]:
             print(f"track: this run is in MLflow already ({run_id})")
         if with_model and not has_model(client, run_id):
             log_model(run_id, root)
-    name = params["track"]["experiment"]
-    return {"run_id": run_id, "experiment": name, "config": config, "lock": lock}
+    return run_id, RunName(params["track"]["experiment"], config, lock)
 
 
 def measured(root: Path, params: Mapping[str, Any]) -> Timings:
@@ -117,10 +124,7 @@ def _log_run(
     tags: Mapping[str, str],
 ) -> str:
     live = take_live_run(client, root, tags[TAG_CONFIG])
-    if live:
-        run_id, stages = live
-    else:
-        run_id, stages = client.create_run(experiment).info.run_id, []
+    run_id = live.run_id if live else client.create_run(experiment).info.run_id
     with _marked_if_failed(client, run_id):
         plan = load_plan(root / "out/plan.json")
         client.update_run(run_id, name=_run_name(params, plan))
@@ -129,7 +133,7 @@ def _log_run(
         _log_params(client, run_id, params)
         _log_metrics(client, run_id, _metrics(root, params, plan))
         for stage, folder in (("baseline", "baseline"), ("fine_tune", "finetuned")):
-            if stage not in stages:
+            if live is None or stage not in live.stages:
                 _log_curve(client, run_id, stage, root / "out" / folder)
         log_dataset(client, run_id, root)
         log_artifacts(client, run_id, root)

@@ -12,9 +12,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline.lowrank.analysis.analysis import analyze, save_analysis
-from pipeline.lowrank.analysis.history import weight_spectra
-from pipeline.lowrank.bounds import certify
+from pipeline.evaluation.timings import Timings, load_timings
+from pipeline.lowrank.analysis.analysis import analyze, load_analysis, save_analysis
+from pipeline.lowrank.analysis.history import WeightDiagnosis, weight_spectra
+from pipeline.lowrank.analysis.record import AnalysisRecord
+from pipeline.lowrank.bounds import Bounds, certify
 from pipeline.lowrank.factorize.apply import apply_
 from pipeline.lowrank.factorize.deciding import plan_from
 from pipeline.lowrank.factorize.report import CompressionReport
@@ -22,9 +24,15 @@ from pipeline.lowrank.forms.files import build_model, save
 from pipeline.lowrank.methods import SVD, Tucker2
 from pipeline.lowrank.planning.files import load_plan, save_plan
 from pipeline.lowrank.planning.policies import Energy
-from pipeline.lowrank.typed import save_record
+from pipeline.lowrank.typed import load_record, save_record
+from pipeline.machine.scratch import scratch
+from pipeline.reporting.run.facts import read_facts
+from pipeline.reporting.run.layers import LayerTable
+from pipeline.reporting.run.metrics import read_metrics
+from pipeline.reporting.run.timings import FOLDERS
+from pipeline.training.curve import Curve
 from stages import evaluate
-from stages._io import main
+from stages._io import main, write_json
 from tests.reporting.report_case import curve
 
 SPEC = {
@@ -116,6 +124,40 @@ def test_reports_are_right_and_repeat_to_the_byte(workspace: Path, tmp_path: Pat
     evaluate.run()
     assert {p: p.read_bytes() for p in sorted(reports.rglob("*.*"))} == before
     assert len(list((tmp_path / "scratch/timings").glob("*.json"))) == 1
+
+
+def test_every_record_of_a_run_is_read_back_as_it_was_written(workspace: Path) -> None:
+    """Reading and writing again gives the very bytes, and what was read is of the type."""
+    facts, analysis = read_facts(workspace / "out"), load_analysis(workspace / "out/analysis")
+    assert facts.analysis.targets["head.0"].target == analysis.targets["head.0"]
+    assert any(layer.ranks for layer in facts.compression.layers.values())
+    assert facts.bounds.network.certificate is not None
+    assert type(facts.analysis.targets["head.0"].weights) is WeightDiagnosis
+    evaluate.run()
+    records: dict[str, type] = {
+        "out/analysis/analysis.json": AnalysisRecord,
+        "out/compressed/layers.json": CompressionReport,
+        "out/compressed/bounds.json": Bounds,
+        "out/baseline/curve.json": Curve,
+        "out/finetuned/curve.json": Curve,
+        "reports/layers.json": LayerTable,
+    }
+    for name, kind in records.items():
+        path = workspace / name
+        written, value = path.read_bytes(), load_record(path, kind, "")
+        assert type(value) is kind
+        save_record(path, value)
+        assert path.read_bytes() == written, name
+    plan = workspace / "out/plan.json"
+    written = plan.read_bytes()
+    save_plan(plan, facts.plan)
+    assert plan.read_bytes() == written
+    metrics = workspace / "reports/metrics.json"
+    written = metrics.read_bytes()
+    write_json(metrics, read_metrics(metrics).to_json())
+    assert metrics.read_bytes() == written
+    (timings,) = scratch("timings").glob("*.json")
+    assert Timings(**vars(load_timings(timings))).networks.keys() == FOLDERS.keys()
 
 
 def test_a_broken_bound_fails_before_anything_is_written(

@@ -79,7 +79,7 @@ def test_templates_have_dvcs_anchors_and_our_columns(path: Path) -> None:
 
 def test_all_templates_are_there() -> None:
     assert [path.stem for path in TEMPLATES] == [
-        "curves", "energy", "layers", "spectra", "training", "weights",
+        "energy", "layers", "spectra", "steps", "training", "weights",
     ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import yaml
 from mlflow import MlflowClient
 
 from pipeline.tracking import live
-from pipeline.tracking.live import NOTE, curve_logger, take_live_run
+from pipeline.tracking.live import NOTE, LiveRun, curve_logger, take_live_run
 from pipeline.tracking.store import config_hash
 
 PARAMS: dict[str, Any] = {
@@ -52,7 +52,9 @@ def test_a_long_one_is_seen_while_it_trains(
     # A second stage that is short adds nothing: track knows which curves it still has to log.
     with curve_logger("fine-tune") as log:
         log({"train_loss": 0.4}, 1)
-    assert take_live_run(client, Path(), config_hash(PARAMS)) == (run.info.run_id, ["baseline"])
+    assert take_live_run(client, Path(), config_hash(PARAMS)) == LiveRun(
+        run.info.run_id, ("baseline",)
+    )
 
 
 def test_a_training_that_fails_is_a_failed_run_with_its_curve(client: MlflowClient) -> None:
