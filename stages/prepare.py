@@ -12,7 +12,7 @@ from stages._io import main, section, section_options
 
 def run() -> None:
     options = section_options("data", DataOptions)
-    task = get_task(options.text.task if options.text else "classification")
+    task = get_task(section("task")["name"])
     facts = prepare_data(Path("out/data"), options, task, section("seed"))
     sizes = ", ".join(f"{size} {split}" for split, size in facts.sizes.items())
     print(f"prepare: {facts.source}: {sizes}")

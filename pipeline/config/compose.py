@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 from pydantic import TypeAdapter
 
 from pipeline.config.configuration import Configuration
@@ -62,10 +62,18 @@ def plain(config: DictConfig, without: Sequence[str] = ()) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise LowRankError(explain(error)) from error
     assert isinstance(values, dict)
-    for key in values:
-        if name := renamed(str(key)):
-            raise LowRankError(_now_called(str(key), name))
+    for key in _dotted(values):
+        # A model may have an argument of any name.
+        if (name := renamed(key)) and not key.startswith("model."):
+            raise LowRankError(_now_called(key, name))
     return {str(key): value for key, value in values.items()}
+
+
+def _dotted(values: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{name}.")
 
 
 def write_params(path: Path, params: dict[str, Any]) -> None:
@@ -133,6 +141,8 @@ def explain(error: Exception) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = getattr(cause, "full_key", None)
     first = str(cause).splitlines()[0]
+    if isinstance(cause, InterpolationKeyError):
+        return f"{key}: is taken from a key that is not there ({first}); set it"
     if isinstance(cause, MissingMandatoryValue):
         return f"{key} is not set: give it on the command line or in conf/"
     if key and (name := renamed(key)):

@@ -6,12 +6,13 @@ from typing import Any
 
 from pipeline.config.sections.methods import MethodsOptions
 from pipeline.config.sections.rank_select import RankSelectOptions
+from pipeline.config.sections.task import TaskOptions
 from pipeline.config.sections.track import TrackOptions
+from pipeline.config.together import check_together
 from pipeline.data.options import DataOptions
 from pipeline.evaluation.options import EvaluateOptions
 from pipeline.lowrank.analysis.options import AnalysisOptions
 from pipeline.lowrank.bounds.options import CertifyOptions
-from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.factorize.options import RefitOptions
 from pipeline.lowrank.typed import knob, options
 from pipeline.machine.devices import FabricOptions
@@ -25,6 +26,7 @@ class Configuration:
 
     seed: int = knob(0, ge=0, le=2**32 - 1, help="of everything that is drawn at random")
     fabric: FabricOptions = knob(help="devices, threads and the number format")
+    task: TaskOptions = knob(help="what the network predicts")
     data: DataOptions = knob(help="which examples there are, and how they are split")
     model: dict[str, Any] = knob(help="the network: the import path of its class, and arguments")
     baseline: BaselineOptions = knob(help="the dense network: trained here, or yours")
@@ -39,17 +41,6 @@ class Configuration:
 
     def __post_init__(self) -> None:
         check_together(self)
-
-
-def check_together(configuration: Configuration) -> None:
-    """Raises LowRankError where values that are right by themselves do not suit each other."""
-    data, baseline = configuration.data, configuration.baseline
-    for key, value, needed in (
-        ("data.path", data.path, data.name in ("tensors", "text")),
-        ("baseline.weights", baseline.weights, baseline.source == "checkpoint"),
-    ):
-        if needed and value is None:
-            raise LowRankError(f"{key} is not set: give it on the command line or in conf/")
 
 
 @options

@@ -11,7 +11,6 @@ from pipeline.lowrank.typed import knob, options
 class TextOptions:
     """Options of data=text."""
 
-    task: Literal["causal_lm", "sequence_classification", "encoder"] = knob(help="the task")
     tokenizer: str = knob(help="the network whose tokenizer is used")
     tokenizer_sha256: str | None = knob(None, help="of the tokenizer's files; filled in")
     sequence_length: int = knob(512, ge=1, help="tokens an example has, or is cut off after")

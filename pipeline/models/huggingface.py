@@ -171,9 +171,9 @@ def _mean_state(
 
 def _transformers(task: str = "causal_lm", dtype: str = "float32") -> ModuleType:
     """The library, quiet; imported late, because most networks do without it."""
-    for key, value, known in (("task", task, TASKS), ("dtype", dtype, _DTYPES)):
+    for key, value, known in (("task", task, TASKS), ("model.dtype", dtype, _DTYPES)):
         if value not in known:
-            raise LowRankError(f"model.{key}={value}: unknown; choose one of {', '.join(known)}")
+            raise LowRankError(f"{key}={value}: unknown; choose one of {', '.join(known)}")
     try:
         import transformers
     except ImportError as error:

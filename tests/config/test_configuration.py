@@ -32,19 +32,24 @@ CONF = ROOT / "conf"
 GROUPS = group_names(CONF)
 OPTIONS = [(group, option.name) for group in GROUPS for option in group_options(CONF, group)]
 # What the user must give to options that have no default.
+OWN_TEXT = ["data=text", "data.path=my.txt", "model=huggingface", "model.name=my_model"]
 REQUIRED = {
     "tensors": ["data.path=my.npz"],
     "file": ["rank_select.path=plan.json"],
     "custom": ["model._target_=torch.nn.Linear"],
     "checkpoint": ["baseline.weights=w.safetensors"],
-    "huggingface": ["model.name=my_model"],
-    "text": ["data.path=my.txt", "model=huggingface", "model.name=my_model"],
+    "huggingface": OWN_TEXT,
+    "text": OWN_TEXT,
+    "causal_lm": OWN_TEXT,
+    "sequence_classification": OWN_TEXT,
+    "encoder": OWN_TEXT,
 }
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_and_is_valid(group: str, option: str) -> None:
-    params = compose_params(CONF, [f"{group}={option}", *REQUIRED.get(option, [])])
+    required = [line for line in REQUIRED.get(option, []) if not line.startswith(f"{group}=")]
+    params = compose_params(CONF, [f"{group}={option}", *required])
     assert tuple(params) == SECTIONS
     text = (CONF / group / f"{option}.yaml").read_text()
     assert text.startswith("# python -m pipeline"), "opens with the command that uses it"
@@ -150,6 +155,14 @@ def test_the_known_names_are_those_of_the_code() -> None:
         ("data.held_out=1", r"data\.held_out=1: choose a number below 1"),
         ("analyze.include=[]", r"analyze\.include=\[\]: give at least 1"),
         ("data=tensors", r"data\.path is not set: give it on the command line"),
+        (
+            "task=encoder",
+            r"task=encoder: it reads tokens, and data=digits gives values; choose other data, or "
+            r"a task of classification",
+        ),
+        ("data.held_out=0.999", r"held_out=0\.999 of data\.calibration=180: nothing is left for"),
+        ("data.held_out=0", r"data\.held_out=0 of .*: no example is left to compare networks on"),
+        ("data=text", r"data\.text\.tokenizer: is taken from a key that is not there .*; set it"),
         ("baseline=checkpoint", r"baseline\.weights is not set: give it on the command line"),
         ("seed=x", r"seed=x: choose a whole number"),
         ("seed=-5", r"seed=-5: choose a number of at least 0"),
@@ -180,12 +193,24 @@ def test_an_old_name_is_known_with_the_new_one(old: str, new: str) -> None:
     [
         ("decompose=svd", r"decompose: renamed; it is methods now"),
         ("decompose.methods=[svd]", r"decompose\.methods: renamed; it is methods\.names now"),
+        ("analyze.holdout=0.1", r"analyze\.holdout: renamed; it is data\.held_out now"),
+        ("+data.text={task: encoder}", r"data\.text\.task: renamed; it is task\.name now"),
+        ("model.task=encoder", r"model\.task.*: renamed; it is task\.name now"),
         ("+decompose.cp_slack=0", r"decompose\.cp_slack: renamed; it is methods\.cp_slack now"),
     ],
 )
 def test_overrides_with_old_names_say_the_new_one(override: str, message: str) -> None:
     with pytest.raises(LowRankError, match=message):
         compose_params(CONF, [override])
+
+
+def test_the_task_of_a_transformer_is_one_choice_for_data_and_model() -> None:
+    for task in ("causal_lm", "encoder"):
+        params = compose_params(CONF, [*OWN_TEXT, f"task={task}"])
+        assert params["task"]["name"] == params["model"]["task"] == task
+    assert compose_params(CONF, OWN_TEXT)["task"]["name"] == "causal_lm"
+    with pytest.raises(LowRankError, match=r"model\.task=encoder: renamed; it is task\.name now"):
+        compose_params(CONF, [*OWN_TEXT, "model.task=encoder"])
 
 
 def test_a_sweep_is_checked_value_by_value_before_it_starts() -> None:

@@ -27,7 +27,6 @@ pytest.importorskip("transformers")
 
 SIZES: dict[str, Any] = {"calibration": 3, "validation": 2, "test": 4}
 TEXT: dict[str, Any] = {
-    "task": "causal_lm",
     "sequence_length": 32,
     "text_column": "text",
     "label_column": None,
@@ -51,12 +50,14 @@ def causal_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def prepare(folder: Path, path: Path, tokenizer: Path, **changed: Any) -> DataFacts:
+def prepare(
+    folder: Path, path: Path, tokenizer: Path, *, task: str = "causal_lm", **changed: Any
+) -> DataFacts:
     chosen = TEXT | {k: changed.pop(k) for k in TEXT if k in changed}
     text = TextOptions(tokenizer=str(tokenizer), **chosen)
     sizes = {"held_out": 0.0, **SIZES, **changed}
     options = DataOptions(name="text", path=str(path), text=text, **sizes)
-    return prepare_data(folder / "data", options, get_task(text.task), seed=0)
+    return prepare_data(folder / "data", options, get_task(task), seed=0)
 
 
 def decoded(tokenizer: Path, split: TokenSplit) -> str:
@@ -204,7 +205,7 @@ def test_a_folder_is_read_as_its_index_says(tmp_path: Path) -> None:
             r"book\.txt has no columns",
         ),
         ({"task": "sequence_classification"}, r"label_column=None: .*needs it; name the column"),
-        ({"task": "translate"}, r"task='translate': unknown"),
+        ({"task": "translate"}, r"task 'translate': unknown"),
         ({"test": 10_000}, r"12 documents of \d+ tokens are too few for .*data\.test"),
         ({"train": 10_000}, r"data\.train=10000: its documents give \d+ examples only"),
     ],
@@ -254,7 +255,7 @@ def test_only_language_models_write(tmp_path: Path, causal_lm: Path) -> None:
         prepare(tmp_path, book, causal_lm, task="encoder", generated=1)
     with pytest.raises(LowRankError, match=r"sequence_length=65: .* has 64 positions"):
         prepare(tmp_path, book, causal_lm, sequence_length=65, generated=1)
-    text = TextOptions(task="causal_lm", tokenizer=str(causal_lm))
+    text = TextOptions(tokenizer=str(causal_lm))
     options = DataOptions(name="text", path=str(book), text=text)
     with pytest.raises(LowRankError, match="the task classification reads no text"):
         prepare_data(tmp_path / "data", options, Classification(), seed=0)

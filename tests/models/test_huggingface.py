@@ -121,7 +121,7 @@ def test_a_checksum_guards_folder_and_tokenizer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"task": "translation"}, r"model\.task=translation: unknown; choose one of causal_lm"),
+        ({"task": "translation"}, r"task=translation: unknown; choose one of causal_lm"),
         ({"dtype": "int8"}, r"model\.dtype=int8: unknown; choose one of float32"),
         ({"name": "./nowhere"}, r"model\.name=\./nowhere: no such file or folder"),
         ({"name": "model.gguf"}, r"model\.name=model\.gguf: no such file or folder"),

@@ -66,7 +66,7 @@ def test_text_in_and_out_of_domain(
 ) -> None:
     book, other = write_book(workspace / "b.txt", 16), write_book(workspace / "o.txt", 4, seed=9)
     write_model(workspace / "net", task)
-    overrides = [f"model.task={task}", "model.name=net", f"analyze.include=[{LAYERS[task]}]"]
+    overrides = [f"task={task}", "model.name=net", f"analyze.include=[{LAYERS[task]}]"]
     texts = [f"data.path={book}", f"data.text.ood_path={other}", "data.text.ood=6"]
     metrics = run_chain(workspace, [*overrides, *texts])
     dense, compressed = metrics["dense"], metrics["compressed"]
@@ -99,7 +99,7 @@ def test_a_refit_is_measured_and_shown(
 ) -> None:
     """Whether it is kept depends on the text; what was measured is reported either way."""
     write_model(workspace / "net", task)
-    overrides = [f"model.task={task}", "model.name=net", f"analyze.include=[{LAYERS[task]}]"]
+    overrides = [f"task={task}", "model.name=net", f"analyze.include=[{LAYERS[task]}]"]
     book = write_book(workspace / "b.txt", 24)
     metrics = run_chain(
         workspace, [*overrides, f"data.path={book}", "refit=blocks", "refit.batch_size=4"]
@@ -123,7 +123,7 @@ def test_the_dense_network_repairs(workspace: Path, task: str) -> None:
     book = write_book(workspace / "b.txt", 24)
     write_model(workspace / "net", task)
     overrides = [
-        *(f"model.task={task}", "model.name=net", f"analyze.include=[{LAYERS[task]}]"),
+        *(f"task={task}", "model.name=net", f"analyze.include=[{LAYERS[task]}]"),
         *(f"data.path={book}", "rank_select.budget=0.4", "rank_select.contest_examples=0"),
         *(
             "data.train=96",
@@ -156,7 +156,7 @@ def test_labelled_rows_are_trained_on_and_repaired(workspace: Path) -> None:
     """Random weights know nothing; a short training tells three first words apart."""
     write_model(workspace / "net", "sequence_classification")
     overrides = [
-        *("model.task=sequence_classification", "model.name=net", "data.text.label_column=kind"),
+        *("task=sequence_classification", "model.name=net", "data.text.label_column=kind"),
         *(f"data.path={rows(workspace, 'jsonl')}", "baseline=train", "fine_tune=full"),
         *("baseline.epochs=10", "baseline.batch_size=8", "baseline.learning_rate=0.05"),
         *("fine_tune.epochs=2", "fine_tune.batch_size=8", "analyze.include=[bert.encoder.*]"),

@@ -67,7 +67,7 @@ class Encoder(Task):
 
     def misfit(self, output: Any, examples: Examples) -> str | None:
         fits = isinstance(output, Tensor) and output.dim() == 2
-        return None if fits else "an encoder must give [1, width]; set model.task"
+        return None if fits else "an encoder must give [1, width]; choose another task"
 
     def loss(self, output: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
         raise LowRankError(

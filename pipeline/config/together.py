@@ -1,0 +1,60 @@
+"""Values that are right by themselves and do not suit each other: found before anything runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.tasks import TASKS, get_task
+
+if TYPE_CHECKING:
+    from pipeline.config.configuration import Configuration
+
+TRANSFORMER = "pipeline.models.huggingface.load"
+# Policies whose plans are measured on data that the statistics haven't seen.
+_MEASURED = ("budget", "loss")
+
+
+def check_together(configuration: Configuration) -> None:
+    """Raises LowRankError for a configuration that is known not to run."""
+    _check_given(configuration)
+    _check_task(configuration)
+    _check_held_out(configuration)
+
+
+def _check_given(configuration: Configuration) -> None:
+    data, baseline = configuration.data, configuration.baseline
+    for key, value, needed in (
+        ("data.path", data.path, data.name in ("tensors", "text")),
+        ("baseline.weights", baseline.weights, baseline.source == "checkpoint"),
+    ):
+        if needed and value is None:
+            raise LowRankError(f"{key} is not set: give it on the command line or in conf/")
+
+
+def _check_task(configuration: Configuration) -> None:
+    task, model = get_task(configuration.task.name), configuration.model
+    data = configuration.data.name
+    inputs = "tokens" if data == "text" else "values"
+    if task.inputs != inputs:
+        fitting = ", ".join(name for name, known in TASKS.items() if known.inputs == inputs)
+        raise LowRankError(
+            f"task={task.name}: it reads {task.inputs}, and data={data} gives {inputs}; choose "
+            f"other data, or a task of {fitting}"
+        )
+    if model.get("_target_") == TRANSFORMER and model.get("task") != task.name:
+        raise LowRankError(f"model.task={model.get('task')}: renamed; it is task.name now")
+
+
+def _check_held_out(configuration: Configuration) -> None:
+    data, rank_select = configuration.data, configuration.rank_select
+    count = round(data.held_out * data.calibration)
+    shown = f"data.held_out={data.held_out:g} of data.calibration={data.calibration}"
+    if count == data.calibration:
+        raise LowRankError(f"{shown}: nothing is left for the statistics; hold out less")
+    measured = rank_select.policy in _MEASURED and rank_select.contest_examples
+    if (measured or configuration.refit.share) and count == 0:
+        raise LowRankError(
+            f"{shown}: no example is left to compare networks on; hold out more, or set "
+            "rank_select.contest_examples=0 and refit=none"
+        )
