@@ -15,7 +15,7 @@ from pipeline.data.files import load_facts, load_split, load_task
 from pipeline.evaluation.quality import joined, split_scores
 from pipeline.lowrank.adapters.attach import attach_, freeze_, merge_
 from pipeline.lowrank.forms.files import load, read_network, save
-from pipeline.lowrank.network.blocks import Outputs, find_blocks
+from pipeline.lowrank.network.blocks import BlockOutputs, find_blocks
 from pipeline.lowrank.tasks import Task
 from pipeline.machine.checksums import file_sha256
 from pipeline.training.curve import Curve, OnStep
@@ -113,7 +113,9 @@ def _distillation(
     _without_dropout(model)
     if weight := options.states_weight:
         blocks = find_blocks(model, list(layers), "fine_tune.states_weight=0")
-        objective = with_states(objective, Outputs(model, blocks), Outputs(dense, blocks), weight)
+        objective = with_states(
+            objective, BlockOutputs(model, blocks), BlockOutputs(dense, blocks), weight
+        )
     return objective
 
 

@@ -33,7 +33,7 @@ _NO_CLIPPING: dict[str, Any] = {"max_norm": math.inf, "error_if_nonfinite": Fals
 
 
 @dataclass(frozen=True)
-class Around:
+class TrainingParts:
     """What a loop minimises and measures, and whom it tells; `train` has the words for each."""
 
     objective: Objective
@@ -55,11 +55,11 @@ class Loop:
         options: TrainingOptions,
         fabric: Fabric,
         seed: int,
-        around: Around,
+        parts: TrainingParts,
     ) -> None:
         self.model, self.options, self.fabric, self.seed = model, options, fabric, seed
         self.training, self.validation = splits
-        self.around, self.recorder = around, around.recorder
+        self.parts, self.recorder = parts, parts.recorder
         self.batch_size = min(options.batch_size, len(self.training))
         self.steps_per_epoch = options.steps_per_epoch(len(self.training))
         self.total_steps = options.epochs * self.steps_per_epoch
@@ -90,12 +90,12 @@ class Loop:
         self.recorder.descent(self.probe.points(rates, self.recorder.squared_norms))
         self.best.restore(self.model)
         self.recorder.curve.best_epoch = self.best.epoch
-        if self.around.resumption is not None:
-            self.around.resumption.finish(self.fabric)
+        if self.parts.resumption is not None:
+            self.parts.resumption.finish(self.fabric)
 
     def _begin(self) -> int:
         """How many steps are done: those of an interrupted training, or none."""
-        resumption = self.around.resumption
+        resumption = self.parts.resumption
         kept = resumption and resumption.load(self.fabric, self.wrapped, self.optimizer)
         if not kept:
             self.best = BestState(self.model, self._validate(0, 0))
@@ -123,23 +123,23 @@ class Loop:
         rate = one_cycle(before, self.total_steps, self.options.learning_rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = self.around.objective(self.wrapped, batch)
+        loss = self.parts.objective(self.wrapped, batch)
         self.fabric.backward(loss)
         # Clips nothing; it knows of loss scaling and sharding, and gives the norm.
         norm = self.fabric.clip_gradients(self.wrapped, self.optimizer, **_NO_CLIPPING)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.around.on_state is not None:
-            self.around.on_state(self.model, step, self.total_steps)
+        if self.parts.on_state is not None:
+            self.parts.on_state(self.model, step, self.total_steps)
         mean = cast(Tensor, self.fabric.all_reduce(loss.detach()))
         position = self.clock.position(step)
         self.over = position >= self.total_steps
         told = self.recorder.step(step, mean, cast(Tensor, norm), rate, self.over)
         if told is not None:
-            self.around.display.step(round(position), told)
+            self.parts.display.step(round(position), told)
         self.probe.at(step, self.model)
-        if self.around.resumption is not None and self.recorder.settled:
-            self.around.resumption.offer(
+        if self.parts.resumption is not None and self.recorder.settled:
+            self.parts.resumption.offer(
                 self.fabric, self.wrapped, self.optimizer, lambda: self._state(step)
             )
 
@@ -154,14 +154,14 @@ class Loop:
 
     def _descent_probe(self) -> DescentProbe:
         """The descent theorem's figures on a few fixed batches, on the first device alone."""
-        points = self.around.descent_points if self.fabric.is_global_zero else 0
+        points = self.parts.descent_points if self.fabric.is_global_zero else 0
         steps = measuring_steps(self.total_steps, points)
         generator = torch.Generator().manual_seed(self.seed)
         order = torch.randperm(len(self.training), generator=generator)
         chosen = torch.split(order, self.batch_size)[: _DESCENT_BATCHES if steps else 0]
         batches = [self._batch(part, generator, slice(None)) for part in chosen]
         rate = self._effective(self.options.learning_rate)
-        return DescentProbe(batches, self.around.objective, rate, steps, self.steps_per_epoch)
+        return DescentProbe(batches, self.parts.objective, rate, steps, self.steps_per_epoch)
 
     def _effective(self, learning_rate: float) -> float:
         """The rate of plain descent that momentum amounts to once it has gathered speed."""
@@ -192,11 +192,11 @@ class Loop:
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, 0)
         share = torch.arange(self.fabric.global_rank, len(self.validation), self.fabric.world_size)
-        sums = self.around.quality(self.model, share)
+        sums = self.parts.quality(self.model, share)
         total = torch.tensor(sums, dtype=torch.float64, device=self.fabric.device)
         reduced = cast(Tensor, self.fabric.all_reduce(total, reduce_op="sum"))
         watched, loss = (value / len(self.validation) for value in reduced.tolist())
         check_finite(loss, step, self.options.learning_rate)
         self.recorder.epoch(epoch, step, loss, watched)
-        self.around.display.epoch(epoch, loss, watched)
+        self.parts.display.epoch(epoch, loss, watched)
         return float(loss)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.data.splits import Split
 from pipeline.lowrank.forms.running import lay_out
-from pipeline.lowrank.network.blocks import Outputs
+from pipeline.lowrank.network.blocks import BlockOutputs
 from pipeline.lowrank.network.calling import padding_mask
 from pipeline.lowrank.tasks import Task
 
@@ -102,7 +102,7 @@ def distillation(
 
 
 def with_states(
-    objective: Objective, student: Outputs, teacher: Outputs, weight: float
+    objective: Objective, student: BlockOutputs, teacher: BlockOutputs, weight: float
 ) -> Objective:
     """`objective`, in which both networks run, plus weight times the mean over the blocks of
     ‖h − h'‖²/‖h‖², where h is the teacher's state after a block and h' the student's, both

@@ -15,7 +15,7 @@ from pipeline.lowrank.forms.running import lay_out
 from pipeline.lowrank.tasks import Task
 from pipeline.lowrank.tasks.base import ExampleScores
 from pipeline.training.curve import Curve, OnStep, Recorder, check_finite
-from pipeline.training.loop import VALIDATION_BATCH, Around, Loop, OnState
+from pipeline.training.loop import VALIDATION_BATCH, Loop, OnState, TrainingParts
 from pipeline.training.losses import Objective, label_loss
 from pipeline.training.options import TrainingOptions
 from pipeline.training.progress import Display, SilentDisplay, training_display
@@ -68,7 +68,7 @@ def train(
         return progress_sums(network, validation, chosen, task, VALIDATION_BATCH, dense)
 
     with shown as display:
-        around = Around(
+        parts = TrainingParts(
             objective=objective or label_loss(task, options.label_smoothing),
             quality=quality,
             recorder=recorder,
@@ -77,7 +77,7 @@ def train(
             resumption=resumption,
             descent_points=descent_points,
         )
-        Loop(model, (training, validation), options, fabric, seed, around).run()
+        Loop(model, (training, validation), options, fabric, seed, parts).run()
     model.cpu().eval()
     lay_out(model, torch.contiguous_format)
     return recorder.curve

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.data.splits import Split, TokenSplit
-from pipeline.lowrank.network.blocks import Outputs
+from pipeline.lowrank.network.blocks import BlockOutputs
 from pipeline.lowrank.network.calling import PADDING
 from pipeline.lowrank.tasks import CausalLM, Classification, Encoder
 from pipeline.training import losses as objectives
@@ -134,7 +134,9 @@ def test_states_add_their_relative_squared_error(split: Split, fabric: Fabric) -
     answers = Teacher(teacher, split, fabric, "none", keep=False)
     objective = distillation(TASK, answers, temperature=1.0, weight=1.0, label_smoothing=0.0)
     plain = objective(student, batch).item()
-    states = with_states(objective, Outputs(student, blocks), Outputs(teacher, blocks), 0.3)
+    states = with_states(
+        objective, BlockOutputs(student, blocks), BlockOutputs(teacher, blocks), 0.3
+    )
     expected = []
     for end in (2, 4):
         found, state = student[:end](batch.inputs), teacher[:end](batch.inputs)
@@ -166,7 +168,9 @@ def test_states_of_padding_do_not_count(fabric: Fabric) -> None:
         Encoder(), Teacher(teacher, split, fabric, "none", keep=False), **WHOLE
     )
     plain = objective(student, batch).item()
-    states = with_states(objective, *(Outputs(m, ["layers.1"]) for m in (student, teacher)), 1.0)
+    states = with_states(
+        objective, *(BlockOutputs(m, ["layers.1"]) for m in (student, teacher)), 1.0
+    )
     text = tokens[tokens != PADDING]
     found, state = student.layers(text), teacher.layers(text)
     expected = plain + ((found - state) ** 2).sum().item() / (state**2).sum().item()

@@ -15,7 +15,7 @@ from pipeline.lowrank.bounds.norms import EPS
 
 
 @dataclass(frozen=True)
-class Flow:
+class Carried:
     """A value of the dense network and what is known of it.
 
     value: (N, …) float64. error: (N,) ≥ ‖h(x) − ĥ(x)‖ for these x. norm ≥ ‖h(x)‖ and
@@ -45,48 +45,51 @@ class Gain:
     activation: float = 1.0
 
 
-def advance(flow: Flow, gain: Gain, value: Tensor, source: Tensor | None) -> Flow:
+def advance(carried: Carried, gain: Gain, value: Tensor, source: Tensor | None) -> Carried:
     """‖f(h) − f̂(ĥ)‖ ≤ ‖f(h) − f̂(h)‖ + ‖f̂(h) − f̂(ĥ)‖: `source`, and f̂'s constant.
 
     Rounding is part of the bound: of the four products that are compared, and of the output.
     """
-    _check_batch(value, flow)
-    before, after = example_norms(flow.value), example_norms(value)
-    growth = gain.local(flow.value, flow.error) if gain.local else gain.approximate
-    rounded = gain.rounding * (4 * before + flow.error) + 16 * EPS * (after + gain.offset)
-    error = growth * flow.error + rounded
+    _check_batch(value, carried)
+    before, after = example_norms(carried.value), example_norms(value)
+    growth = gain.local(carried.value, carried.error) if gain.local else gain.approximate
+    rounded = gain.rounding * (4 * before + carried.error) + 16 * EPS * (after + gain.offset)
+    error = growth * carried.error + rounded
     if source is not None:
         error = error + source
-    norm = min(gain.dense * flow.norm + gain.offset + gain.rounding * flow.norm, gain.cap)
+    norm = min(gain.dense * carried.norm + gain.offset + gain.rounding * carried.norm, gain.cap)
     norm *= 1 + 16 * EPS
     worst = (
-        gain.approximate * flow.worst
-        + gain.difference * flow.norm
+        gain.approximate * carried.worst
+        + gain.difference * carried.norm
         + gain.offset_difference
-        + gain.rounding * (4 * flow.norm + flow.worst)
+        + gain.rounding * (4 * carried.norm + carried.worst)
         + 16 * EPS * (norm + gain.offset)
     )
-    return Flow(value, error, norm, worst)
+    return Carried(value, error, norm, worst)
 
 
 def rearranged(
-    args: tuple[Any, ...], kwargs: dict[str, Any], flows: list[Flow], call: Callable[..., Any]
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    parts: list[Carried],
+    call: Callable[..., Any],
 ) -> Any:
-    if not isinstance(args[0], Flow):
+    if not isinstance(args[0], Carried):
         return call(*args, **kwargs)  # an entry of a tuple of values
-    flow, rest = args[0], values(args[1:])
-    result = call(flow.value, *rest, **values(kwargs))
+    carried, rest = args[0], values(args[1:])
+    result = call(carried.value, *rest, **values(kwargs))
     # Every number of example n must stay with example n: tried on the numbers n themselves.
-    count = len(flow.value)
-    index = torch.arange(count, dtype=torch.float64).reshape(-1, *[1] * (flow.value.ndim - 1))
-    moved = call(index.expand_as(flow.value).contiguous(), *rest, **values(kwargs))
+    count = len(carried.value)
+    index = torch.arange(count, dtype=torch.float64).reshape(-1, *[1] * (carried.value.ndim - 1))
+    moved = call(index.expand_as(carried.value).contiguous(), *rest, **values(kwargs))
     for value in moved if isinstance(moved, tuple | list) else [moved]:
         kept = value.ndim and len(value) == count
         if not kept or not torch.equal(value, _like_first(value)):
             raise NotCertifiedError("it moves values from one example of the batch to another")
     if isinstance(result, tuple | list):
-        return tuple(replace(flow, value=part) for part in result)
-    return replace(flow, value=result)
+        return tuple(replace(carried, value=part) for part in result)
+    return replace(carried, value=result)
 
 
 def _like_first(value: Tensor) -> Tensor:
@@ -94,38 +97,41 @@ def _like_first(value: Tensor) -> Tensor:
     return index.reshape(-1, *[1] * (value.ndim - 1)).expand_as(value)
 
 
-def added(args: tuple[Any, ...], flows: list[Flow], call: Callable[..., Any]) -> Flow:
+def added(args: tuple[Any, ...], parts: list[Carried], call: Callable[..., Any]) -> Carried:
     """Errors add up (‖I + F‖ ≤ 1 + ‖F‖); broadcasting repeats a value √(copies) times."""
     value = call(*values(args))
-    grown = [math.sqrt(value.numel() / flow.value.numel()) for flow in flows]
-    error = sum((g * f.error for g, f in zip(grown, flows, strict=True)), value.new_zeros(1))
-    zeros = [torch.zeros_like(a.value[:1]) if isinstance(a, Flow) else a for a in args]
-    norm = sum(g * f.norm for g, f in zip(grown, flows, strict=True))
+    grown = [math.sqrt(value.numel() / carried.value.numel()) for carried in parts]
+    error = sum((g * f.error for g, f in zip(grown, parts, strict=True)), value.new_zeros(1))
+    zeros = [torch.zeros_like(a.value[:1]) if isinstance(a, Carried) else a for a in args]
+    norm = sum(g * f.norm for g, f in zip(grown, parts, strict=True))
     norm += torch.linalg.vector_norm(torch.as_tensor(call(*zeros))).item()
-    worst = sum(g * f.worst for g, f in zip(grown, flows, strict=True))
-    for flow in flows:
-        if len(flow.value) != len(value):
+    worst = sum(g * f.worst for g, f in zip(grown, parts, strict=True))
+    for carried in parts:
+        if len(carried.value) != len(value):
             raise NotCertifiedError("it broadcasts over the examples of the batch")
-    _check_batch(value, flows[0])
+    _check_batch(value, parts[0])
     error = error + 4 * EPS * example_norms(value)
-    return Flow(value, error, norm * (1 + 8 * EPS), worst + 4 * EPS * norm)
+    return Carried(value, error, norm * (1 + 8 * EPS), worst + 4 * EPS * norm)
 
 
 def concatenated(
-    args: tuple[Any, ...], kwargs: dict[str, Any], flows: list[Flow], call: Callable[..., Any]
-) -> Flow:
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    parts: list[Carried],
+    call: Callable[..., Any],
+) -> Carried:
     value = call(*values(args), **values(kwargs))
     dim = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else 0))
-    if dim % value.ndim == 0 or len(flows) != len(leaves(args[0] if args else kwargs["tensors"])):
+    if dim % value.ndim == 0 or len(parts) != len(leaves(args[0] if args else kwargs["tensors"])):
         raise NotCertifiedError("it joins examples of the batch, or values that are constants")
-    _check_batch(value, flows[0])
-    error = torch.stack([flow.error for flow in flows]).square().sum(0).sqrt()
-    norm, worst = (math.hypot(*(getattr(f, k) for f in flows)) for k in ("norm", "worst"))
-    return Flow(value, error, norm, worst)
+    _check_batch(value, parts[0])
+    error = torch.stack([carried.error for carried in parts]).square().sum(0).sqrt()
+    norm, worst = (math.hypot(*(getattr(f, k) for f in parts)) for k in ("norm", "worst"))
+    return Carried(value, error, norm, worst)
 
 
-def _check_batch(value: Any, flow: Flow) -> None:
-    if not isinstance(value, Tensor) or not value.ndim or len(value) != len(flow.value):
+def _check_batch(value: Any, carried: Carried) -> None:
+    if not isinstance(value, Tensor) or not value.ndim or len(value) != len(carried.value):
         raise NotCertifiedError("it mixes the examples of the batch, or gives no tensor")
     if value.dtype != torch.float64:
         raise NotCertifiedError(f"it casts to {value.dtype}")
@@ -141,7 +147,7 @@ def leaves(value: Any) -> list[Any]:
 
 def values(value: Any) -> Any:
     """Flows replaced by their values, in nested arguments."""
-    if isinstance(value, Flow):
+    if isinstance(value, Carried):
         return value.value
     if isinstance(value, dict):
         return {key: values(item) for key, item in value.items()}

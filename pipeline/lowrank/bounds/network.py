@@ -106,15 +106,15 @@ class _Certifier:
         """approximate: (N, outputs), what the approximate network makes of the batch."""
         if self.reason is None:
             try:
-                flow = self.propagation.run(batch, self.longest)
+                carried = self.propagation.run(batch, self.longest)
                 if not self.measured:
-                    self._check_trace(flow.value[:1], batch[:1])
+                    self._check_trace(carried.value[:1], batch[:1])
             except NotCertifiedError as reason:
                 self.reason = str(reason)
             else:
-                self.certified.append(flow.error)
-                self.worst = max(self.worst, flow.worst)
-                self.measured.append(example_norms(flow.value.flatten(1) - approximate))
+                self.certified.append(carried.error)
+                self.worst = max(self.worst, carried.worst)
+                self.measured.append(example_norms(carried.value.flatten(1) - approximate))
                 return
         self.measured.append(example_norms(_outputs(self.dense, batch) - approximate))
 

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from pipeline.lowrank.bounds import traced_functions as traced
 from pipeline.lowrank.bounds.carried import (
-    Flow,
+    Carried,
     Gain,
     added,
     advance,
@@ -64,7 +64,7 @@ class Propagation:
         """The largest Lipschitz constant of an activation on the way."""
         return max((gain.activation for gain in self._gains.values()), default=1.0)
 
-    def run(self, inputs: Tensor, longest: float) -> Flow:
+    def run(self, inputs: Tensor, longest: float) -> Carried:
         """inputs (N, …) float64, each of norm ≤ longest → the network's output with its bounds.
 
         Raises NotCertifiedError at the first step for which no constant is known.
@@ -84,13 +84,13 @@ class Propagation:
                 raise NotCertifiedError(f"at {_label(node)}: {reason}") from reason
             self._forget(node, env)
         result = args[0]
-        if not isinstance(result, Flow):
+        if not isinstance(result, Carried):
             raise NotCertifiedError("the network's output is not one tensor that its input reaches")
         return result
 
     def _placeholder(self, node: fx.Node, env: dict[Any, Any], x: Tensor, longest: float) -> Any:
         if not env:
-            return Flow(x.clone(), x.new_zeros(len(x)), longest, 0.0)
+            return Carried(x.clone(), x.new_zeros(len(x)), longest, 0.0)
         if not node.args:
             raise NotCertifiedError(f"the network has a second input, {node.target!r}")
         return node.args[0]
@@ -109,16 +109,16 @@ class Propagation:
         """
         if not self._in_place(node):
             return given
-        memory = {_storage(leaf) for leaf in leaves(given) if isinstance(leaf, Flow)}
-        for other, flow in env.items():
+        memory = {_storage(leaf) for leaf in leaves(given) if isinstance(leaf, Carried)}
+        for other, carried in env.items():
             again = self._left[other] - (other in node.all_input_nodes)
-            held = {_storage(leaf) for leaf in leaves(flow) if isinstance(leaf, Flow)}
+            held = {_storage(leaf) for leaf in leaves(carried) if isinstance(leaf, Carried)}
             if again and held & memory:
                 raise NotCertifiedError(
                     f"it works in place on {other.name}, which is read again later"
                 )
         return fx.node.map_aggregate(
-            given, lambda x: replace(x, value=x.value.clone()) if isinstance(x, Flow) else x
+            given, lambda x: replace(x, value=x.value.clone()) if isinstance(x, Carried) else x
         )
 
     def _in_place(self, node: fx.Node) -> bool:
@@ -129,13 +129,13 @@ class Propagation:
     def _step(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if node.op == "get_attr":
             return self._attribute(str(node.target))
-        flows = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Flow)]
+        parts = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Carried)]
         call = self._caller(node)
-        if not flows or traced.of_shape_only(node.target, args):
+        if not parts or traced.of_shape_only(node.target, args):
             return call(*values(args), **values(kwargs))
         if node.op == "call_module":
-            return self._module(node, [*args, *kwargs.values()], flows)
-        return self._function(node, args, kwargs, flows, call)
+            return self._module(node, [*args, *kwargs.values()], parts)
+        return self._function(node, args, kwargs, parts, call)
 
     def _caller(self, node: fx.Node) -> Callable[..., Any]:
         if node.op == "call_module":
@@ -156,45 +156,49 @@ class Propagation:
 
     # Layers.
 
-    def _module(self, node: fx.Node, args: list[Any], flows: list[Flow]) -> Flow:
+    def _module(self, node: fx.Node, args: list[Any], parts: list[Carried]) -> Carried:
         name = str(node.target)
         dense, other = (n.get_submodule(name) for n in (self.dense, self.approximate))
-        if len(args) != 1 or args[0] is not flows[0]:
+        if len(args) != 1 or args[0] is not parts[0]:
             raise no_constant(dense)
-        (flow,) = flows
+        (carried,) = parts
         if is_linear(dense):
-            return self._linear(node, flow, dense, other)
+            return self._linear(node, carried, dense, other)
         if isinstance(dense, _BatchNorm):
             if folded_into(node, self.dense) is not None:
-                return flow  # part of the linear map before it
-            return self._batch_norm(node, flow, dense, other)
+                return carried  # part of the linear map before it
+            return self._batch_norm(node, carried, dense, other)
         if not equal_modules(dense, other):
             raise NotCertifiedError("the two networks differ here, in a layer that is not linear")
-        gain = self._gain(node, lambda: module_gain(dense, flow.value))
-        return advance(flow, gain, run(dense, flow.value), None)
+        gain = self._gain(node, lambda: module_gain(dense, carried.value))
+        return advance(carried, gain, run(dense, carried.value), None)
 
-    def _linear(self, node: fx.Node, flow: Flow, dense: nn.Module, other: nn.Module) -> Flow:
+    def _linear(
+        self, node: fx.Node, carried: Carried, dense: nn.Module, other: nn.Module
+    ) -> Carried:
         pair, maps = LinearPair(dense, other), (dense, other)
         norm = next((u for u in node.users if folded_into(u, self.dense) is node), None)
         if norm is not None:
             norms = [n.get_submodule(str(norm.target)) for n in (self.dense, self.approximate)]
             pair = LinearPair(dense, other, *(batch_norm_scale(n) for n in norms))
             maps = (nn.Sequential(dense, norms[0]), nn.Sequential(other, norms[1]))
-        gain = self._gain(node, lambda: linear_gain(pair, maps, flow.value))
+        gain = self._gain(node, lambda: linear_gain(pair, maps, carried.value))
         if node.name not in self.matrix_norms:
             self.matrix_norms[node.name] = matrix_norms(pair)
-        value = run(maps[0], flow.value)
+        value = run(maps[0], carried.value)
         changed = gain.difference > 0 or gain.offset_difference > 0
-        source = example_norms(value - run(maps[1], flow.value)) if changed else None
-        return advance(flow, gain, value, source)
+        source = example_norms(value - run(maps[1], carried.value)) if changed else None
+        return advance(carried, gain, value, source)
 
-    def _batch_norm(self, node: fx.Node, flow: Flow, dense: nn.Module, other: nn.Module) -> Flow:
-        value = run(dense, flow.value)
+    def _batch_norm(
+        self, node: fx.Node, carried: Carried, dense: nn.Module, other: nn.Module
+    ) -> Carried:
+        value = run(dense, carried.value)
         source = None
         if not equal_modules(dense, other):
-            source = example_norms(value - run(other, flow.value))
-        gain = self._gain(node, lambda: batch_norm_gain(dense, other, flow.value))
-        return advance(flow, gain, value, source)
+            source = example_norms(value - run(other, carried.value))
+        gain = self._gain(node, lambda: batch_norm_gain(dense, other, carried.value))
+        return advance(carried, gain, value, source)
 
     # Functions and methods.
 
@@ -203,27 +207,27 @@ class Propagation:
         node: fx.Node,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        flows: list[Flow],
+        parts: list[Carried],
         call: Callable[..., Any],
     ) -> Any:
         target = node.target
-        if target in traced.PRODUCTS or (target in traced.MULTIPLY and len(flows) > 1):
+        if target in traced.PRODUCTS or (target in traced.MULTIPLY and len(parts) > 1):
             raise attention_refused(_label(node))
         if target in traced.REARRANGE:
-            return rearranged(args, kwargs, flows, call)
+            return rearranged(args, kwargs, parts, call)
         if target in traced.ADD + traced.SUBTRACT and len(args) == 2 and not kwargs:
-            return added(args, flows, call)
+            return added(args, parts, call)
         if target in traced.CONCATENATE:
-            return concatenated(args, kwargs, flows, call)
+            return concatenated(args, kwargs, parts, call)
         if target in traced.MULTIPLY and len(args) == 2:
-            args = (flows[0], next(a for a in args if a is not flows[0]))
-        if len(flows) != 1 or not args or args[0] is not flows[0]:
+            args = (parts[0], next(a for a in args if a is not parts[0]))
+        if len(parts) != 1 or not args or args[0] is not parts[0]:
             raise NotCertifiedError("no rule for this function of these arguments")
-        (flow,) = flows
+        (carried,) = parts
         if target in traced.DROPOUT:
             if kwargs.get("training", args[2] if len(args) > 2 else True):
                 raise NotCertifiedError("dropout is active in eval mode")
-            return flow
+            return carried
         rest = args[1:]
 
         if target in traced.MULTIPLY:
@@ -233,8 +237,8 @@ class Propagation:
             result: Tensor = call(value, *rest, **kwargs)
             return result
 
-        gain = self._gain(node, lambda: function_gain(target, op, flow.value, rest, kwargs))
-        return advance(flow, gain, op(flow.value), None)
+        gain = self._gain(node, lambda: function_gain(target, op, carried.value, rest, kwargs))
+        return advance(carried, gain, op(carried.value), None)
 
     def _gain(self, node: fx.Node, make: Callable[[], Gain]) -> Gain:
         if node.name not in self._gains:
@@ -242,8 +246,8 @@ class Propagation:
         return self._gains[node.name]
 
 
-def _storage(flow: Flow) -> int:
-    return flow.value.untyped_storage().data_ptr()
+def _storage(carried: Carried) -> int:
+    return carried.value.untyped_storage().data_ptr()
 
 
 def _label(node: fx.Node) -> str:

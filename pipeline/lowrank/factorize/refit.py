@@ -27,7 +27,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.factorize.layer import LayerFactorization, LayerReport
 from pipeline.lowrank.factorize.report import RefitDivergence, RefitReport
 from pipeline.lowrank.forms.surgery import replace_
-from pipeline.lowrank.network.blocks import Walk, find_blocks, record_calls, targets_in
+from pipeline.lowrank.network.blocks import BlockStates, find_blocks, record_calls, targets_in
 from pipeline.lowrank.network.calling import padding_mask
 from pipeline.lowrank.network.rows import input_rows
 from pipeline.lowrank.network.targets import dense_weight
@@ -180,7 +180,7 @@ def _drifts(
     blocks = find_blocks(dense, targets, "refit.share=0")
     calls = [record_calls(dense, blocks, batch) for batch in batches]
     masks = [padding_mask(batch) for batch in batches]
-    before, after = (Walk(m, blocks, batches, calls) for m in (dense, compressed))
+    before, after = (BlockStates(m, blocks, batches, calls) for m in (dense, compressed))
     for place, block in enumerate(blocks):
         inputs = list(before.inputs(place, targets_in(block, targets), leave=True))
         for names in _steps(dense, inputs[0]):

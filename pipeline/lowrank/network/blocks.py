@@ -18,7 +18,7 @@ from pipeline.lowrank.network.targets import is_one_layer
 
 
 @dataclass(frozen=True)
-class Call:
+class BlockCall:
     """What a block is given besides the state, its first argument."""
 
     arguments: tuple[Any, ...]
@@ -64,13 +64,13 @@ def targets_in(block: str, targets: Sequence[str]) -> list[str]:
 
 
 @torch.no_grad()
-def record_calls(model: nn.Module, blocks: Sequence[str], batch: Any) -> list[Call]:
+def record_calls(model: nn.Module, blocks: Sequence[str], batch: Any) -> list[BlockCall]:
     """How each block is called in a forward pass, which ends with the last of them.
 
     Raises LowRankError where a block is not called exactly once, right after the one before it,
     on that one's output, or is given an earlier output besides.
     """
-    calls: list[Call] = []
+    calls: list[BlockCall] = []
     outputs: list[Tensor] = []
 
     def before(block: str) -> Callable[..., None]:
@@ -88,7 +88,7 @@ def record_calls(model: nn.Module, blocks: Sequence[str], batch: Any) -> list[Ca
                     f"refit walks the blocks one after the other, and {block} is not called just "
                     "once, on the output of the block before it; set refit.share=0"
                 )
-            calls.append(Call(arguments[1:], keywords))
+            calls.append(BlockCall(arguments[1:], keywords))
 
         return hook
 
@@ -113,8 +113,8 @@ def record_calls(model: nn.Module, blocks: Sequence[str], batch: Any) -> list[Ca
     return calls
 
 
-class Outputs:
-    """What blocks of a network gave in its last forward pass, from now on."""
+class BlockOutputs:
+    """Keeps what each of the blocks gives in every forward pass of the network that follows."""
 
     def __init__(self, model: nn.Module, blocks: Sequence[str]) -> None:
         self._found: dict[str, Tensor] = {}
@@ -130,7 +130,7 @@ class Outputs:
         self._found[block] = _state(output).clone()  # what follows may work in place
 
 
-class Walk:
+class BlockStates:
     """One network's states before a block, batch by batch; first before the first block."""
 
     def __init__(
@@ -138,7 +138,7 @@ class Walk:
         model: nn.Module,
         blocks: Sequence[str],
         batches: Sequence[Any],
-        calls: Sequence[Sequence[Call]],
+        calls: Sequence[Sequence[BlockCall]],
     ) -> None:
         """calls: what `record_calls` gave for each of the batches."""
         self._model, self._blocks, self._calls = model, blocks, calls

@@ -14,7 +14,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.calling import call, evaluating
 from pipeline.lowrank.network.targets import Target, dense_weight, groups_of, kind_of
 
-Cost = Literal["params", "macs", "bytes"]
+CostUnit = Literal["params", "macs", "bytes"]
 Positions = tuple[int, ...]
 
 
@@ -27,7 +27,7 @@ class Totals:
     macs: int
     bytes: int
 
-    def cost(self, unit: Cost) -> int:
+    def cost(self, unit: CostUnit) -> int:
         return {"params": self.params, "macs": self.macs, "bytes": self.bytes}[unit]
 
 

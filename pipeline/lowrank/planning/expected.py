@@ -14,7 +14,7 @@ from pipeline.lowrank.analysis.analysis import Analysis
 from pipeline.lowrank.errors import LowRankError, suggest
 from pipeline.lowrank.methods import Method, exact_candidate
 from pipeline.lowrank.methods.candidate import Candidate, dense_candidate
-from pipeline.lowrank.network.costs import Cost, Totals
+from pipeline.lowrank.network.costs import CostUnit, Totals
 from pipeline.lowrank.network.targets import Target
 from pipeline.lowrank.planning.plan import DENSE, Expected, ExpectedLayer, Plan, PlannedLayer
 
@@ -46,13 +46,13 @@ def expected_of(analysis: Analysis, candidates: Mapping[str, Candidate]) -> Expe
             - candidate_cost(targets[name], dense_candidate(targets[name]), unit)
             for name, candidate in candidates.items()
         )
-        for unit in get_args(Cost)
+        for unit in get_args(CostUnit)
     }
     layers = {n: expected_layer(analysis, targets[n], c) for n, c in candidates.items()}
     return Expected(layers, analysis.totals, Totals(**planned))
 
 
-def candidate_cost(target: Target, candidate: Candidate, unit: Cost) -> int:
+def candidate_cost(target: Target, candidate: Candidate, unit: CostUnit) -> int:
     """What the candidate costs; bytes are those of the layer's own number format."""
     if unit == "macs":
         return candidate.macs

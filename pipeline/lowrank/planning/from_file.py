@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.network.costs import Cost, Totals
+from pipeline.lowrank.network.costs import CostUnit, Totals
 from pipeline.lowrank.planning.policies.base import Offer, Policy, Selection
 from pipeline.lowrank.typed import knob, options
 
@@ -21,7 +21,7 @@ class FromFile(Policy):
     name: ClassVar[str] = "file"
 
     @property
-    def cost(self) -> Cost:
+    def cost(self) -> CostUnit:
         return "params"
 
     def select(self, offers: Mapping[str, Offer], totals: Totals) -> Selection:

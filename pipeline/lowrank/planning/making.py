@@ -9,7 +9,7 @@ from dataclasses import replace
 from pipeline.lowrank.analysis.analysis import Analysis
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.methods import Method
-from pipeline.lowrank.network.costs import Cost
+from pipeline.lowrank.network.costs import CostUnit
 from pipeline.lowrank.planning.expected import expected_of
 from pipeline.lowrank.planning.plan import Plan, PlannedLayer
 from pipeline.lowrank.planning.policies import Offer, Policy, Selection
@@ -69,7 +69,7 @@ def _plan(
     )
 
 
-def uniform(offers: Mapping[str, Offer], unit: Cost, chosen: Selection) -> Selection:
+def uniform(offers: Mapping[str, Offer], unit: CostUnit, chosen: Selection) -> Selection:
     """The same kept fraction in every layer, the largest that costs no more than `chosen`.
 
     Given choices stand in both.

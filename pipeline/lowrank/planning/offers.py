@@ -13,7 +13,7 @@ from pipeline.lowrank.analysis.tables import ranks_text
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.methods import Method, candidates_of, exact_candidate
 from pipeline.lowrank.methods.candidate import dense_candidate
-from pipeline.lowrank.network.costs import Cost
+from pipeline.lowrank.network.costs import CostUnit
 from pipeline.lowrank.network.targets import Target
 from pipeline.lowrank.planning.overrides import Override
 from pipeline.lowrank.planning.policies.base import Choice, Offer
@@ -26,7 +26,7 @@ def make_offers(
     weights: Mapping[str, Tensor],
     names: Sequence[str],
     methods: Mapping[str, Method],
-    unit: Cost,
+    unit: CostUnit,
     overrides: Mapping[str, Override] | None = None,
 ) -> dict[str, Offer]:
     """Candidates of the methods `names` for every target, and the choices that overrides make.
@@ -87,7 +87,7 @@ def make_offer(
     )
 
 
-def _at_ranks(offer: Offer, value: Ranks, unit: Cost, why: str) -> Choice:
+def _at_ranks(offer: Offer, value: Ranks, unit: CostUnit, why: str) -> Choice:
     """The candidate with the ranks of an override. Raises LowRankError where they save nothing:
     an override is kept as it was given, or not at all."""
     ranks = named_ranks(offer, value)

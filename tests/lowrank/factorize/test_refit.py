@@ -13,7 +13,7 @@ from pipeline.lowrank import SVD, Budget, LowRankError, apply_, plan
 from pipeline.lowrank.analysis.divergence import Divergence
 from pipeline.lowrank.analysis.options import MetricName
 from pipeline.lowrank.factorize.refit import corrected_weight, measure_drift, refit_
-from pipeline.lowrank.network.blocks import Walk, find_blocks, record_calls
+from pipeline.lowrank.network.blocks import BlockStates, find_blocks, record_calls
 
 
 class Residual(nn.Module):
@@ -144,7 +144,7 @@ def test_blocks_are_walked_as_the_network_runs_them() -> None:
         batch = torch.randn(4, *shape)
         names = [n for n, m in dense.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
         blocks = find_blocks(dense, names, "refit.share=0")
-        walk = Walk(dense, blocks, [batch], [record_calls(dense, blocks, batch)])
+        walk = BlockStates(dense, blocks, [batch], [record_calls(dense, blocks, batch)])
         for place in range(len(blocks)):
             walk.go_on(place)
         expected = dense(batch)

@@ -22,7 +22,7 @@ from pipeline.lowrank import (
 )
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.methods import make_method
-from pipeline.lowrank.network.costs import Cost
+from pipeline.lowrank.network.costs import CostUnit
 from pipeline.lowrank.planning.overrides import make_overrides
 from pipeline.lowrank.planning.policies import POLICIES, make_policy
 from tests.lowrank.planning.offer_cases import REST, offers_of, seeded_weights
@@ -53,7 +53,7 @@ def test_every_policy_leaves_overridden_layers_as_they_were_given(name: str) -> 
 
 @pytest.mark.parametrize("allocation", ["greedy", "exact"])
 @pytest.mark.parametrize("unit", UNITS)
-def test_the_rest_pays_for_what_is_kept(unit: Cost, allocation: Any) -> None:
+def test_the_rest_pays_for_what_is_kept(unit: CostUnit, allocation: Any) -> None:
     free, totals = offers_of(seeded_weights())
     whole = sum(o.cost(o.dense, unit) for o in free.values()) + REST
     policy = Budget(**{unit: 0.75}, allocation=allocation)  # type: ignore[arg-type]

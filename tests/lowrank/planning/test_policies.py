@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.lowrank.analysis.diagnostics import evbmf_rank, optimal_threshold_rank
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.network.costs import Cost, Totals
+from pipeline.lowrank.network.costs import CostUnit, Totals
 from pipeline.lowrank.planning.making import uniform
 from pipeline.lowrank.planning.policies import (
     EVBMF,
@@ -31,7 +31,7 @@ from pipeline.lowrank.planning.policies import (
 from pipeline.lowrank.planning.policies.ranks import view_shape
 from tests.lowrank.planning.offer_cases import REST, offers_of, seeded_weights
 
-UNITS: tuple[Cost, ...] = ("params", "macs", "bytes")
+UNITS: tuple[CostUnit, ...] = ("params", "macs", "bytes")
 OPTIONS: dict[str, Any] = {
     "energy": 0.8,
     "relative_error": 0.5,
@@ -63,7 +63,7 @@ def only(*names: str) -> tuple[dict[str, Offer], Totals]:
     return offers_of({n: w for n, w in seeded_weights().items() if n in names})
 
 
-def spent(offers: dict[str, Offer], selection: Selection, unit: Cost) -> int:
+def spent(offers: dict[str, Offer], selection: Selection, unit: CostUnit) -> int:
     return sum(o.cost(selection.choices[n].candidate, unit) for n, o in offers.items())
 
 
@@ -80,7 +80,7 @@ def zeros() -> dict[str, Tensor]:
 @pytest.mark.parametrize("cost", UNITS)
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_policy_gives_every_target_one_candidate_that_it_may_have(
-    name: str, cost: Cost, weights: dict[str, Tensor]
+    name: str, cost: CostUnit, weights: dict[str, Tensor]
 ) -> None:
     vector = {"layer4": weights["layer4"]}  # has no candidate but dense
     for chosen in (weights, {"layer0": weights["layer0"]}, vector):
@@ -106,7 +106,7 @@ def test_every_policy_gives_every_target_one_candidate_that_it_may_have(
 
 @pytest.mark.parametrize("cost", UNITS)
 @pytest.mark.parametrize("name", POLICIES)
-def test_the_knob_of_a_policy_turns_cost_up_and_error_down(name: str, cost: Cost) -> None:
+def test_the_knob_of_a_policy_turns_cost_up_and_error_down(name: str, cost: CostUnit) -> None:
     offers, totals = offers_of(seeded_weights())
     knob, values = KNOBS[name]
     found = [
@@ -337,7 +337,9 @@ def test_given_ranks_that_do_not_fit_are_refused(ranks: Any, message: str) -> No
 @pytest.mark.parametrize("scope", ["network", "targets"])
 @pytest.mark.parametrize("kept", [0.25, 0.4, 0.7, 0.999, 1.0])
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_budget_is_never_exceeded(unit: Cost, kept: float, scope: Any, allocation: Any) -> None:
+def test_a_budget_is_never_exceeded(
+    unit: CostUnit, kept: float, scope: Any, allocation: Any
+) -> None:
     offers, totals = offers_of(seeded_weights())
     policy = Budget(**{unit: kept}, scope=scope, allocation=allocation)
     selection = policy.select(offers, totals)
@@ -372,7 +374,7 @@ def test_a_budget_beats_the_same_cost_layer_by_layer() -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_exact_is_never_worse_than_greedy_and_both_respect_the_bound(unit: Cost) -> None:
+def test_exact_is_never_worse_than_greedy_and_both_respect_the_bound(unit: CostUnit) -> None:
     offers, totals = offers_of(seeded_weights())
     better = 0
     for kept in (0.2, 0.25, 0.33, 0.4, 0.5, 0.6):

@@ -10,12 +10,12 @@ from typing import ClassVar, Self
 from torch import Tensor
 
 from pipeline.lowrank.methods.candidate import Candidate, dense_candidate
-from pipeline.lowrank.network.costs import Cost, Totals
+from pipeline.lowrank.network.costs import CostUnit, Totals
 from pipeline.lowrank.network.targets import Target
 from pipeline.lowrank.typed import knob
 
 # The option of the policies that decide layer by layer.
-COST: Cost = knob(default="params", help="the unit that is saved")
+COST: CostUnit = knob(default="params", help="the unit that is saved")
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class Offer:
             return Choice(self.dense, "dense: no rank is below break-even")
         return self.given
 
-    def cost(self, candidate: Candidate, unit: Cost) -> int:
+    def cost(self, candidate: Candidate, unit: CostUnit) -> int:
         """What the candidate costs; bytes are those of the layer's own number format."""
         if unit == "macs":
             return candidate.macs
         return candidate.params * (self.target.bytes_per_param if unit == "bytes" else 1)
 
-    def front(self, unit: Cost) -> list[Candidate]:
+    def front(self, unit: CostUnit) -> list[Candidate]:
         """Candidates that no other beats in both `unit` and error: cost up, error down."""
         front: list[Candidate] = []
         # Bytes of one layer are in proportion to its parameters.
@@ -95,7 +95,7 @@ class Policy(ABC):
 
     @property
     @abstractmethod
-    def cost(self) -> Cost:
+    def cost(self) -> CostUnit:
         """The unit in which the policy saves."""
 
     @classmethod

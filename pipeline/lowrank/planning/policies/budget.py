@@ -12,7 +12,7 @@ import torch
 
 from pipeline.lowrank.errors import LowRankError, suggest
 from pipeline.lowrank.methods.candidate import Candidate
-from pipeline.lowrank.network.costs import Cost, Totals
+from pipeline.lowrank.network.costs import CostUnit, Totals
 from pipeline.lowrank.planning.policies.base import Choice, Offer, Policy, Selection
 from pipeline.lowrank.planning.policies.knapsack import Knapsack, exact, greedy
 from pipeline.lowrank.typed import knob, options
@@ -69,8 +69,8 @@ class Budget(Policy):
     def from_knobs(cls, knobs: Mapping[str, object]) -> Budget:
         """Of a configuration: `budget` is the fraction, `cost` its unit."""
         unit, own = knobs["cost"], ("scope", "error_scale", "allocation", "max_relative_error")
-        if unit not in get_args(Cost):
-            raise LowRankError(f"cost is {unit!r}: {suggest(unit, get_args(Cost))}")
+        if unit not in get_args(CostUnit):
+            raise LowRankError(f"cost is {unit!r}: {suggest(unit, get_args(CostUnit))}")
         kept = {str(unit): knobs["budget"]}
         return cls(**kept, **{key: knobs[key] for key in own if key in knobs})  # type: ignore[arg-type]
 
@@ -78,13 +78,13 @@ class Budget(Policy):
         """Both error scales: which of them spends the budget better, measurement says."""
         return (replace(self, error_scale="absolute"), replace(self, error_scale="relative"))
 
-    def _given(self) -> dict[Cost, float]:
-        kept: dict[Cost, float | None]
+    def _given(self) -> dict[CostUnit, float]:
+        kept: dict[CostUnit, float | None]
         kept = {"params": self.params, "macs": self.macs, "bytes": self.bytes}
         return {unit: value for unit, value in kept.items() if value is not None}
 
     @property
-    def cost(self) -> Cost:
+    def cost(self) -> CostUnit:
         return next(iter(self._given()))
 
     @property

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 from pipeline.lowrank.errors import LowRankError, suggest
-from pipeline.lowrank.network.costs import Cost, Totals
+from pipeline.lowrank.network.costs import CostUnit, Totals
 from pipeline.lowrank.planning.policies.base import COST, Choice, LocalPolicy, Offer, Selection
 from pipeline.lowrank.planning.policies.ranks import Ranks, at_ranks, check_given, named_ranks
 from pipeline.lowrank.typed import knob, options
@@ -27,7 +27,7 @@ class Fixed(LocalPolicy):
         help="fixed: a number for all, a fraction of the full rank, or {pattern: number, "
         "fraction or list}",
     )
-    cost: Cost = COST
+    cost: CostUnit = COST
 
     name: ClassVar[str] = "fixed"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pipeline.lowrank.network.costs import Cost
+from pipeline.lowrank.network.costs import CostUnit
 from pipeline.lowrank.planning.policies.base import COST, Choice, LocalPolicy, Offer
 from pipeline.lowrank.typed import knob, options
 
@@ -19,7 +19,7 @@ class Energy(LocalPolicy):
     For the SVD this is min{k : E_k ≥ τ}. τ in (0, 1]."""
 
     energy: float = knob(default=0.9, gt=0, le=1, help="energy: fraction of ‖W‖² to keep")
-    cost: Cost = COST
+    cost: CostUnit = COST
 
     name: ClassVar[str] = "energy"
 
@@ -33,7 +33,7 @@ class Error(LocalPolicy):
     """The cheapest candidate with relative error ‖W − Ŵ‖/‖W‖ ≤ ε. ε ≥ 0."""
 
     relative_error: float = knob(default=0.3, ge=0, help="error: largest ‖W − Ŵ‖/‖W‖ of a layer")
-    cost: Cost = COST
+    cost: CostUnit = COST
 
     name: ClassVar[str] = "error"
 
@@ -50,7 +50,7 @@ class Compute(LocalPolicy):
     compression_ratio: float = knob(
         default=2.0, gt=1, help="compute: dense cost / kept cost of every layer"
     )
-    cost: Cost = COST
+    cost: CostUnit = COST
 
     name: ClassVar[str] = "compute"
 
@@ -58,7 +58,7 @@ class Compute(LocalPolicy):
         return kept_fraction(offer, self.cost, 1.0 / self.compression_ratio)
 
 
-def kept_fraction(offer: Offer, unit: Cost, fraction: float) -> Choice:
+def kept_fraction(offer: Offer, unit: CostUnit, fraction: float) -> Choice:
     """The smallest error at no more than `fraction` of the layer's dense cost."""
     front = offer.front(unit)
     dense = offer.cost(offer.dense, unit)
@@ -69,7 +69,7 @@ def kept_fraction(offer: Offer, unit: Cost, fraction: float) -> Choice:
     return Choice(front[0], f"smallest rank there is; it keeps {kept:.3g} of the {unit}")
 
 
-def _cheapest(offer: Offer, unit: Cost, limit: float, rule: str) -> Choice:
+def _cheapest(offer: Offer, unit: CostUnit, limit: float, rule: str) -> Choice:
     """The cheapest candidate with relative squared error ≤ limit (dense always qualifies)."""
     chosen = next(c for c in offer.front(unit) if offer.relative_squared(c) <= limit)
     if chosen.method != "dense":

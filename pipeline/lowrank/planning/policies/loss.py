@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.lowrank.methods.candidate import Candidate
-from pipeline.lowrank.network.costs import Cost, Totals
+from pipeline.lowrank.network.costs import CostUnit, Totals
 from pipeline.lowrank.planning.policies.base import COST, Choice, Offer, Policy, Selection
 from pipeline.lowrank.typed import knob, options
 
@@ -32,7 +32,7 @@ class Loss(Policy):
         allow_inf_nan=False,
         help="loss: largest increase of the loss per unit (an example, a token)",
     )
-    cost: Cost = COST
+    cost: CostUnit = COST
 
     name: ClassVar[str] = "loss"
 

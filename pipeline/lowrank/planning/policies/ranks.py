@@ -9,7 +9,7 @@ from fractions import Fraction
 from pipeline.lowrank.analysis.tables import ranks_text
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.methods.candidate import Candidate
-from pipeline.lowrank.network.costs import Cost
+from pipeline.lowrank.network.costs import CostUnit
 from pipeline.lowrank.planning.policies.base import Choice, Offer
 
 # A whole number for every rank, a fraction of the full rank, or one number a rank.
@@ -85,7 +85,9 @@ def worthwhile(offer: Offer, method: str, ranks: tuple[int, ...]) -> Candidate |
     return exact
 
 
-def at_ranks(offer: Offer, ranks: Mapping[str, tuple[int, ...]], unit: Cost, rule: str) -> Choice:
+def at_ranks(
+    offer: Offer, ranks: Mapping[str, tuple[int, ...]], unit: CostUnit, rule: str
+) -> Choice:
     """The candidate with exactly these ranks where it is below break-even; otherwise the one of
     least error with no rank above them; dense where there is none. Of several methods the
     cheapest in `unit`, exact ones first."""

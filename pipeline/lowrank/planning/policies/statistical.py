@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.lowrank.analysis.diagnostics import evbmf_rank, optimal_threshold_rank
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.network.costs import Cost
+from pipeline.lowrank.network.costs import CostUnit
 from pipeline.lowrank.planning.policies.base import COST, Choice, LocalPolicy, Offer
 from pipeline.lowrank.planning.policies.ranks import at_ranks, view_shape
 from pipeline.lowrank.typed import options
@@ -22,7 +22,7 @@ class EVBMF(LocalPolicy):
     """Each rank from empirical variational Bayes on the view that it truncates (Nakajima et
     al. 2013), as Kim et al. (2016) do for Tucker-2. `cost` decides between methods."""
 
-    cost: Cost = COST
+    cost: CostUnit = COST
 
     name: ClassVar[str] = "evbmf"
 
@@ -35,7 +35,7 @@ class OptimalThreshold(LocalPolicy):
     """Each rank by the hard threshold on the singular values of its view that is optimal in
     mean square for unknown noise (Gavish & Donoho 2014). `cost` decides between methods."""
 
-    cost: Cost = COST
+    cost: CostUnit = COST
 
     name: ClassVar[str] = "optimal_threshold"
 
@@ -43,7 +43,7 @@ class OptimalThreshold(LocalPolicy):
         return _above_noise(offer, self.cost, self.name, optimal_threshold_rank)
 
 
-def _above_noise(offer: Offer, unit: Cost, rule: str, rank_of: RankOfView) -> Choice:
+def _above_noise(offer: Offer, unit: CostUnit, rule: str, rank_of: RankOfView) -> Choice:
     """Ranks of all methods with views. A rank of 0 (nothing stands out of the noise) becomes 1,
     the smallest there is, and the reason says so."""
     estimated = {
