@@ -266,6 +266,6 @@ def _report(weight: Tensor, method: str, ranks: tuple[int, ...]) -> LayerReport:
         measured_relative_error=measured,
         lower_bound=float(torch.stack(tails).max().sqrt() / norm),
         upper_bound=1.0 if method == "cp" else upper,
-        bound={"svd": "Eckart-Young", "tucker2": "HOSVD", "cp": "mode ranks"}[method],
+        theorem={"svd": "Eckart-Young", "tucker2": "HOSVD", "cp": "mode ranks"}[method],
         rounding=1e-6,
     )

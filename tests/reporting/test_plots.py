@@ -163,7 +163,7 @@ def test_csv_files_are_tidy(small: Facts, tmp_path: Path) -> None:
 
 def test_csv_without_rows_has_its_header(tmp_path: Path) -> None:
     write_csv(tmp_path / "errors.csv", [], ErrorRow)
-    header = "layer,method,predicted,measured,lower,upper,bound\n"
+    header = "layer,method,predicted,measured,lower,upper,theorem\n"
     assert (tmp_path / "errors.csv").read_text() == header
 
 

@@ -38,7 +38,7 @@ def _layer(measured: float, lower: float, upper: float, bound: str = "HOSVD") ->
         measured_relative_error=measured,
         lower_bound=lower,
         upper_bound=upper,
-        bound=bound,
+        theorem=bound,
         rounding=1e-5,
     )
 

@@ -39,7 +39,7 @@ class LayerReport:
     measured_relative_error: float
     lower_bound: float
     upper_bound: float
-    bound: str
+    theorem: str
     rounding: float
     uniqueness: Uniqueness | None = None
     correction: float | None = None
@@ -119,7 +119,7 @@ class LayerFactorization:
             measured_relative_error=self.distance(built.dense_weight()),
             lower_bound=(certificate.lower / norm) ** 0.5,
             upper_bound=(certificate.upper / norm) ** 0.5,
-            bound=certificate.theorem,
+            theorem=certificate.theorem,
             rounding=_rounding(built, norm, self.metric.stretch() if self.metric else 1.0),
             uniqueness=self.method.uniqueness(
                 [outputs // groups_of(self.module), *others], expected.ranks
@@ -154,7 +154,7 @@ def _check_certificate(name: str, report: LayerReport) -> None:
     if not low <= report.measured_relative_error <= high:
         raise LowRankError(
             f"layer {name!r}: the measured relative error {report.measured_relative_error:.6g} is "
-            f"outside its {report.bound} bounds [{report.lower_bound:.6g}, "
+            f"outside its {report.theorem} bounds [{report.lower_bound:.6g}, "
             f"{report.upper_bound:.6g}]; the analysis belongs to other weights, or this is a bug: "
             "rerun analyze"
         )

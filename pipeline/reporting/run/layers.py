@@ -78,7 +78,7 @@ def check_bounds(layers: Mapping[str, LayerReport]) -> None:
         if not math.isfinite(measured) or not inside:
             raise LowRankError(
                 f"layer {name!r}: the measured relative error {measured:.6g} is outside its "
-                f"{layer.bound} bounds [{layer.lower_bound:.6g}, {layer.upper_bound:.6g}]; rerun "
+                f"{layer.theorem} bounds [{layer.lower_bound:.6g}, {layer.upper_bound:.6g}]; rerun "
                 "with dvc repro --force --downstream decompose, and report it if it stays"
             )
 

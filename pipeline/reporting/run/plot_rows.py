@@ -102,7 +102,7 @@ def error_rows(facts: Facts) -> list[ErrorRow]:
             measured=layers[name].measured_relative_error,
             lower=layers[name].lower_bound,
             upper=layers[name].upper_bound,
-            bound=layers[name].bound,
+            theorem=layers[name].theorem,
         )
         for name in facts.names
         if name in layers

@@ -57,7 +57,7 @@ class RankRow:
 
 @dataclass(frozen=True)
 class ErrorRow:
-    """Relative Frobenius errors of a factorized layer; `bound` names the theorem."""
+    """Relative Frobenius errors of a factorized layer; `theorem` names what bounds them."""
 
     layer: str
     method: str
@@ -65,7 +65,7 @@ class ErrorRow:
     measured: float
     lower: float
     upper: float
-    bound: str
+    theorem: str
 
 
 @dataclass(frozen=True)
