@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pipeline.lowrank.errors import LowRankError, suggest
+from pipeline.lowrank.tasks import TASKS
 
-# Each objective with the direction in which it is better.
-DIRECTIONS = {
-    "accuracy": "maximize",
-    "loss": "minimize",
-    "perplexity": "minimize",
-    "cosine": "maximize",
-    "recall_at_10": "maximize",
+# Each objective with the direction in which it is better: the tasks' measures, and the sizes.
+DIRECTIONS: dict[str, str] = {
+    **{m.name: m.direction for task in TASKS.values() for m in task.measures},
     "params": "minimize",
     "macs": "minimize",
     "file_bytes": "minimize",

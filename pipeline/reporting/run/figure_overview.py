@@ -30,9 +30,9 @@ def draw_overview(metrics: Metrics, title: str) -> Figure:
     panels = figure.subplots(1, 4)
     dense, last = metrics.dense.scores, metrics.fine_tuned.scores
     first = measures(dense)[0]
-    change = first.change(first.key, dense, last)
+    change = first.change(first.name, dense, last)
     lines: list[tuple[str, str, Callable[[Any], str], str]] = [
-        (first.label.capitalize(), first.key, first.show, change),
+        (first.label.capitalize(), first.name, first.show, change),
         ("Parameters", "params", human_count, f"{metrics.compression_ratio:.1f}× fewer"),
         ("Multiply-adds", "macs", human_count, f"{metrics.macs_ratio:.1f}× fewer"),
         ("File", "file_bytes", human_bytes, f"{metrics.file_ratio:.1f}× smaller"),

@@ -10,9 +10,9 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from pipeline.evaluation.timings import Latency
-from pipeline.reporting.objectives import DIRECTIONS
+from pipeline.lowrank.tasks.measure import Measure
 from pipeline.reporting.run.layers import LayerRow, read_layers
-from pipeline.reporting.run.measures import Measure, measures
+from pipeline.reporting.run.measures import measures
 from pipeline.reporting.run.metrics import FILE as METRICS
 from pipeline.reporting.run.metrics import Metrics, Network, read_metrics
 from pipeline.reporting.sweep.record import JobRecord, SweepRecord, read_jobs, read_record
@@ -74,7 +74,7 @@ class Comparison:
 
     @property
     def higher_is_better(self) -> bool:
-        return self.measure is not None and DIRECTIONS[self.measure.key] == "maximize"
+        return self.measure is not None and self.measure.direction == "maximize"
 
 
 def read_comparison(folder: Path) -> Comparison:
@@ -137,7 +137,7 @@ def _entry(
 
 def _figures(network: Network, latency: Latency | None, measure: Measure) -> NetworkFigures | None:
     """None where the network has no finite score in the measure."""
-    quality = network.scores.get(measure.key, math.nan)
+    quality = network.scores.get(measure.name, math.nan)
     if not math.isfinite(quality):
         return None
     return NetworkFigures(

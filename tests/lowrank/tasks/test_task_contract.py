@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch.nn import functional
 
+from pipeline.data.files import example_input
+from pipeline.evaluation.quality import joined
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.calling import padding_mask
 from pipeline.lowrank.tasks import TASKS, CausalLM, Encoder, SequenceClassification, Task, get_task
+from pipeline.lowrank.tasks.base import Examples
 
 ROWS = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 
@@ -79,6 +82,84 @@ def test_an_output_that_holds_no_prediction_is_refused(task: Task) -> None:
     with pytest.raises(LowRankError, match="the network gives SimpleNamespace") as caught:
         task.rows(SimpleNamespace(states=random_rows()), None)
     assert "\n" not in str(caught.value)
+
+
+EXAMPLES = Examples("planted", (5,), classes=4, vocabulary=11)
+
+
+def outputs(task: Task, seed: int, count: int = 3) -> torch.Tensor:
+    """What a network that fits EXAMPLES gives."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (count, 11, 5) if task.labels == "next token" else (count, 4)
+    return torch.randn(shape, generator=generator)
+
+
+def labels_of(task: Task, count: int = 3) -> torch.Tensor:
+    shapes = {"next token": (count, 5), "class": (count,), None: (count, 0)}
+    generator = torch.Generator().manual_seed(9)
+    return torch.randint(4, shapes[task.labels], generator=generator)  # type: ignore[index]
+
+
+@ROWS
+def test_measures_have_direction_unit_and_words(task: Task) -> None:
+    found = [task.scores(outputs(task, seed), labels_of(task)) for seed in (0, 1)]
+    dense = [task.scores(outputs(task, seed), labels_of(task)) for seed in (2, 3)]
+    values, same = task.quality(found, dense), task.quality(dense, dense)
+    assert {measure.name for measure in task.measures} <= set(values)
+    assert task.watched in task.measures
+    for measure in task.measures:
+        assert measure.direction in ("maximize", "minimize")
+        assert measure.label and measure.show(values[measure.name])
+        assert measure.change(measure.name, same, values)
+        assert values[measure.name] == pytest.approx(
+            task.quality([joined(found)], [joined(dense)])[measure.name], rel=1e-9
+        ), "batches do not matter"
+
+
+@ROWS
+def test_the_watched_measure_is_among_the_results_of_a_training(task: Task) -> None:
+    scores = [task.scores(outputs(task, seed), labels_of(task)) for seed in (0, 1)]
+    dense = [task.scores(outputs(task, seed), labels_of(task)) for seed in (2, 3)]
+    watched, loss = task.progress(scores, joined(dense))
+    quality = task.quality(scores, dense)
+    assert watched / 6 == pytest.approx(quality[task.watched.name], rel=1e-9)
+    assert loss > 0
+    perfect, least = task.progress(dense, joined(dense))
+    assert task.labels is not None or (perfect, least) == pytest.approx((6, 0), abs=1e-9)
+
+
+@ROWS
+def test_training_brings_an_output_to_the_labels_or_the_teacher(task: Task) -> None:
+    output, dense = outputs(task, 0).requires_grad_(), outputs(task, 1)
+    assert task.distillation(dense, dense, 2.0).item() == pytest.approx(0, abs=1e-6)
+    soft = task.distillation(output, dense, 2.0)
+    (gradient,) = torch.autograd.grad(soft, output)
+    assert soft > 0 and gradient.abs().max() > 0
+    assert task.distillation((output - 0.1 * gradient).detach(), dense, 2.0) < soft
+    if task.labels is None:
+        with pytest.raises(LowRankError, match="no labels"):
+            task.loss(output, labels_of(task), 0.0)
+        return
+    loss = task.loss(output, labels_of(task), 0.0)
+    _, total = task.progress([task.scores(output.detach(), labels_of(task))], None)
+    assert loss.item() == pytest.approx(total / 3, rel=1e-5), "the loss is the mean over examples"
+
+
+@ROWS
+def test_a_misfit_is_one_line_and_a_fit_is_none(task: Task) -> None:
+    assert task.misfit(outputs(task, 0, count=1), EXAMPLES) is None
+    for wrong in (torch.zeros(7), torch.zeros(1, 2, 3, 4), SimpleNamespace(logits=None)):
+        problem = task.misfit(wrong, EXAMPLES)
+        assert problem and "\n" not in problem
+
+
+@ROWS
+def test_what_examples_hold_is_said(task: Task) -> None:
+    assert task.inputs in ("values", "tokens")
+    assert task.labels in ("class", "next token", "value", None)
+    example = example_input(EXAMPLES, task)
+    assert example.shape == (1, 5)
+    assert example.dtype == (torch.int64 if task.inputs == "tokens" else torch.float32)
 
 
 def test_tasks_are_found_by_name() -> None:
