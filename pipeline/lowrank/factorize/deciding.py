@@ -4,10 +4,11 @@ the same functions, so they cannot give different plans."""
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, cast
 
 from torch import nn
 
@@ -30,6 +31,8 @@ from pipeline.lowrank.planning.plan import Plan
 from pipeline.lowrank.planning.policies import Policy
 from pipeline.lowrank.tasks import Task, get_task
 from pipeline.lowrank.typed import keywords_checked
+
+P = ParamSpec("P")
 
 HELD_OUT = 0.25  # of the calibration examples, the last: statistics never see them
 CONTEST_EXAMPLES = 512
@@ -115,6 +118,10 @@ def plan_from(
 
     divergence: makes what measures plans against the dense network; None measures nothing.
     """
+    if not isinstance(policy, Policy):
+        raise LowRankError(
+            f"policy: {policy!r} is no policy; give an object such as lr.Budget(params=0.4)"
+        )
     known = with_matrices([*methods, *named_methods(overrides or {})])
     names = [method.name for method in methods]
     weights = analysis.whitened(model)
@@ -152,44 +159,17 @@ def _content(path: Path) -> bytes:
         ) from error
 
 
-@keywords_checked
-def compress_(
-    model: nn.Module,
-    policy: Policy,
-    example: Any = None,
-    *,
-    calibration: Sequence[Any] = (),
-    held_out: Sequence[Any] | None = None,
-    task: Task | str = "classification",
-    metric: MetricName | None = None,
-    damping: float = DAMPING,
-    gradient_share: float = 1.0,
-    methods: Sequence[Method] = METHODS,
-    overrides: Mapping[str, Override] | None = None,
-    include: Sequence[str] = ("*",),
-    exclude: Sequence[str] = (),
-    contest_examples: int = CONTEST_EXAMPLES,
-    seed: int = 0,
-) -> Compression:
-    """`plan`, with its arguments, and `apply_` in one call; in place."""
-    chosen = plan(
-        model,
-        policy,
-        example,
-        calibration=calibration,
-        held_out=held_out,
-        task=task,
-        metric=metric,
-        damping=damping,
-        gradient_share=gradient_share,
-        methods=methods,
-        overrides=overrides,
-        include=include,
-        exclude=exclude,
-        contest_examples=contest_examples,
-        seed=seed,
-    )
-    return apply_(model, chosen)
+def _then_applied(decide: Callable[P, Plan]) -> Callable[P, Compression]:
+    def compress_(*values: P.args, **named: P.kwargs) -> Compression:
+        """`plan`, with its arguments, and `apply_` in one call: the network is changed in place."""
+        model = values[0] if values else named["model"]
+        return apply_(cast(nn.Module, model), decide(*values, **named))
+
+    compress_.__signature__ = inspect.signature(decide)  # type: ignore[attr-defined]
+    return compress_
+
+
+compress_ = _then_applied(plan)
 
 
 def hold_out(batches: Sequence[Any], share: float) -> tuple[list[Any], list[Any]]:
