@@ -34,7 +34,9 @@ class DataOptions:
     """Which examples there are, and how they are split. Sizes count examples; of text they count
     sequences."""
 
-    name: Literal["digits", "fashion_mnist", "tensors", "text"] = knob(help="the source")
+    name: Literal["digits", "fashion_mnist", "tensors", "text"] = knob(
+        help="where the examples come from"
+    )
     path: str | None = knob(None, help="where the examples lie, for sources that are files")
     sha256: str | None = knob(
         None, help="of what lies there; filled in by python -m pipeline; required for dvc repro"

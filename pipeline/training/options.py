@@ -45,7 +45,7 @@ class BaselineOptions(TrainingOptions):
         None, help="of the weights; filled in by python -m pipeline; required for dvc repro"
     )
     model_sha256: str | None = knob(
-        None, help="of the source of model._target_, when it is your own; filled in"
+        None, help="checksum of the network's class, when it is your own; filled in"
     )
     snapshots: int = knob(
         0,
