@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 from torch import nn
 
@@ -33,6 +34,7 @@ from pipeline.reporting.run.timings import FOLDERS
 from pipeline.training.curve import Curve
 from stages import evaluate
 from stages._io import main, write_json
+from tests.imports import ROOT
 from tests.reporting.report_case import curve
 
 SPEC = {
@@ -115,6 +117,9 @@ def test_reports_are_right_and_repeat_to_the_byte(workspace: Path, tmp_path: Pat
     assert 0.7 < metrics["mean_bound_tightness"] <= 1 + 1e-6  # HOSVD: at worst 1/√2
     before = {p: p.read_bytes() for p in sorted(reports.rglob("*.*"))}
     assert len(before) == 4 + 10 + 8  # no picture of a training that is not known
+    stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["evaluate"]
+    declared = [workspace / name for name in (*stage["outs"], *stage["metrics"])]
+    assert all(any(path.is_relative_to(d) for d in declared) for path in before)
     assert "leading_grew" not in metrics["spectra"]
     error = metrics["output_error"]
     assert error["certified"]
