@@ -14,7 +14,9 @@ import yaml
 from rich.console import Console
 
 from pipeline.config.compose import compose_params
+from pipeline.lowrank.forms.files import read_network
 from pipeline.lowrank.network.costs import count_params
+from pipeline.lowrank.planning.files import load_plan
 from pipeline.reporting.run import write as report
 from pipeline.reporting.run.layers import read_layers
 from pipeline.reporting.run.summary import print_summary
@@ -71,11 +73,10 @@ def test_text_in_and_out_of_domain(
     metrics = run_chain(workspace, [*overrides, *texts])
     dense, compressed = metrics["dense"], metrics["compressed"]
     assert metrics["fine_tuned"] == compressed, "nothing was trained"
-    plan = json.loads((workspace / "out/plan.json").read_text())
-    targets = plan["layers"].values()
-    kept = sum(layer["params"] for layer in targets) / sum(t["dense_params"] for t in targets)
+    targets = load_plan(workspace / "out/plan.json").expected.layers.values()
+    kept = sum(layer.params for layer in targets) / sum(layer.dense_params for layer in targets)
     assert 0.5 < kept <= 0.7
-    saved = sum(layer["dense_params"] - layer["params"] for layer in targets)
+    saved = sum(layer.dense_params - layer.params for layer in targets)
     assert dense["params"] - compressed["params"] == saved
     print_summary(workspace, Console(width=100))
     shown = capsys.readouterr().out
@@ -165,8 +166,8 @@ def test_labelled_rows_are_trained_on_and_repaired(workspace: Path) -> None:
     metrics = run_chain(workspace, overrides)
     assert metrics["dense"]["accuracy"] > 0.7, "half of the rows are of one class"
     assert metrics["fine_tuned"]["accuracy"] > 0.7
-    dense = json.loads((workspace / "out/baseline/network.json").read_text())
-    assert dense["model"]["_target_"].endswith("skeleton")
+    builder = read_network(workspace / "out/baseline").builder
+    assert builder is not None and builder["_target_"].endswith("skeleton")
     assert metrics["dense"]["params"] == count_params(_network(workspace))
 
 
