@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.data.files import load_split
+from pipeline.data.files import DATA_JSON, load_facts, load_split
 from pipeline.lowrank.forms.files import load
 from pipeline.reporting.run.layers import LayerRow, read_layers
 from pipeline.reporting.run.rows import columns, shown
@@ -40,12 +39,11 @@ def log_dataset(client: MlflowClient, run_id: str, root: Path) -> None:
     from mlflow.data.meta_dataset import MetaDataset
     from mlflow.entities import DatasetInput, InputTag
 
-    text = (root / "out/data/data.json").read_text()
-    meta = json.loads(text)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    source = CodeDatasetSource(tags={"mlflow.source.name": meta["source"]})
-    data = MetaDataset(source, name=meta["name"], digest=digest)  # type: ignore[abstract]
-    tags = [InputTag(f"{split} examples", str(size)) for split, size in meta["sizes"].items()]
+    facts = load_facts(root / "out/data")
+    digest = hashlib.sha256((root / "out/data" / DATA_JSON).read_bytes()).hexdigest()[:16]
+    source = CodeDatasetSource(tags={"mlflow.source.name": facts.source})
+    data = MetaDataset(source, name=facts.name, digest=digest)  # type: ignore[abstract]
+    tags = [InputTag(f"{split} examples", str(size)) for split, size in facts.sizes.items()]
     client.log_inputs(run_id, [DatasetInput(data._to_mlflow_entity(), tags)])
 
 
