@@ -173,7 +173,7 @@ def bounds(names: Iterable[str], reason: str | None = None) -> Bounds:
         certificate=Quantiles(median=125.0, p90=250.0, max=420.0),
         tightness=Quantiles(median=0.01, p90=0.012, max=0.015),
         worst_case=123456.0,
-        source_formula=77.0,
+        printed_formula=77.0,
     )
     return Bounds(layers, network)
 

@@ -208,7 +208,7 @@ def test_bounds_are_those_of_the_file_in_the_networks_order(tmp_path: Path) -> N
     assert all(0 < row.measured < row.bound for row in rows.bounds)
     network = {row.figure: row.value for row in rows.network_bounds}
     assert network == {
-        "measured": 3.5, "certificate": 420.0, "worst_case": 123456.0, "source_formula": 77.0
+        "measured": 3.5, "certificate": 420.0, "worst_case": 123456.0, "printed_formula": 77.0
     }  # fmt: skip
     assert rows.network_bounds[3].certifies == "nothing: it is not a bound"
 

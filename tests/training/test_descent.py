@@ -1,4 +1,5 @@
-"""Theorem 10: what the source prints is false, what we use is true, what we measure is right."""
+"""Theorem 10: what the course module (docs/theorems.md) prints is false, what we use is true, and
+what we measure is right."""
 
 from __future__ import annotations
 

@@ -26,11 +26,15 @@ from pipeline.lowrank.typed import knob, options
 
 @options
 class AdapterOptions:
-    """`rank` r and `alpha` α of B·A·α/r; `targets` are shell-style patterns on the names of
-    factorized layers. `init` "zeros" starts with B = 0; "svd" takes the r leading singular
-    directions out of the factor and trains those (Meng et al. 2024, PiSSA). `others` says what
-    is trained besides: "vectors" (biases and the parameters of normalisation, all of one
-    dimension) and "dense" (the weights of all layers that are not factorized)."""
+    """Adapters B·A·α/r on factors, and what else is trained.
+
+    rank, alpha: r and α.
+    init: "zeros" starts with B = 0 (LoRA: Hu et al. 2021); "svd" takes the r leading singular
+        directions out of the factor and trains those (PiSSA: Meng et al. 2024).
+    targets: shell-style patterns on the names of factorized layers.
+    others: what is trained besides: "vectors" (biases and the parameters of normalisation, all of
+        one dimension), "dense" (the weights of all layers that are not factorized).
+    """
 
     rank: int = knob(default=4, ge=1, help="adapters: rank of each")
     alpha: float = knob(default=4.0, gt=0, help="adapters: alpha / rank scales them")
@@ -47,10 +51,11 @@ class AdapterOptions:
 
 
 class Adapter(nn.Module):
-    """weight ↦ weight + (α/r) · left · right, as a parametrization of a layer's weight.
+    """weight ↦ weight + (α/r) · left · right, as a parametrization of a layer's weight
+    (torch.nn.utils.parametrize).
 
     left (out, rank), right (rank, in/groups · taps). A grouped kernel is seen as the same
-    matrix: its groups have rows of `left` of their own and `right` in common.
+    matrix: each of its groups has rows of `left`, and all of them share `right`.
     """
 
     def __init__(self, weight: Tensor, options: AdapterOptions, generator: torch.Generator) -> None:
@@ -67,16 +72,19 @@ class Adapter(nn.Module):
             return weight + self.update().view(weight.shape)
 
     def update(self) -> Tensor:
-        """(out, in/groups · taps)"""
+        """(α/r) · left · right, (out, in/groups · taps)."""
         return self.scale * (self.left @ self.right)
 
 
 def attach_(model: nn.Module, chosen: AdapterOptions, seed: int) -> list[str]:
     """Puts adapters on the factors of the matching layers and freezes all that is not trained.
 
-    A factor for which rank·(rows + columns) ≥ rows·columns is trained itself: an adapter would
-    have as many parameters and could express less. Returns the names of the adapted factors.
-    Raises LowRankError where no factorized layer matches.
+    A factor for which rank·(rows + columns) ≥ rows·columns is trained itself: an adapter would have
+    as many parameters and could express less.
+
+    seed: of the random start of "zeros".
+
+    Returns the names of the adapted factors. Raises LowRankError where no factorized layer matches.
     """
     layers = _factorized(model)
     for pattern in chosen.targets:
@@ -99,7 +107,10 @@ def attach_(model: nn.Module, chosen: AdapterOptions, seed: int) -> list[str]:
 
 
 def freeze_(model: nn.Module, others: Sequence[str]) -> list[nn.Parameter]:
-    """Leaves the factors and `others` (see AdapterOptions) to be trained; the factors' weights."""
+    """Freezes all parameters but the factors and `others` (see AdapterOptions).
+
+    Returns the weights of the factors.
+    """
     layers = _factorized(model).values()
     factors = [f.weight for layer in layers for f in _weighted(layer).values()]
     known = {id(weight) for weight in factors}
@@ -110,7 +121,8 @@ def freeze_(model: nn.Module, others: Sequence[str]) -> list[nn.Parameter]:
 
 
 def merge_(model: nn.Module) -> None:
-    """Adds the adapters into the weights that they adapt, and lets all parameters train again."""
+    """Adds the adapters into the weights that they adapt, and lets all parameters train again. The
+    network computes the same function as before, with the layers and keys that it had."""
     for module in model.modules():
         if not parametrize.is_parametrized(module, "weight"):
             continue
@@ -133,7 +145,8 @@ def _weighted(layer: Factorized) -> dict[str, nn.Module]:
 
 
 def _adapt(factor: nn.Module, options: AdapterOptions, generator: torch.Generator) -> bool:
-    """Whether the factor got an adapter; else its weight is trained itself."""
+    """Puts an adapter on the factor, or lets the factor's weight train itself; returns whether it
+    got an adapter."""
     weight = factor.weight
     assert isinstance(weight, nn.Parameter)
     rows, columns = weight.flatten(1).shape
@@ -150,8 +163,8 @@ def _adapt(factor: nn.Module, options: AdapterOptions, generator: torch.Generato
 def _zero(
     matrix: Tensor, rank: int, scale: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """left = 0, and right as nn.Linear draws its weight; drawn on the CPU in float32, so that
-    it is the same on every device and in every precision."""
+    """left = 0, and right as nn.Linear draws its weight, on the CPU in float32, so that it is the
+    same on every device and in every precision."""
     rows, columns = matrix.shape
     right = torch.rand(rank, columns, generator=generator) * 2 - 1
     return matrix.new_zeros(rows, rank), right / math.sqrt(columns)

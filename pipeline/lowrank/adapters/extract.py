@@ -36,8 +36,11 @@ Weights = nn.Module | Mapping[str, Tensor]
 class AdaptedLayer:
     """left (out, rank) · right (rank, in, *kernel) ≈ ΔW, float64.
 
-    `change` is ‖ΔW‖/‖W‖, `relative_error` ‖ΔW − left·right‖/‖ΔW‖, `params` those of the two
-    factors and `dense_params` those of ΔW. `transposed`: the weight is stored (in, out).
+    change: ‖ΔW‖/‖W‖.
+    relative_error: ‖ΔW − left·right‖/‖ΔW‖.
+    dense_params: the number of entries of ΔW.
+    why: the policy's reason for the rank.
+    transposed: whether the weight is stored (in, out).
     """
 
     left: Tensor
@@ -59,8 +62,12 @@ class AdaptedLayer:
 
 @dataclass(frozen=True)
 class Extraction:
-    """`layers` hold the adapter; `left_out` names every other tensor that fine-tuning changed,
-    with the reason: loaded on the base, the adapter leaves those as they were."""
+    """An extracted adapter.
+
+    layers: {name: its factors}.
+    left_out: {any other tensor that fine-tuning changed: why it is not in the adapter}. Loaded on
+        the base, the adapter leaves these tensors as they were.
+    """
 
     layers: Mapping[str, AdaptedLayer]
     left_out: Mapping[str, str]
@@ -108,15 +115,17 @@ def extract_adapter(
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
 ) -> Extraction:
-    """The adapter that turns `base` into `tuned`, its ranks chosen by `policy`.
+    """The low-rank adapter that turns `base` into `tuned`; changes nothing.
 
-    Candidates of a layer are all ranks r that cost less than ΔW itself, r·(out + in·taps)
-    parameters at exactly the error above, and ΔW at full rank. base, tuned: modules of one
-    architecture, or their state dicts; of the latter every `….weight` of two to five
-    dimensions is taken for a Linear's or a convolution's (`exclude` embeddings; transformers'
-    Conv1D, which is stored the other way round, needs the module).
-    Changes nothing. Raises LowRankError when the two don't fit each other, hold NaN or Inf, or
-    leave nothing to adapt.
+    base, tuned: modules of one architecture, or their state dicts. In a state dict every `….weight`
+        of two to five dimensions is taken for a Linear's or a convolution's: `exclude` embeddings,
+        and give the module where it has transformers' Conv1D, whose weight is stored (in, out).
+    policy: chooses each layer's rank among all r that cost less than ΔW itself, r·(out + in·taps)
+        parameters at the error of the truncated SVD, and full rank.
+    include, exclude: shell-style patterns on layer names.
+
+    Raises LowRankError when the two networks do not fit each other, hold NaN or Inf, or have no
+    change that can be adapted.
     """
     before, after = _state(base), _state(tuned)
     _check_fit(before, after)
@@ -147,10 +156,14 @@ def extract_adapter(
 def save_adapter(
     folder: Path, extraction: Extraction, base: str | None = None, task_type: str | None = None
 ) -> None:
-    """Writes adapter_config.json and adapter_model.safetensors (float32) for `peft`.
+    """Writes adapter_config.json and adapter_model.safetensors (float32), which `peft` reads:
+    peft.PeftModel.from_pretrained(network, folder).
 
-    base: name or path of the base network; task_type: one of peft's, such as "CAUSAL_LM".
-    Every layer has its own rank, and alpha = rank: a scaling of 1.
+    base: name or path of the base network.
+    task_type: one of peft's, such as "CAUSAL_LM".
+
+    Every layer has its own rank, and alpha = rank, which is a scaling of 1. Raises LowRankError for
+    a network that is one single layer.
     """
     if "" in extraction.layers:
         raise LowRankError("the network is one single layer: peft adapts layers inside a module")

@@ -8,6 +8,12 @@
 from __future__ import annotations
 
 from pipeline.lowrank.bounds.layers import LayerBound
-from pipeline.lowrank.bounds.network import Bounds, NetworkBound, Quantiles, certify, source_formula
+from pipeline.lowrank.bounds.network import (
+    Bounds,
+    NetworkBound,
+    Quantiles,
+    certify,
+    printed_formula,
+)
 
-__all__ = ["Bounds", "LayerBound", "NetworkBound", "Quantiles", "certify", "source_formula"]
+__all__ = ["Bounds", "LayerBound", "NetworkBound", "Quantiles", "certify", "printed_formula"]

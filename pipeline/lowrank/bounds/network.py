@@ -1,5 +1,6 @@
-"""The whole network: the formula of the course module that this project started from
-(docs/theorems.md), the worst case, and the certificate on given inputs."""
+"""Bounds on the output error of the whole network: for given inputs (the certificate), for all
+inputs up to a length (the worst case), and Theorem 4 of the course module "Matrix Factorization"
+that this project started from (docs/theorems.md), which is no bound."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from pipeline.lowrank.errors import LowRankError
 
 @dataclass(frozen=True)
 class Quantiles:
-    """Of one figure over the examples: the 50 %, 90 % and 100 % quantiles."""
+    """The 50 %, 90 % and 100 % quantiles of one figure over the examples."""
 
     median: float
     p90: float
@@ -28,13 +29,17 @@ class Quantiles:
 
 @dataclass(frozen=True)
 class NetworkBound:
-    """What is known of ‖f(x) − f̂(x)‖, outputs in the network's own unit, in float64.
+    """What is known of ‖f(x) − f̂(x)‖, in the unit of the network's outputs, computed in float64.
 
-    measured: over the given inputs (of several outputs, all together). certificate: an upper
-    bound for each of these inputs (and for no others). tightness: measured / certificate, input
-    by input. worst_case: for every x with ‖x‖ ≤ longest_input. source_formula: Theorem 4 of the
-    course module as printed; it is *not a bound*.
-    The last five are None, and `reason` says why, where the network cannot be certified.
+    certified: whether there is a bound; `reason` says why not.
+    measured: over the given inputs (several outputs count as one vector).
+    longest_input: the largest ‖x‖ of the given inputs.
+    certificate: an upper bound for each of these inputs, and for no others.
+    tightness: measured / certificate, input by input; 1 is a bound that is reached.
+    worst_case: an upper bound for every x with ‖x‖ ≤ longest_input.
+    printed_formula: Theorem 4 of the course module as it is printed; *not a bound*.
+
+    The last five are None where the network cannot be certified.
     """
 
     certified: bool
@@ -45,12 +50,12 @@ class NetworkBound:
     certificate: Quantiles | None = None
     tightness: Quantiles | None = None
     worst_case: float | None = None
-    source_formula: float | None = None
+    printed_formula: float | None = None
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """The bounds of all changed layers, and of the network."""
+    """The bounds of all replaced layers by name, and of the network."""
 
     layers: Mapping[str, LayerBound]
     network: NetworkBound
@@ -66,11 +71,14 @@ def certify(
 ) -> Bounds:
     """Bounds on what replacing the layers `names` of `dense` changes; changes neither network.
 
-    inputs: (N, …) examples, N ≥ 1, for which layers are measured and the network is certified
-    (token numbers are no vectors: they get the layers' bounds only).
-    `approximate` has the same structure, with other weights or factorized layers at `names`.
-    All of it is computed in float64 on the CPU. Raises LowRankError when a measured error
-    exceeds a certified bound.
+    approximate: a network of the same structure, with other weights or factorized layers at
+        `names`.
+    inputs: (N, …) examples, N ≥ 1, on which layers are measured and the network is certified. Token
+        numbers are no vectors: for them there are only the layers' bounds.
+    batch_size: how many examples pass through the networks at a time; it changes no result.
+
+    Everything is computed in float64 on the CPU, with rounding as a part of each bound. Raises
+    LowRankError when a measured error exceeds a certified bound.
     """
     if len(inputs) == 0:
         raise LowRankError("no example to certify the network on; give at least one")
@@ -86,7 +94,8 @@ def certify(
 
 
 class _Certifier:
-    """Sends batches through the dense network, with certificates as long as there are any."""
+    """Sends batches through the dense network, and certifies them until a step has no known
+    constant."""
 
     def __init__(self, dense: nn.Module, approximate: nn.Module, inputs: Tensor) -> None:
         self.dense, self.longest = dense, 0.0
@@ -135,7 +144,7 @@ class _Certifier:
             certificate=_quantiles(certificate),
             tightness=_quantiles(tight),
             worst_case=self.worst,
-            source_formula=source_formula(
+            printed_formula=printed_formula(
                 list(self.propagation.matrix_norms.values()),
                 self.propagation.activation,
                 self.longest,
@@ -143,7 +152,7 @@ class _Certifier:
         )
 
     def _check_trace(self, traced: Tensor, example: Tensor) -> None:
-        """One example alone must give what its row of the batch gave."""
+        """Checks that one example alone gives what its row of the batch gave."""
         if not torch.allclose(traced, run(self.dense, example), rtol=1e-9, atol=1e-12):
             raise NotCertifiedError(
                 "the network gives one example alone another output than its traced graph gives it "
@@ -151,12 +160,17 @@ class _Certifier:
             )
 
 
-def source_formula(norms: Sequence[tuple[float, float]], lipschitz: float, length: float) -> float:
-    """Σ_l σ_{k_l+1}·∏_{j>l}‖W_j‖₂·Lip(φ)^(L−l)·‖x‖ as the course module prints it (Theorem 4).
+def printed_formula(norms: Sequence[tuple[float, float]], lipschitz: float, length: float) -> float:
+    """Σ_l σ_{k_l+1}·∏_{j>l}‖W_j‖₂·Lip(φ)^(L−l)·‖x‖, Theorem 4 of the course module as it is
+    printed.
 
-    norms: (‖W_l‖₂, ‖W_l − Ŵ_l‖₂) of the weights as matrices, first layer first. **Not a bound**:
-    ∏_{j<l}‖W_j‖₂ is missing, kernels are no operators, biases, branches and BatchNorm don't
-    occur. With W₁ = 10·I, W₂ = diag(1, ½) cut to rank 1 and x = e₂ the error is 5, this is 0.5.
+    norms: (‖W_l‖₂, ‖W_l − Ŵ_l‖₂) of the weights as matrices, first layer first.
+    lipschitz: Lip(φ), the constant of the activation.
+    length: ‖x‖.
+
+    **Not a bound**: ∏_{j<l}‖W_j‖₂ is missing, kernels are taken for matrices, and biases, branches
+    and BatchNorm do not occur. With W₁ = 10·I, W₂ = diag(1, ½) cut to rank 1 and x = e₂ the error
+    is 5, and the formula gives 0.5.
     """
     total, behind = 0.0, 1.0
     for dense, cut in reversed(norms):
@@ -166,8 +180,8 @@ def source_formula(norms: Sequence[tuple[float, float]], lipschitz: float, lengt
 
 
 def _outputs(model: nn.Module, batch: Tensor) -> Tensor:
-    """(N, all numbers) of what the network gives for a batch: a tensor, or a tuple or mapping
-    of tensors among other things."""
+    """(N, numbers) that the network gives for a batch: those of a tensor, or of all tensors in a
+    tuple or mapping, side by side."""
     with torch.no_grad():
         found = [
             leaf.reshape(len(batch), -1)

@@ -21,9 +21,14 @@ from pipeline.lowrank.typed import keywords_checked
 
 @dataclass(frozen=True)
 class Compression:
-    """What `apply_` did: the network (the very one that it was given, unless its root itself is
-    the one target), the plan with what is expected of it, a report for each factorized layer, and
-    a line for each layer of which the plan expected something else than it is (an edited one)."""
+    """What `apply_` did.
+
+    network: the model that was given, now factorized (a new object only where its root itself was
+        the one target).
+    plan: the plan, with what is expected of it computed again.
+    layers: a report for each factorized layer; empty with `certified=False`.
+    differences: a line for each layer of which an edited plan expected something else.
+    """
 
     network: nn.Module
     plan: Plan
@@ -80,15 +85,17 @@ def apply_(
     example: object = None,
     certified: bool = True,
 ) -> Compression:
-    """Replaces the planned layers in place and certifies each of them.
+    """Replaces the planned layers of `model` in place and certifies each of them.
 
-    analysis: the one that the plan was made from. A plan that `plan` returned knows it; for one
-    read from a file in the metric `weight` it is made again, for which `example`, a batch of one,
-    counts the positions. certified: where it is False there are no reports, and nothing is
-    measured (half of the time on a large network).
+    analysis: the analysis that the plan was made from. A plan from `plan` knows it; for a plan that
+        was read from a file it is made again in the metric `weight`, and must be given in the
+        others.
+    example: a batch of one, which counts positions where the analysis is made again.
+    certified: False measures no errors and makes no reports, which halves the time of a large
+        network.
 
-    Raises LowRankError when the plan does not fit the model or a certificate is violated; the
-    model is then as it was.
+    Raises LowRankError when the plan does not fit the model, or when a measured error is outside
+    its certified bounds; the model is then as it was.
     """
     analysis = analysis or plan.analysis or _analyzed(model, plan, example)
     _check_fit(model, plan)

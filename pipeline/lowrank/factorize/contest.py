@@ -1,6 +1,6 @@
 """Plans chosen by measurement: a few plans of the same budget are built from the stored bases, and
-the one whose predictions stay closest to the dense network's wins (what the quadratic model
-predicts is local; what is measured is not)."""
+the plan whose predictions stay closest to the dense network's wins. The quadratic model predicts
+only small changes; what is measured holds for large ones too."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ def choose_plan(
     plan_of: Callable[[Policy], Plan],
     divergence: Callable[[], Divergence] | None,
 ) -> Plan:
-    """The plan of the policy, chosen by measurement where the policy leaves something to it.
+    """The plan of the policy; where several plans keep its promise, the one that measures best.
 
-    plan_of: makes the plan of a policy. divergence: measures networks against the dense one, made
-    when it is needed; None measures nothing, and the policy's own options decide.
+    plan_of: makes the plan of a policy.
+    divergence: makes the measure of networks against the dense one, when it is first needed; None
+        measures nothing, and the policy's own options decide.
     """
     if divergence is None:
         return plan_of(policy)
@@ -41,9 +42,9 @@ def choose_plan(
 def hold_contest(model: nn.Module, plans: Sequence[Plan], divergence: Divergence) -> Plan:
     """The plan with the least measured divergence, with the whole contest in `plan.contest`.
 
-    plans: of one budget, under a policy `Budget`. The uniform plan beside the first one takes
-    part, so that the winner never loses to it; the first of equal ones wins. The model is not
-    changed.
+    plans: of one budget, under a policy `Budget`. The uniform plan of the first one takes part, so
+        that the winner is never worse than it; of equal plans the first wins. The model is not
+        changed.
     """
     contestants = [(plan, _allocation(plan.policy)) for plan in plans]
     beside = plans[0].uniform
@@ -63,11 +64,11 @@ def hold_limit(
     *,
     rounds: int = 5,
 ) -> Plan:
-    """The smallest plan whose *measured* divergence stays below `policy.nats`, of `rounds`
-    predictions.
+    """The smallest of `rounds` plans whose *measured* divergence stays below `policy.nats`.
 
-    The prediction is local: each round corrects the limit by measured / predicted, from the side
-    that was found wanting. Raises LowRankError when no round keeps the limit.
+    The predicted loss increase is a local figure, so each round corrects the limit that the policy
+    is given by measured / predicted, and the next limit lies between the ones that were kept and
+    the ones that were not. Raises LowRankError when no round keeps the limit.
     """
     nats = policy.nats
     entries: list[Contestant] = []
@@ -96,7 +97,7 @@ def _allocation(policy: Policy) -> str:
 
 
 def _between(below: float, above: float) -> float:
-    """Inside the bracket, where one side may still be open (0, ∞)."""
+    """A limit inside the bracket; an open side of it is 0 or ∞."""
     return 2 * below if above == math.inf else math.sqrt(max(below, above / 10) * above)
 
 

@@ -34,7 +34,7 @@ from pipeline.lowrank.typed import keywords_checked
 
 P = ParamSpec("P")
 
-HELD_OUT = 0.25  # of the calibration examples, the last: statistics never see them
+HELD_OUT = 0.25  # the last part of the calibration examples, which statistics never see
 CONTEST_EXAMPLES = 512
 METHODS = (PivotedTucker2(),)
 
@@ -69,15 +69,16 @@ def plan(
     task: what the model predicts: an object of `lr.tasks`, or its name.
     metric: the norm of the errors: "fisher" (nats of loss), "input" (each layer's output) or
         "weight" (Frobenius); default: fisher where there is calibration, weight without.
-    damping: fisher: of the gradients' second moment, relative to its mean diagonal.
-    gradient_share: fisher: of the batches, those with a backward pass too.
-    methods: those that compete, with their options.
-    overrides: {shell-style pattern on layer names: what is decided for them}.
+    damping: for fisher: what is added to the gradients' second moment, relative to its mean
+        diagonal.
+    gradient_share: for fisher: the fraction of the batches that get a backward pass too.
+    methods: the methods that compete, with their options (default: Tucker-2 with pivots).
+    overrides: {shell-style pattern on layer names: what is decided for these layers}.
     include, exclude: shell-style patterns on the names of the layers that may be factorized.
-    contest_examples: at most so many held-out examples are measured on; 0 measures nothing.
-    seed: of the labels that fisher draws.
+    contest_examples: how many held-out examples plans are measured on at most; 0 measures nothing.
+    seed: of the labels that fisher draws, and of the methods that draw random numbers.
 
-    Raises LowRankError, with the remedy, for whatever does not fit together.
+    Raises LowRankError, with the remedy, where model, data, policy and methods do not fit together.
     """
     kind = get_task(task) if isinstance(task, str) else task
     chosen_metric: MetricName = metric or ("fisher" if len(calibration) else "weight")
@@ -114,9 +115,11 @@ def plan_from(
     divergence: Callable[[], Divergence] | None = None,
     seed: int = 0,
 ) -> Plan:
-    """`plan` for an analysis that is there already, and serves every policy, method and budget.
+    """`plan` for an analysis that exists already; one analysis serves every policy, method and
+    budget.
 
-    divergence: makes what measures plans against the dense network; None measures nothing.
+    divergence: makes the measure of networks against the dense one, when it is first needed; None
+        measures nothing. The other arguments are those of `plan`.
     """
     if not isinstance(policy, Policy):
         raise LowRankError(
@@ -134,11 +137,12 @@ def plan_from(
 def plan_in_file(
     model: nn.Module, analysis: Analysis, path: Path, sha256: str | None = None
 ) -> tuple[Plan, list[str]]:
-    """The plan of a file that a person wrote or edited, with what is expected of it computed
-    anew, and a line for each layer of which the file expects something else.
+    """(the plan of a file that a person wrote or edited, with what is expected of it computed
+    again; a line for each layer of which the file expects something else).
 
-    sha256: of the content that is meant. Raises LowRankError for another content, and for a plan
-    that does not fit the network or its analysis.
+    sha256: the checksum that the file's content must have; None takes any content. Raises
+        LowRankError for another content, and for a plan that does not fit the network or its
+        analysis.
     """
     found = hashlib.sha256(_content(path)).hexdigest()
     if sha256 not in (None, found):
@@ -173,7 +177,7 @@ compress_ = _then_applied(plan)
 
 
 def hold_out(batches: Sequence[Any], share: float) -> tuple[list[Any], list[Any]]:
-    """(the batches without the last `share` of their examples; these examples as batches)."""
+    """(the batches without the last `share` of their examples; these last examples as batches)."""
     sizes = [count_examples(batch) for batch in batches]
     kept = sum(sizes) - round(share * sum(sizes))
     before: list[Any] = []

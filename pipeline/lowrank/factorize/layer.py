@@ -1,4 +1,4 @@
-"""One planned layer: what fills its factors, and what certifies them."""
+"""One planned layer: its factors are found and filled in, and its errors are certified."""
 
 from __future__ import annotations
 
@@ -22,11 +22,16 @@ from pipeline.lowrank.planning.plan import ExpectedLayer
 
 @dataclass(frozen=True)
 class LayerReport:
-    """Errors of one factorized layer, all relative norms in the plan's metric: what the plan
-    predicted, what the stored factors measure, and what a theorem allows: lower ≤ measured ≤
-    upper, up to the `rounding` of the stored factors. `uniqueness`: of a CP alone. `correction`: of
-    a refit layer, ‖V − W‖/‖V‖ of the weight V that was factorized in the place of W; the errors
-    are then V's, in the metric of the refit."""
+    """Errors of one factorized layer, all of them ‖W − Ŵ‖/‖W‖ in the plan's metric.
+
+    predicted_relative_error: what the plan expected; `error_kind` says whether exactly that.
+    measured_relative_error: that of the stored factors.
+    lower_bound, upper_bound: what `theorem` allows; lower ≤ measured ≤ upper, up to `rounding`, by
+        which storing the factors in the layer's dtype may move the error.
+    uniqueness: for a CP, whether its factors are the only ones; else None.
+    correction: for a layer that was refit, ‖V − W‖/‖V‖ of the weight V that was factorized in the
+        place of W; the errors are then those of V, in the metric of the refit. Else None.
+    """
 
     method: str
     ranks: tuple[int, ...]
@@ -46,11 +51,11 @@ class LayerReport:
 
 
 class LayerFactorization:
-    """A planned layer: the weight to approximate in a metric, what fills its factors, and what
-    certifies them.
+    """A planned layer: the weight to approximate, the norm in which, and the method that does it.
 
+    metric: None is the Frobenius norm.
     weight: (out, in/groups, *kernel), the dense layer's own or one that takes its place.
-    metric: None is the Frobenius norm. spectra: of the whitened weight.
+    spectra: of the whitened weight.
     """
 
     def __init__(
@@ -78,13 +83,13 @@ class LayerFactorization:
         method: Method,
         analysis: Analysis,
     ) -> Self:
-        """As the analysis knows the layer."""
+        """The layer with the weight of `module`, and the metric and spectra of the analysis."""
         metric, spectra = analysis.metrics.get(name), analysis.spectra[name]
         return cls(name, module, expected, method, metric, spectra=spectra)
 
     def built(self) -> Factorized:
-        """The layer with its factors, and the dense layer's bias with what it takes up of the mean
-        error. Raises LowRankError when the ranks do not fit."""
+        """The layer with its factors and the dense layer's bias, which takes up the mean error
+        where the metric knows E[x]. Raises LowRankError when the ranks do not fit."""
         ranks = self.expected.ranks
         layer = unfilled(self.name, self.module, self.method.form, ranks)
         given = (self.weight, self.spectra, ranks)
@@ -101,8 +106,12 @@ class LayerFactorization:
         return layer
 
     def report(self, built: Factorized, *, predicted: bool = True) -> LayerReport:
-        """Raises LowRankError if the factors are out of bounds, or, where the prediction is of
-        this weight (`predicted`) and called exact, if they are not what was predicted."""
+        """Measures the stored factors.
+
+        predicted: whether the plan's prediction is of this weight; False for a weight that a refit
+            corrected. Raises LowRankError where the error is outside its bounds, or where a
+            prediction of this weight that is called exact was missed.
+        """
         expected, spectra = self.expected, self.spectra
         certificate = self.method.certify(spectra, expected.ranks)
         norm = spectra.squared_norm or 1.0

@@ -8,8 +8,8 @@ from pipeline.lowrank.typed import knob, options
 @options
 class RefitOptions:
     """Block by block, layers take up the errors of the layers before them, in closed form on
-    calibration data. It is kept only where the network comes closer to the dense one on data
-    held out from the statistics. Needs blocks in a ModuleList or Sequential."""
+    calibration data. It is kept only where the network comes closer to the dense one on data held
+    out from the statistics. Needs blocks in a ModuleList or Sequential."""
 
     share: float = knob(
         default=0.0,

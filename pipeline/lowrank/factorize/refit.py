@@ -1,12 +1,12 @@
 """Refit: each layer takes up the errors of the layers before it, in closed form.
 
-A factorized layer reads x', which the layers before it have spoilt, while its factors were made
-for the dense network's x. Block by block, from the first to the last, E‖W·x − V·x'‖² is
-minimised over V, the weight moves `share` of the way from W to V, and is factorized again at
-the same ranks in the metric of x'. Its whole length would be too much: V is a regression, which
-shrinks what it cannot explain, and that adds up from block to block. The idea is that of
-SVD-LLM's closed-form update (Wang et al. 2024, arXiv 2403.07378) and of GPTQ-like methods that
-run on the compressed network's own inputs.
+A factorized layer reads x', which the layers before it have spoilt, while its factors were made for
+the dense network's x. Block by block, from the first to the last, E‖W·x − V·x'‖² is minimised over
+V, the weight moves `share` of the way from W to V, and is factorized again at the same ranks in the
+metric of x'. The whole way would be too far: V is a regression, which shrinks what it cannot
+explain, and that adds up from block to block. The update in closed form is SVD-LLM's (Wang et al.
+2024, arXiv 2403.07378); to minimise the output error on the compressed network's own inputs is the
+idea of AA-SVD (arXiv 2604.02119) and of GPTQ-like methods.
 """
 
 from __future__ import annotations
@@ -34,14 +34,20 @@ from pipeline.lowrank.network.targets import dense_weight
 from pipeline.lowrank.planning.plan import Plan
 from pipeline.lowrank.tasks import Task
 
-# Of the mean input energy: directions with less of it are corrected less.
+# Directions with less than this part of the mean input energy are corrected less.
 _DAMPING = 1e-4
 
 
 @dataclass
 class Drift:
-    """Sums over positions of one layer's inputs x in the dense network and x' in the compressed
-    one, float64, one slice a group: inputs x'·x'ᵀ, cross (x − x')·x'ᵀ, means of both."""
+    """Sums over the positions of one layer's inputs, x in the dense network and x' in the
+    compressed one, float64, one slice a group.
+
+    inputs: (groups, n, n) Σx'·x'ᵀ.
+    cross: (groups, n, n) Σ(x − x')·x'ᵀ.
+    mean, dense_mean: (groups, n) Σx' and Σx.
+    positions: how many were summed.
+    """
 
     inputs: Tensor
     cross: Tensor
@@ -54,7 +60,8 @@ class Drift:
 
 
 def measure_drift(dense_rows: Tensor, rows: Tensor) -> Drift:
-    """dense_rows, rows: (groups, positions, n) x and x', position by position."""
+    """The sums of one batch; dense_rows, rows: (groups, positions, n), x and x' at the same
+    positions."""
     wide = torch.promote_types(rows.dtype, torch.float32)
     return Drift(
         inputs=gram(rows),
@@ -68,8 +75,11 @@ def measure_drift(dense_rows: Tensor, rows: Tensor) -> Drift:
 def corrected_weight(weight: Tensor, drift: Drift, share: float, *, centred: bool) -> Tensor:
     """W + share·(V − W), V = argmin E‖W·x − V·x'‖² = W + W·E[(x − x')x'ᵀ]·E[x'x'ᵀ]⁻¹, damped.
 
-    weight: (out, in/groups, *kernel); float64. centred: covariances instead of second moments,
-    for a layer whose bias takes up the mean.
+    weight: W (out, in/groups, *kernel).
+    share: in [0, 1].
+    centred: covariances instead of second moments, for a layer whose bias takes up the mean.
+
+    Returns float64 in the shape of the weight.
     """
     count = drift.positions
     inputs, cross = drift.inputs / count, drift.cross / count
@@ -94,9 +104,14 @@ def _trace(matrices: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Refit:
-    """What came of a refit: the network, which is the unrefit one where that is closer to the
-    dense one; reports of the layers that were refit, none then; the mean divergence per unit
-    from the dense network (in the task's unit) without and with it, on held-out data."""
+    """The result of a refit.
+
+    model: the refit network, or the unrefit one where that is closer to the dense network.
+    reports: of the layers that were refit; empty where the unrefit network is kept.
+    share: how far the weights moved.
+    without, refit: mean divergence per unit from the dense network on held-out data (in the task's
+        unit), without the refit and with it.
+    """
 
     model: nn.Module
     reports: Mapping[str, LayerReport]
@@ -105,7 +120,7 @@ class Refit:
     refit: float
 
     def report(self) -> RefitReport:
-        """What is written of it."""
+        """The figures of this refit that layers.json keeps."""
         divergence = RefitDivergence(without=self.without, refit=self.refit)
         return RefitReport(self.share, kept=bool(self.reports), divergence=divergence)
 
@@ -123,8 +138,13 @@ def refit_if_closer(
     bf16: bool = False,
 ) -> Refit:
     """`refit_` on a copy, which is taken only if its divergence from the dense network on
-    `held_out` is less. task: what both predict. bf16: the networks run in bfloat16 while
-    inputs are collected. Raises LowRankError as `refit_` does, and without held-out data."""
+    `held_out` is less than that of `compressed`.
+
+    task: what both networks predict.
+    bf16: the networks run in bfloat16 while inputs are collected.
+
+    Raises LowRankError where `refit_` does, and without held-out data.
+    """
     divergence = Divergence(dense, held_out, task)
     model = copy.deepcopy(compressed)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -145,12 +165,16 @@ def refit_(
     *,
     share: float,
 ) -> dict[str, LayerReport]:
-    """Refits the factorized layers in the blocks of `compressed`, in place; reports as of
-    `apply_`, now of the corrected weight in the metric of x'. Layers outside of the blocks stay.
+    """Refits the factorized layers in the blocks of `compressed`, in place; layers outside of the
+    blocks stay.
 
-    dense: the network that the plan was made for. batches: what the networks take. share: in
-    (0, 1]. Raises LowRankError where the blocks do not follow one
-    another, or a state is NaN or Inf.
+    dense: the network that the plan was made for.
+    analysis: the one that the plan was made from.
+    batches: what the networks take.
+    share: how far weights move to the least-squares solution, in (0, 1].
+
+    Returns reports as `apply_` does, of the corrected weights in the metric of x'. Raises
+    LowRankError where the blocks do not follow one another, or where a state is NaN or Inf.
     """
     if not len(batches):
         raise LowRankError("the calibration set is empty: give at least one batch of examples")
@@ -175,8 +199,8 @@ def refit_(
 def _drifts(
     dense: nn.Module, compressed: nn.Module, targets: Sequence[str], batches: Sequence[Any]
 ) -> Iterator[tuple[str, Drift]]:
-    """Of the targets in the blocks, in the order in which they run. One must be refit before the
-    next is asked for: what that one reads is measured then."""
+    """(target, its drift) for the targets in the blocks, in the order in which they run. The caller
+    must refit a target before asking for the next one, whose inputs are measured after that."""
     blocks = find_blocks(dense, targets, "refit.share=0")
     calls = [record_calls(dense, blocks, batch) for batch in batches]
     masks = [padding_mask(batch) for batch in batches]
@@ -198,8 +222,8 @@ def _drifts(
 
 
 def _steps(model: nn.Module, inputs: Mapping[str, Tensor]) -> list[list[str]]:
-    """Layers in the order in which they run; those that read the very same tensor (query, key
-    and value) together."""
+    """Layers in the order in which they run, in one list where they read the very same tensor
+    (query, key and value)."""
     steps: dict[int, list[str]] = {}
     for name, value in inputs.items():
         module = model.get_submodule(name)
@@ -217,7 +241,7 @@ def _metric(analysis: Analysis, name: str, drift: Drift) -> Metric:
 
 
 def _mean_change(weight: Tensor, approximation: Tensor, drift: Drift) -> Tensor:
-    """(out,) E[W·x] − E[Ŵ·x']: what the bias has to take up."""
+    """(out,) E[W·x] − E[Ŵ·x'], which the bias takes up."""
     groups, size = drift.mean.shape
     dense, other = (w.double().reshape(groups, -1, size) for w in (weight, approximation))
     means = (m / drift.positions for m in (drift.dense_mean, drift.mean))

@@ -1,4 +1,4 @@
-"""What is known of a network after its layers were replaced, as decompose writes it."""
+"""What `decompose` writes about the compressed network: layers.json."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pipeline.lowrank.network.costs import Totals
 
 @dataclass(frozen=True)
 class RefitDivergence:
-    """Mean divergence per unit from the dense network (nats, or 1 − cosine) on held-out data,
-    `without` the refit and with it."""
+    """Mean divergence per unit from the dense network (in the task's unit) on held-out data:
+    `without` the refit, and with it (`refit`)."""
 
     without: float
     refit: float
@@ -20,7 +20,8 @@ class RefitDivergence:
 
 @dataclass(frozen=True)
 class RefitReport:
-    """A refit of this `share` of the way, and whether it was `kept`: only where it is closer."""
+    """A refit: the `share` of the way that the weights moved, and whether it was `kept`, which it
+    is only where the network came closer to the dense one."""
 
     share: float
     kept: bool
@@ -29,8 +30,12 @@ class RefitReport:
 
 @dataclass(frozen=True)
 class CompressionReport:
-    """The content of layers.json. layers: {name: errors and bounds of a factorized layer};
-    network: costs of the whole compressed network; refit: None where there was none."""
+    """The content of layers.json.
+
+    layers: {name of a factorized layer: its errors and bounds}.
+    network: costs of the whole compressed network.
+    refit: None where there was none.
+    """
 
     layers: Mapping[str, LayerReport]
     network: Totals

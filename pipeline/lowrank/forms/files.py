@@ -25,7 +25,7 @@ _BUILDER = "_lowrank_builder"  # attribute of a network that knows how it was bu
 
 @dataclass(frozen=True)
 class FactorizedLayer:
-    """The form and the ranks of one layer, which its modules are made from."""
+    """One factorized layer in network.json; its modules are made from the form and the ranks."""
 
     form: str
     ranks: tuple[int, ...]
@@ -33,8 +33,12 @@ class FactorizedLayer:
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """network.json: how to build the dense module (`_target_` and keyword arguments; None where
-    that is not known), and its factorized layers."""
+    """The content of network.json.
+
+    builder: how to build the dense module: `_target_` and keyword arguments; None where that is not
+        known.
+    layers: {name of a factorized layer: its form and ranks}.
+    """
 
     format: Literal[2]
     builder: Mapping[str, Any] | None
@@ -42,7 +46,12 @@ class NetworkFile:
 
 
 def build_model(spec: Mapping[str, Any]) -> nn.Module:
-    """Calls the class or function that `_target_` names with the other entries as keywords."""
+    """The module that a class or function returns.
+
+    spec: `_target_`, the import path of the class or function, and keyword arguments for it.
+
+    Raises LowRankError where it cannot be imported or called, or returns no nn.Module.
+    """
     arguments = {k: v for k, v in spec.items() if k != "_target_"}
     target = spec.get("_target_")
     if not target:
@@ -69,12 +78,13 @@ def build_model(spec: Mapping[str, Any]) -> nn.Module:
 
 
 def save(model: nn.Module, folder: Path | str, builder: Mapping[str, Any] | None = None) -> None:
-    """Writes a network, compressed or not, to a folder: weights, buffers, and which layers are
-    factorized.
+    """Writes a network, compressed or not, to a folder: weights and buffers (model.safetensors),
+    and which layers are factorized (network.json). No code is pickled.
 
+    folder: made where it does not exist.
     builder: how `load` builds the dense module: `_target_`, the import path of its class or of a
-    function, and keyword arguments. None takes that of a network that was built by one; without
-    any the folder is for `load_`, which is given the module.
+        function, and keyword arguments. None takes the builder of a network that `build_model`
+        made; where there is none the folder is for `load_`, which is given the module.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,15 +100,16 @@ def save(model: nn.Module, folder: Path | str, builder: Mapping[str, Any] | None
 
 
 def read_network(folder: Path | str) -> NetworkFile:
-    """Raises LowRankError for a folder that is no network of this project."""
+    """The network.json of a folder. Raises LowRankError for a folder that is no network of this
+    project."""
     return load_record(Path(folder) / NETWORK, NetworkFile, "give the folder of a saved network")
 
 
 def load(folder: Path | str) -> nn.Module:
-    """The network of a folder, in eval mode, with the very bits and dtypes that were saved.
+    """The network that `save` wrote to a folder, in eval mode, equal to the bit and in its dtypes.
 
     Raises LowRankError for a damaged folder, and for one that does not say how its network is
-    built: `load_` takes the module.
+    built: that needs `load_`, which is given the module.
     """
     file = read_network(folder)
     if file.builder is None:
@@ -110,10 +121,12 @@ def load(folder: Path | str) -> nn.Module:
 
 
 def load_(model: nn.Module, folder: Path | str) -> nn.Module:
-    """Makes `model`, a dense network of the same class and arguments, the saved one, in place;
-    eval mode. Returns it (a new object only where the root itself is factorized).
+    """Turns a dense network into the saved one, in place, and puts it into eval mode.
 
-    Raises LowRankError where the folder is damaged or does not fit the model.
+    model: a network of the same class and arguments as the saved one was before it was factorized.
+
+    Returns the model (a new object only where the root itself is factorized). Raises LowRankError
+    where the folder is damaged or does not fit the model.
     """
     folder = Path(folder)
     file = read_network(folder)
@@ -129,12 +142,14 @@ def load_(model: nn.Module, folder: Path | str) -> nn.Module:
 
 
 def load_weights(model: nn.Module, path: Path, *, keep_dtypes: bool = False) -> None:
-    """Loads a state dict into the model: .safetensors, or .pt/.pth/.bin with `weights_only`.
+    """Loads a state dict into the model: .safetensors, or .pt/.pth/.bin by torch.load with
+    `weights_only`. As Module.load_state_dict(strict=True), with tied weights stored once.
 
-    keep_dtypes: parameters and buffers take the file's number formats, else they keep the
-    model's. Raises LowRankError for an unreadable file, a pickle of other things than tensors,
-    missing or unexpected keys, wrong shapes, NaN, and Inf in parameters (a buffer may hold it: a
-    causal mask does).
+    keep_dtypes: parameters and buffers take the file's number formats, else they keep the model's.
+
+    Raises LowRankError for an unreadable file, a pickle of other things than tensors, missing or
+    unexpected keys, wrong shapes, NaN, and Inf in parameters (a buffer may hold it, as a causal
+    mask does).
     """
     state = read_state(path)
     expected = model.state_dict()
@@ -167,7 +182,7 @@ def load_weights(model: nn.Module, path: Path, *, keep_dtypes: bool = False) -> 
 
 
 def _tensor_at(model: nn.Module, key: str) -> Tensor:
-    """The parameter or buffer of this name itself."""
+    """The parameter or buffer `key` of the model."""
     owner, _, name = key.rpartition(".")
     tensor = getattr(model.get_submodule(owner), name)
     assert isinstance(tensor, Tensor)

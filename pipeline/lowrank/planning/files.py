@@ -58,7 +58,8 @@ class _PlanFile:
 
 
 def save_plan(path: Path, plan: Plan) -> None:
-    """Writes the plan, without the analysis that it was made from."""
+    """Writes a plan as JSON that a person can read and edit, without the analysis that it was made
+    from."""
     uniform = plan.uniform
     save_record(
         path,
@@ -87,8 +88,8 @@ def save_plan(path: Path, plan: Plan) -> None:
 
 
 def load_plan(path: Path) -> Plan:
-    """Reads a plan, also one that a person edited. Raises LowRankError on a broken one: one line
-    with the place of the fault."""
+    """Reads a plan that `save_plan` wrote and that a person may have edited; `apply_` computes what
+    is expected of an edited layer. Raises LowRankError, one line with the place of the fault."""
     file = load_record(path, _PlanFile, _REMEDY)
     methods = {name: _method(name, options) for name, options in file.methods.items()}
     expected = Expected(file.expected.layers, file.expected.dense, file.expected.planned)

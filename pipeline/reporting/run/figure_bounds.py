@@ -31,7 +31,7 @@ _WORDS = {
     "measured": "measured, largest",
     "certificate": "certificate, largest",
     "worst_case": "worst case",
-    "source_formula": "course module's formula\n(not a bound)",
+    "printed_formula": "course module's formula\n(not a bound)",
 }
 
 

@@ -153,7 +153,7 @@ def output_error(bounds: Bounds) -> OutputError:
         certificate=network.certificate.max if network.certificate else None,
         tightness=network.tightness.median if network.tightness else None,
         worst_case=network.worst_case,
-        source_formula=network.source_formula,
+        source_formula=network.printed_formula,
     )
 
 

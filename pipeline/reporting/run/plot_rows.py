@@ -134,7 +134,7 @@ def network_bound_rows(facts: Facts) -> list[NetworkBoundRow]:
             network.worst_case,
             "every input no longer than the longest example",
         ),
-        ("source_formula", network.source_formula, "nothing: it is not a bound"),
+        ("printed_formula", network.printed_formula, "nothing: it is not a bound"),
     ]
     return [
         NetworkBoundRow(figure, value, certifies)

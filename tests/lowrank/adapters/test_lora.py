@@ -55,7 +55,8 @@ def test_the_error_is_eckart_youngs_in_both_norms(shape: tuple[int, ...]) -> Non
     assert torch.linalg.matrix_norm(error, 2).item() == pytest.approx(values[rank].item(), rel=1e-9)
     assert error.norm().item() == pytest.approx(tail.item(), rel=1e-9)
     assert layer.relative_error == pytest.approx((tail / delta.norm()).item(), rel=1e-9)
-    # σ_{r+1}, which the source writes for the Frobenius norm, is too small for it.
+    # σ_{r+1}, which the course module (docs/theorems.md) writes for the Frobenius norm, is too
+    # small for it.
     assert error.norm() > 1.2 * values[rank]
     assert torch.allclose(layer.left.T @ layer.left, values[:rank].diag(), atol=1e-9)
     assert torch.allclose(layer.left.norm(), layer.right.norm())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.lowrank import Energy, LowRankError, compress_
-from pipeline.lowrank.bounds import Bounds, certify, source_formula
+from pipeline.lowrank.bounds import Bounds, certify, printed_formula
 from pipeline.lowrank.bounds.linear import is_linear
 from pipeline.lowrank.forms.surgery import Factorized
 from pipeline.lowrank.methods import make_method
@@ -70,19 +70,19 @@ def lively(model: nn.Module, seed: int = 0) -> nn.Module:
     return model.double().eval()
 
 
-def test_the_sources_formula_is_no_bound() -> None:
+def test_the_printed_formula_is_no_bound() -> None:
     """MATH §3: W₁ = 10·I, W₂ = diag(1, ½) cut to rank 1, x = e₂: error 5, formula 0.5."""
     first, second = 10 * torch.eye(2), torch.diag(torch.tensor([1.0, 0.5]))
     dense, other = chain(first, second), chain(first, truncated(second, 1))
     network = certify(dense, other, torch.tensor([[0.0, 1.0]]), ["1"]).network
     assert network.measured.max == pytest.approx(5.0)
-    assert network.source_formula == pytest.approx(0.5)
-    assert network.source_formula is not None
-    assert network.source_formula < network.measured.max
+    assert network.printed_formula == pytest.approx(0.5)
+    assert network.printed_formula is not None
+    assert network.printed_formula < network.measured.max
     assert network.certificate is not None
     assert network.certificate.max == pytest.approx(5.0)  # and this is tight
     assert network.worst_case == pytest.approx(5.0)
-    assert source_formula([(10.0, 0.0), (1.0, 0.5)], 1.0, 1.0) == 0.5
+    assert printed_formula([(10.0, 0.0), (1.0, 0.5)], 1.0, 1.0) == 0.5
 
 
 @pytest.mark.parametrize(("activation", "rho"), [(nn.ReLU, 1.0), (lambda: nn.LeakyReLU(1.5), 1.5)])
@@ -102,19 +102,19 @@ def test_closed_forms_of_a_chain(
     errors = [spectral(w - c) for w, c in zip(dense, cut, strict=True)]
     longest = x.norm(dim=1).max().item()
     product = torch.tensor
-    worst = source = 0.0
+    worst = printed = 0.0
     certificate = torch.zeros(8, dtype=torch.float64)
     hidden = x
     for place in range(3):
         after = product(hats[place + 1 :]).prod().item()
         worst += errors[place] * product(norms[:place]).prod().item() * after * rho**2 * longest
         behind = product(norms[place + 1 :]).prod().item()
-        source += errors[place] * behind * rho ** (2 - place) * longest
+        printed += errors[place] * behind * rho ** (2 - place) * longest
         moved = hidden @ (dense[place] - cut[place]).T
         certificate += rho ** (2 - place) * after * moved.norm(dim=1)
         hidden = activation()(hidden @ dense[place].T)
     assert network.worst_case == pytest.approx(worst, rel=1e-6)
-    assert network.source_formula == pytest.approx(source, rel=1e-6)
+    assert network.printed_formula == pytest.approx(printed, rel=1e-6)
     assert network.certificate is not None
     assert network.certificate.max == pytest.approx(certificate.max().item(), rel=1e-6)
     assert network.certificate.median == pytest.approx(certificate.quantile(0.5).item())
@@ -202,7 +202,7 @@ def check(found: Bounds, names: list[str], within: float) -> None:
     network = found.network
     assert network.certified, network.reason
     assert network.certificate is not None and network.tightness is not None
-    assert network.worst_case is not None and network.source_formula is not None
+    assert network.worst_case is not None and network.printed_formula is not None
     assert 0 < network.measured.median <= network.certificate.median
     assert 0 < network.measured.max <= network.certificate.max <= network.worst_case
     assert 1 / within < network.tightness.median <= network.tightness.max <= 1
@@ -254,7 +254,7 @@ def test_unchanged_networks_have_no_error_but_rounding() -> None:
     assert network.certificate is not None
     assert network.measured.max == 0.0
     assert network.certificate.max < 1e-9
-    assert network.source_formula == 0.0
+    assert network.printed_formula == 0.0
 
 
 def test_batch_norm_is_folded_into_the_convolution() -> None:
