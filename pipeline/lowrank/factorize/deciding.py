@@ -169,7 +169,8 @@ def _then_applied(decide: Callable[P, Plan]) -> Callable[P, Compression]:
         model = values[0] if values else named["model"]
         return apply_(cast(nn.Module, model), decide(*values, **named))
 
-    compress_.__signature__ = inspect.signature(decide)  # type: ignore[attr-defined]
+    signature = inspect.signature(decide).replace(return_annotation="Compression")
+    compress_.__signature__ = signature  # type: ignore[attr-defined]
     return compress_
 
 
