@@ -11,7 +11,9 @@ from pipeline.data.calibration import all_calibration, held_out_batches, statist
 from pipeline.data.files import load_task
 from pipeline.lowrank.analysis.analysis import load_analysis
 from pipeline.lowrank.bounds import Bounds, certify
+from pipeline.lowrank.bounds.options import CertifyOptions
 from pipeline.lowrank.factorize.apply import apply_
+from pipeline.lowrank.factorize.options import RefitOptions
 from pipeline.lowrank.factorize.refit import refit_if_closer
 from pipeline.lowrank.factorize.report import CompressionReport
 from pipeline.lowrank.forms.files import load, read_network, save
@@ -19,31 +21,30 @@ from pipeline.lowrank.planning.files import load_plan
 from pipeline.lowrank.typed import save_record
 from pipeline.machine.number_formats import check_bfloat16
 from pipeline.machine.threads import set_threads
-from stages._io import main, section
+from stages._io import main, section, section_options
 
 DATA, BASELINE = Path("out/data"), Path("out/baseline")
 
 
 def run() -> None:
     set_threads(section("fabric")["threads"])
-    chosen = section("refit")
-    check_bfloat16({"refit": chosen})
+    check_bfloat16({"refit": section("refit")})
+    chosen = section_options("refit", RefitOptions)
     dense, refit = load(BASELINE), None
     plan, analysis = load_plan(Path("out/plan.json")), load_analysis(Path("out/analysis"))
     done = apply_(copy.deepcopy(dense), plan, analysis)
     model, reports, plan = done.network, dict(done.layers), done.plan
-    if chosen["share"] and reports:
-        size = chosen["batch_size"]
+    if chosen.share and reports:
         refit = refit_if_closer(
             dense,
             model,
             plan,
             analysis,
-            statistics_batches(DATA, size, most=chosen["examples"]),
-            held_out_batches(DATA, size, most=chosen["held_out"]),
+            statistics_batches(DATA, chosen.batch_size, most=chosen.examples),
+            held_out_batches(DATA, chosen.batch_size, most=chosen.held_out),
             task=load_task(DATA),
-            share=chosen["share"],
-            bf16=chosen["bf16"],
+            share=chosen.share,
+            bf16=chosen.bf16,
         )
         model, reports = refit.model, {**reports, **refit.reports}
     bounds = _certify(dense, model, list(reports))
@@ -55,9 +56,9 @@ def run() -> None:
 
 
 def _certify(dense: nn.Module, model: nn.Module, names: list[str]) -> Bounds:
-    options = section("certify")
-    inputs, _ = all_calibration(DATA).batch(slice(0, options["examples"]))
-    return certify(dense, model, inputs, names, batch_size=options["batch_size"])
+    options = section_options("certify", CertifyOptions)
+    inputs, _ = all_calibration(DATA).batch(slice(0, options.examples))
+    return certify(dense, model, inputs, names, batch_size=options.batch_size)
 
 
 if __name__ == "__main__":

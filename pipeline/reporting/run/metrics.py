@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.lowrank.analysis.diagnostics import Claim
 from pipeline.lowrank.bounds import Bounds
@@ -19,6 +19,8 @@ from pipeline.reporting.run.facts import REMEDY, Facts
 FILE = "metrics.json"
 # The three networks of a run, as metrics.json calls them.
 NETWORKS = ("dense", "compressed", "fine_tuned")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Metrics:
 def make_metrics(facts: Facts, networks: Mapping[str, Network], spectra: SpectraFigures) -> Metrics:
     """networks: by the names in NETWORKS."""
     dense, compressed, last = (networks[name] for name in NETWORKS)
-    layers = facts.compression.layers.values()
+    layers = _by_name(facts.compression.layers)
     tight = [t for layer in layers if (t := tightness(layer)) is not None]
     return Metrics(
         dense=dense,
@@ -145,7 +147,7 @@ def read_metrics(path: Path) -> Metrics:
 
 def output_error(bounds: Bounds) -> OutputError:
     """The part of the metrics on the outputs of layers and network."""
-    network, layers = bounds.network, bounds.layers.values()
+    network, layers = bounds.network, _by_name(bounds.layers)
     return OutputError(
         certified=network.certified,
         measured=network.measured.max,
@@ -155,6 +157,11 @@ def output_error(bounds: Bounds) -> OutputError:
         worst_case=network.worst_case,
         source_formula=network.printed_formula,
     )
+
+
+def _by_name(layers: Mapping[str, T]) -> list[T]:
+    """In the order of their names: sums of the same layers are then the same to the bit."""
+    return [layers[name] for name in sorted(layers)]
 
 
 def tightness(layer: LayerReport) -> float | None:
