@@ -7,10 +7,10 @@ from difflib import get_close_matches
 
 
 class LowRankError(ValueError):
-    """What is wrong, with which value, and what to do about it: one or two lines.
+    """What is wrong, with which value, and what to do about it, in one or two lines.
 
-    Everything a user can cause (configuration, data, checkpoints, plans) is reported by
-    this class or a subclass of it; stages print it without a traceback.
+    Everything that a user can cause (configuration, data, checkpoints, plans) is reported by this
+    class or a subclass of it; stages print it without a traceback.
     """
 
 

@@ -1,4 +1,5 @@
-"""Eigenbases from Gram matrices, in float64: the one decomposition everything rests on."""
+"""Eigenbases from Gram matrices, in float64: the one decomposition that all methods rest on; and
+factors with the same product, balanced."""
 
 from __future__ import annotations
 
@@ -18,8 +19,13 @@ def split_groups(weight: Tensor, groups: int) -> Tensor:
 
 
 def unfold(kernel: Tensor, mode: int) -> Tensor:
-    """The mode-`mode` unfolding of each group: (groups, *sizes) → (groups, size of that mode,
-    product of the others)."""
+    """The mode-`mode` unfolding of each group, as tensorly.base.partial_unfold with skip_begin=1.
+
+    kernel: (groups, *sizes).
+    mode: 0-based, of the sizes.
+
+    Returns (groups, size of that mode, product of the others).
+    """
     return _partial_unfold()(kernel, mode, skip_begin=1)
 
 
@@ -36,13 +42,14 @@ def _partial_unfold() -> Callable[..., Tensor]:
 
 
 def left_eigenbasis(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Left singular basis and squared singular values of (…, m, n) matrices, float64.
+    """Left singular basis and squared singular values of (…, m, n) matrices, as U and S² of
+    torch.linalg.svd(matrix, full_matrices=False), float64.
 
-    Returns (eigenvalues (…, r) descending and ≥ 0, basis (…, m, r) with orthonormal columns),
-    r = min(m, n), from `eigh` of the smaller Gram matrix: it costs a fraction of an SVD and
-    gives Σ_{i>k}λᵢ to rounding. Squaring halves the digits of *small* values: singular values
-    below 1e-8·σ₁ are noise, which no tail sum at float32 accuracy can see. A tall matrix
-    (m > n) gives zero columns for its null directions.
+    Returns (eigenvalues (…, r) descending and ≥ 0, basis (…, m, r) with orthonormal columns, the
+    largest entry of each positive), r = min(m, n). They come from `eigh` of the smaller Gram
+    matrix, which costs a fraction of an SVD and gives Σ_{i>k}λᵢ to rounding. Squaring halves the
+    digits of *small* values: singular values below 1e-8·σ₁ are noise, which no tail sum at float32
+    accuracy can see. A tall matrix (m > n) gives zero columns for its null directions.
     """
     exact = matrix.to(torch.float64)
     tall = exact.shape[-2] > exact.shape[-1]
@@ -55,8 +62,13 @@ def left_eigenbasis(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def leading(matrix: Tensor, rank: int) -> tuple[float, Tensor]:
-    """(energy in the `rank` leading left directions, summed over groups; these directions
-    (groups, m, rank), filled up with zero columns where the matrices have fewer)."""
+    """The leading left singular directions of each group's matrix.
+
+    matrix: (groups, m, n).
+    rank: how many; zero columns fill up where a matrix has fewer.
+
+    Returns (their energy Σσᵢ², summed over the groups; the directions (groups, m, rank)), float64.
+    """
     eigenvalues, basis = left_eigenbasis(matrix)
     missing = max(0, rank - basis.shape[-1])
     return (
@@ -91,8 +103,9 @@ def _left_of_right(matrix: Tensor, right: Tensor) -> Tensor:
 
 
 def singular_values(matrix: Tensor) -> Tensor:
-    """(min(m, n),) singular values of an (m, n) matrix, descending, float64: of the smaller
-    Gram matrix, so that those below 1e-8·σ₁ are noise, as in `left_eigenbasis`."""
+    """(min(m, n),) singular values of an (m, n) matrix, descending, float64; as
+    torch.linalg.svdvals. They come from the smaller Gram matrix: those below 1e-8·σ₁ are noise, as
+    in `left_eigenbasis`."""
     wide = matrix.to(torch.float64)
     gram = wide @ wide.T if wide.shape[0] <= wide.shape[1] else wide.T @ wide
     eigenvalues: Tensor = torch.linalg.eigvalsh(gram)
@@ -119,10 +132,14 @@ def relative_error(dense: Tensor, approximation: Tensor) -> float:
 
 
 def balance(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-    """Two factors with the same product, the singular values of their matrices spread evenly, √σ
-    on each: such factors round best in low precision and train best by SGD, since the step that
-    a factor bears shrinks with the square of the other. first (groups · r, in, *kernel) is the
-    matrix r × rest, last (groups · out, r, *kernel) the matrix rest × r, r at most either rest.
+    """Two factors with the same product, the singular values of their matrices spread evenly, √σ on
+    each: such factors round best in low precision and train best by SGD, since the step that a
+    factor bears shrinks with the square of the other.
+
+    first: (groups · r, in, *kernel), the matrix r × rest; last: (groups · out, r, *kernel), the
+        matrix rest × r; r is at most either rest.
+
+    Returns (first, last) in their shapes.
     """
     groups = first.shape[0] // last.shape[1]
     right = split_groups(first, groups).flatten(2)
@@ -141,8 +158,12 @@ def balance(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
 def balance_around(
     first: Tensor, core: Tensor, last: Tensor, groups: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `balance` for a core between two factors: orthonormal bases, and the largest singular
-    value that the core then has as a matrix out × rest spread evenly over the three."""
+    """As `balance`, for a core between two factors, all of them kernels of `groups` groups: the
+    outer factors become orthonormal bases, and the largest singular value that the core then has as
+    a matrix out × rest is spread evenly over the three.
+
+    Returns (first, core, last) in their shapes.
+    """
     in_basis, in_rest = torch.linalg.qr(split_groups(first, groups).flatten(2).mT)
     out_basis, out_rest = torch.linalg.qr(split_groups(last, groups).flatten(2))
     kernel = split_groups(core, groups)
@@ -159,8 +180,8 @@ def balance_around(
 
 
 def balance_components(factors: Sequence[Tensor]) -> list[Tensor]:
-    """Factors of a CP, each (groups, size, rank), with each component's norm spread evenly over
-    its three factors."""
+    """The factors of a CP, each (groups, size, rank), with the norm of each component spread evenly
+    over its three factors; the product stays the same."""
     norms = [torch.linalg.vector_norm(f, dim=-2, keepdim=True) for f in factors]
     even = (norms[0] * norms[1] * norms[2]) ** (1 / 3)
     return [f * torch.where(n > 0, even / n, 0.0) for f, n in zip(factors, norms, strict=True)]

@@ -41,9 +41,15 @@ FILE = "analysis.json"
 
 @dataclass(frozen=True)
 class Analysis:
-    """Targets with their spectra in one metric, the dense network's totals, and why other
-    layers are left alone. `metrics` whitens each target, and is empty for metric `weight`;
-    `damping` is that of `fisher`, else None."""
+    """The targets of a network with their spectra in one metric.
+
+    metric: the norm of the errors.
+    totals: costs of the dense network.
+    targets, spectra: {name: its facts}, {name: its spectra in the metric}.
+    skipped: {other layer: why it is no target}.
+    metrics: {name: the whitening of its weight}; empty for the metric `weight`.
+    damping: that of the metric `fisher`, else None.
+    """
 
     metric: MetricName
     totals: Totals
@@ -59,8 +65,8 @@ class Analysis:
         return _OnDemand(self, model)
 
     def whiten(self, name: str, weight: Tensor) -> Tensor:
-        """A weight, or a change of it, of the shape of the target: its Frobenius norm afterwards
-        is its norm in the metric."""
+        """A weight of the target, or a change of it, (out, in/groups, *kernel) → the same shape,
+        float64. The Frobenius norm of the result is the norm in the metric."""
         if name in self.metrics:
             return self.metrics[name].whiten(weight)
         return weight.to(torch.float64)
@@ -86,8 +92,8 @@ class _OnDemand(Mapping[str, Tensor]):
 
 @dataclass(frozen=True)
 class Survey:
-    """A network and its targets before any statistic: the modules and the facts of the targets,
-    why other layers are left alone, and what the whole network costs."""
+    """A network and its targets before any statistic: {name: module} and {name: facts} of the
+    targets, why other layers are `skipped`, and what the whole network costs."""
 
     modules: Mapping[str, nn.Module]
     targets: Mapping[str, Target]
@@ -98,10 +104,10 @@ class Survey:
 def survey(
     model: nn.Module, example: Any, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
 ) -> Survey:
-    """Finds the targets and counts costs in one forward pass of `example`, a batch of one.
+    """Finds the targets and counts costs, in one forward pass of `example`, a batch of one.
 
     A layer that the forward pass never reaches is skipped, with that reason. Raises LowRankError
-    when no target is left.
+    when no target is left, or where a layer has no shape yet.
     """
     lazy = [n for n, p in model.named_parameters() if isinstance(p, UninitializedParameter)]
     if lazy:
@@ -128,11 +134,14 @@ def analyze(
 ) -> Analysis:
     """Analyzes a trained network; changes nothing.
 
-    example: a batch of one for counting positions (default: the first example of the
-    calibration). calibration: batches of what the model takes, for the metrics `input` and
-    `fisher`. chosen: the options (default: those of the configuration, in the metric `weight`
-    where there is no calibration). task: what the model predicts (default: `Classification()`).
+    example: a batch of one, for counting positions (default: the first calibration example).
+    calibration: batches of what the model takes, for the metrics `input` and `fisher`.
+    chosen: the options (default: those of the configuration; the metric is `weight` where there is
+        no calibration).
+    task: what the model predicts (default: `Classification()`).
     seed: of the labels that `fisher` draws.
+
+    Raises LowRankError where no layer can be factorized, and where statistics hold NaN or Inf.
     """
     if chosen is None:
         chosen = AnalysisOptions(metric="fisher" if len(calibration) else "weight")
@@ -162,8 +171,13 @@ def analysis_in(
     moments: Mapping[str, Moments] | None = None,
     damping: float = DAMPING,
 ) -> Analysis:
-    """The spectra of all targets in a metric; `input` and `fisher` need the targets' moments
-    (`collect_moments`). damping: of `fisher`."""
+    """The spectra of all targets in a metric.
+
+    moments: {target: its moments} of `collect_moments`, which `input` and `fisher` need.
+    damping: of `fisher`.
+
+    Raises LowRankError where a metric needs moments that are not given.
+    """
     metrics: dict[str, Metric] = {}
     if metric != "weight":
         if moments is None:
@@ -186,7 +200,7 @@ def analysis_in(
 
 
 def evenly(batches: Sequence[Any], share: float) -> tuple[list[Any], list[Any]]:
-    """(`share` of the batches, at least one and evenly spread; the others)."""
+    """(`share` of the batches, at least one and evenly spread; the other batches)."""
     chosen = [int((i + 1) * share) > int(i * share) for i in range(len(batches))]
     if chosen and not any(chosen):
         chosen[0] = True
@@ -194,8 +208,11 @@ def evenly(batches: Sequence[Any], share: float) -> tuple[list[Any], list[Any]]:
 
 
 def save_analysis(folder: Path, analysis: Analysis, weights: WeightSpectra | None = None) -> None:
-    """Writes folder/analysis.json (facts and diagnostics) and folder/spectra.safetensors; with
-    the spectra of the same targets' weights also those, and their diagnostics."""
+    """Writes a folder: analysis.json (facts and diagnostics), spectra.safetensors (float64) and,
+    but for the metric `weight`, metrics.safetensors (float32).
+
+    weights: spectra of the weights themselves, which are then written too, with their diagnostics.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     save_spectra(folder, analysis.spectra)
     save_metrics(folder, analysis.metrics)

@@ -15,11 +15,14 @@ from pipeline.lowrank.tasks import Classification, Task
 
 
 class Divergence:
-    """Mean divergence per unit (an example, or a token that is not padding) over batches that no
-    statistic has seen; the dense network's predictions are computed once.
+    """Measures how far networks' predictions are from the dense network's, which are computed once.
 
-    batches: what the model takes; no labels are needed. task: what the model predicts (default:
-    `Classification()`, whose divergence is KL(dense ‖ other) in nats); `unit` is its unit.
+    dense: the network to compare with.
+    batches: what the model takes; no labels are needed, and no statistic should have seen them.
+    task: what the model predicts (default: `Classification()`, whose divergence is KL(dense ‖
+        other) in nats). Its `unit` is that of the figures.
+
+    Raises LowRankError for no batches.
     """
 
     def __init__(self, dense: nn.Module, batches: Sequence[Any], task: Task | None = None) -> None:
@@ -33,7 +36,8 @@ class Divergence:
         self._dense = [self._normalised(dense, batch) for batch in batches]
 
     def of(self, model: nn.Module) -> float:
-        """Of this model's predictions, ≥ 0; inf where they hold NaN or Inf."""
+        """The mean divergence of this model's predictions per unit (an example, or a token that is
+        not padding), ≥ 0; inf where they hold NaN or Inf."""
         total, units = 0.0, 0
         for batch, dense in zip(self.batches, self._dense, strict=True):
             other = self._normalised(model, batch)
@@ -43,7 +47,7 @@ class Divergence:
         return mean if math.isfinite(mean) else math.inf
 
     def _normalised(self, model: nn.Module, batch: Any) -> Tensor:
-        """(units, width) in eval mode, padding left out."""
+        """(units, width) predictions in eval mode, without padding."""
         with torch.no_grad(), evaluating(model):
             output = call(model, batch)
         return self._task.normalised(self._task.rows(output, padding_mask(batch)))

@@ -1,4 +1,5 @@
-"""The weights themselves, whatever the metric: spectra of every target, now and in training."""
+"""Spectra of the weights themselves, which no metric changes: of the trained network and of earlier
+states of it."""
 
 from __future__ import annotations
 
@@ -31,8 +32,14 @@ _FILE = "weights.safetensors"
 
 @dataclass(frozen=True)
 class WeightDiagnosis:
-    """One target's weight as a (rows, columns) matrix: its spectrum, trained and initial, and what
-    training did to it. The last two are None where the initial weights are not known."""
+    """One target's weight as a (rows, columns) matrix.
+
+    shape: (rows, columns).
+    trained, initial: diagnosis of its spectrum after and before training.
+    training: what training did to it.
+
+    The last two are None where the initial weights are not known.
+    """
 
     shape: tuple[int, int]
     trained: Diagnosis
@@ -42,8 +49,12 @@ class WeightDiagnosis:
 
 @dataclass(frozen=True)
 class TrainingCourse:
-    """The optimizer steps of the states that are known, and the claims over all targets; None,
-    and why they are `absent`, where only the trained state is known."""
+    """What training did to the network as a whole.
+
+    steps: the optimizer steps of the states that are known.
+    absent: why only the trained state is known; None where more states are.
+    claims: how often the claims of the literature hold; None where only the trained state is known.
+    """
 
     steps: tuple[int, ...]
     absent: str | None
@@ -54,10 +65,11 @@ class TrainingCourse:
 class WeightSpectra:
     """Singular values of every target's weight as a matrix (out, in·taps), in training.
 
-    steps: optimizer steps of the states, ascending; the last is the trained network, the first
-    the initial one where more than one is known. absent: why only the trained state is known,
-    None where more are. shapes: {target: (rows, columns)}. values: {target: (states,
-    min(rows, columns))} descending, float64, the unit of the weight.
+    steps: optimizer steps of the states, ascending. The last is the trained network; the first is
+        the initial one where there is more than one.
+    absent: why only the trained state is known; None where more states are.
+    shapes: {target: (rows, columns)}.
+    values: {target: (states, min(rows, columns))} descending, float64, the unit of the weight.
     """
 
     steps: tuple[int, ...]
@@ -85,7 +97,7 @@ class WeightSpectra:
         return {name: measure_training(list(values)) for name, values in self.values.items()}
 
     def diagnosis(self, name: str) -> WeightDiagnosis:
-        """What is known of one target's weight."""
+        """The diagnosis of one target's weight."""
         return WeightDiagnosis(
             shape=self.shapes[name],
             trained=self.trained[name],
@@ -107,10 +119,11 @@ def weight_spectra(
     earlier: Iterable[tuple[int, nn.Module]] = (),
     absent: str | None = "no earlier state of this network is known",
 ) -> WeightSpectra:
-    """Spectra of the named layers of a trained network and of earlier states of it.
+    """Spectra of the layers `names` of a trained network and of earlier states of it.
 
-    step: of the trained state. earlier: (step, network) ascending, the initial one first; the
-    weights of one are read before the next is asked for, so that it may be the same module.
+    step: the optimizer step of the trained state.
+    earlier: (step, network) of the earlier states, ascending, the initial one first. The weights of
+        one are read before the next is asked for, so that it may be the same module.
     absent: the reason to give where `earlier` is empty.
     """
     steps, states = [], []
@@ -138,7 +151,8 @@ def save_weight_spectra(folder: Path, spectra: WeightSpectra) -> None:
 
 
 def load_weight_spectra(folder: Path) -> WeightSpectra:
-    """Reads what `save_weight_spectra` wrote, targets in the model's order."""
+    """Reads what `save_weight_spectra` wrote, targets in the model's order. Raises LowRankError
+    where it is missing or damaged."""
     path = folder / _FILE
     try:
         with safe_open(path, framework="pt") as file:

@@ -31,7 +31,7 @@ from pipeline.lowrank.network.targets import Target
 _FILE = "metrics.safetensors"
 METRICS = ("weight", "input", "fisher")
 
-DAMPING = 0.1  # of G, relative to its mean diagonal
+DAMPING = 0.1  # what is added to G, relative to its mean diagonal
 
 # Input directions that calibration never shows keep this share of the mean input energy: the
 # factors stay defined there, and what they do there changes nothing that was measured.
@@ -43,11 +43,11 @@ UNCERTAIN = 2e-7  # of the trace, about the largest eigenvalue: float32's roundi
 class Metric:
     """Whitening of one target, float64.
 
-    left: (groups, out/groups, out/groups) upper triangular, leftᵀ·left = G, or None for G = I;
-    right: (groups, in/groups, in/groups) lower triangular, right·rightᵀ = A. Kernels are
-    whitened on their channel modes, with A averaged over the taps. mean: (groups, in/groups)
-    E[x] of a layer that has a bias, else None: A is then the covariance, because the bias takes
-    up the mean error (`bias_update`).
+    left: (groups, out/groups, out/groups) upper triangular, leftᵀ·left = G; None for G = I.
+    right: (groups, in/groups, in/groups) lower triangular, right·rightᵀ = A. Kernels are whitened
+        on their channel modes, with A averaged over the taps.
+    mean: (groups, in/groups) E[x] of a layer that has a bias, else None. A is then the covariance,
+        because the bias takes up the mean error (`bias_update`).
     """
 
     left: Tensor | None
@@ -72,7 +72,7 @@ class Metric:
         return (self._unwhiten_inputs(first), *middle, self.unwhiten_outputs(last))
 
     def unwhiten_outputs(self, last: Tensor) -> Tensor:
-        """left⁻¹ on the mode 0 of a last factor."""
+        """A last factor of a whitened weight with left⁻¹ multiplied into its mode 0."""
         if self.left is None:
             return last
         matrix = split_groups(last, len(self.left)).flatten(2)  # g, out, rank · taps
@@ -80,7 +80,7 @@ class Metric:
         return turned.reshape(last.shape)
 
     def _unwhiten_inputs(self, first: Tensor) -> Tensor:
-        """right⁻¹ on the mode 1 of a first factor."""
+        """A first factor of a whitened weight with right⁻¹ multiplied into its mode 1."""
         kernel = _by_taps(first, len(self.right))
         groups, rank, inputs, taps = kernel.shape
         # One matrix a group: a solve for each rank would read `right` as often.
@@ -89,16 +89,17 @@ class Metric:
         return turned.view(groups, rank, taps, inputs).transpose(2, 3).reshape(first.shape)
 
     def bias_update(self, change: Tensor) -> Tensor | None:
-        """What the bias gains when the weight loses `change` (out, in/groups, *kernel): (out,)
-        change·E[x], which no other bias beats in squared error; None for a layer without one."""
+        """(out,) what is to be added to the bias when the weight loses `change` (out, in/groups,
+        *kernel): change·E[x], which gives the least squared error; None for a layer without a
+        bias."""
         if self.mean is None:
             return None
         kernel = _by_taps(change.to(torch.float64), len(self.right))
         return torch.einsum("goik,gi->go", kernel, self.mean).flatten()
 
     def stretch(self) -> float:
-        """Whitening lengthens no weight by more: ‖left‖₂·‖right‖₂, each from above by
-        √(‖·‖₁·‖·‖∞), which takes no decomposition."""
+        """A factor by which whitening lengthens a weight at most: ‖left‖₂·‖right‖₂, each of them
+        from above by √(‖·‖₁·‖·‖∞), which needs no decomposition."""
         sides = (self.right, self.left) if self.left is not None else (self.right,)
         return math.prod(float(_norm_from_above(side).max()) for side in sides)
 
@@ -116,12 +117,13 @@ def _by_taps(weight: Tensor, groups: int) -> Tensor:
 def make_metric(name: str, moments: Moments, target: Target, damping: float) -> Metric:
     """The metric `input` or `fisher` of a target.
 
-    input: ‖ΔW·A^½‖, A = E[xxᵀ], the error of the layer's output (as SVD-LLM minimises it).
-    fisher: ‖G^½·ΔW·A^½‖, half its square ≈ the increase of the loss in nats per unit (token or
-    example), G damped by `damping` times its mean diagonal. What is kept is float32, and the
-    metric is defined by that: it is the same after a round trip through a file.
+    input: ‖ΔW·A^½‖, A = E[xxᵀ], the error of the layer's output, which SVD-LLM minimises too.
+    fisher: ‖G^½·ΔW·A^½‖; half its square ≈ the increase of the loss in nats per unit (token or
+        example). G is damped by `damping` times its mean diagonal.
 
-    Raises LowRankError for moments without gradients under `fisher`.
+    The result is float32, and the metric is defined by it: it is the same after a round trip
+    through a file. Raises LowRankError for `fisher` and moments without gradients, and for another
+    name.
     """
     left = None
     if name == "fisher":
@@ -153,22 +155,23 @@ def _channels(moments: Moments, taps: int) -> tuple[Tensor, Tensor]:
 
 
 def _floor(gram: Tensor, damping: float) -> Tensor:
-    """(groups, 1) damping · (mean diagonal), and what float32 sums leave uncertain of the smallest
-    eigenvalues; 1 for a zero Gram, which so counts as I."""
+    """(groups, 1) what is added to the diagonal of a Gram matrix: damping · (mean diagonal), and
+    what float32 sums leave uncertain of its smallest eigenvalues; 1 for a zero matrix, which so
+    counts as I."""
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
     mean, trace = diagonal.mean(-1, keepdim=True), diagonal.sum(-1, keepdim=True)
     return torch.where(mean > 0, damping * mean + UNCERTAIN * trace, 1.0)
 
 
 def cholesky(gram: Tensor, floor: Tensor) -> Tensor:
-    """Lower Cholesky factor of gram + floor · I."""
+    """Lower Cholesky factor of gram + floor · I, as torch.linalg.cholesky."""
     shift = torch.diag_embed(floor.expand(gram.shape[:-1]))
     factor: Tensor = torch.linalg.cholesky(gram + shift)
     return factor
 
 
 def save_metrics(folder: Path, metrics: Mapping[str, Metric]) -> None:
-    """Writes folder/metrics.safetensors (float32), nothing for no metrics."""
+    """Writes folder/metrics.safetensors (float32); writes nothing where there are no metrics."""
     if not metrics:
         return
     tensors = {

@@ -26,10 +26,14 @@ class Moments:
     """Moments of one target, float64, one slice a group of a grouped convolution.
 
     inputs: (groups, n, n) mean over positions of x·xᵀ, n = in/groups · taps (a convolution's x is
-    its im2col patch); mean: (groups, n) mean of x; outputs: (groups, out/groups, out/groups) sum
-    over the positions of one unit of loss (a token, or an example) of g·gᵀ, g = ∂loss/∂output, or
-    None. ½·tr(outputs·ΔW·inputs·ΔWᵀ) is then a loss per unit, in the task's unit
-    (Kronecker-factored Fisher: Martens & Grosse 2015; convolutions: Grosse & Martens 2016).
+        its im2col patch, as of torch.nn.functional.unfold).
+    mean: (groups, n) mean of x.
+    outputs: (groups, out/groups, out/groups) sum over the positions of one unit of loss (a token,
+        or an example) of g·gᵀ, g = ∂loss/∂output; or None.
+    positions: how many positions were averaged.
+
+    ½·tr(outputs·ΔW·inputs·ΔWᵀ) is then a loss per unit, in the task's unit (Kronecker-factored
+    Fisher: Martens & Grosse 2015; convolutions: Grosse & Martens 2016).
     """
 
     inputs: Tensor
@@ -51,16 +55,18 @@ def collect_moments(
 ) -> dict[str, Moments]:
     """Moments of all targets over the batches, in one pass where they fit into memory.
 
-    batches: what the model takes (a tensor, a tuple or a dict); where a dict holds an
-    `attention_mask` (N, T), positions that it marks 0 are left out. gradients: whether to collect
-    `outputs` as well: a backward pass of the sampled loss of `task` (default: `Classification()`,
-    whose sampled loss is the cross-entropy with labels drawn from the model's own prediction: the
-    true Fisher matrix, not the empirical one), seeded. memory_limit: bytes for the sums; targets
-    beyond it are collected in further passes over the batches. further: batches for the inputs'
-    moments alone, at a third of the time; these gain more by them, being less damped.
+    batches: what the model takes (a tensor, a tuple or a dict). Where a dict holds an
+        `attention_mask` (N, T), positions that it marks 0 are left out.
+    gradients: whether to collect `outputs` too, by a backward pass of the sampled loss of `task`
+        (default: `Classification()`, whose sampled loss is the cross-entropy with labels drawn from
+        the model's own prediction: the true Fisher matrix, not the empirical one).
+    seed: of the labels that are drawn.
+    memory_limit: bytes for the sums; targets beyond it are collected in further passes.
+    further: batches for the inputs' moments alone, at a third of the time. Inputs gain more by more
+        data than gradients do, because they are damped less.
 
-    Raises LowRankError when there is no batch, when a target is never reached, or when
-    an activation or gradient is NaN or Inf.
+    Raises LowRankError when there is no batch, when a target is never reached, or when an
+    activation or gradient is NaN or Inf.
     """
     if not len(batches):
         raise LowRankError("the calibration set is empty: give at least one batch of examples")
@@ -199,8 +205,8 @@ def check_sums(name: str, *sums: Tensor | None) -> None:
 
 
 def gram(rows: Tensor, others: Tensor | None = None) -> Tensor:
-    """(groups, positions, n) → (groups, n, n) float64, rowsᵀ·rows or rowsᵀ·others, from products
-    in float32 or better, also where the network itself runs in a lower precision."""
+    """(groups, positions, n) → (groups, n, n) float64: rowsᵀ·rows or rowsᵀ·others, with products in
+    float32 or better, also where the network itself runs in a lower precision."""
     with torch.autocast(rows.device.type, enabled=False):
         wide = rows if rows.dtype == torch.float64 else rows.float()
         if others is not None:

@@ -1,4 +1,4 @@
-"""What analyze writes for people and for the reports: analysis.json."""
+"""The content of analysis.json, which analyze writes for people and for the reports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.lowrank.network.targets import Target
 @dataclass(frozen=True)
 class ViewDiagnosis:
     """A view of a target in the metric of the analysis: how many singular values it has (`size`),
-    and what they say."""
+    and figures of its spectrum."""
 
     size: int
     effective_rank: float
@@ -26,8 +26,8 @@ class ViewDiagnosis:
 
 @dataclass(frozen=True)
 class TargetRecord:
-    """A target: what it is and costs, ‖W‖² in the metric, its views; `weights` of the weight
-    itself, whatever the metric, None where their spectra were not asked for."""
+    """A target: its facts and costs, ‖W‖² in the metric, and its views. `weights` is the diagnosis
+    of the weight itself, which no metric changes; None where its spectra were not asked for."""
 
     target: Target
     params: int

@@ -18,11 +18,13 @@ from pipeline.lowrank.linalg import left_eigenbasis, split_groups, tails, unfold
 
 @dataclass(frozen=True)
 class View:
-    """One unfolding of a weight: `eigenvalues` (r,) squared singular values, descending, and
-    `basis` (groups, size of the mode, r) their left singular vectors; float64.
+    """One unfolding of a weight.
 
-    Of a grouped convolution each eigenvalue is the sum over the groups of their i-th one: with
-    the same rank in each group, its tail sums are then the exact errors of the whole layer.
+    eigenvalues: (r,) squared singular values, descending, float64.
+    basis: (groups, size of the mode, r) their left singular vectors, float64.
+
+    For a grouped convolution each eigenvalue is the sum over the groups of their i-th one: with the
+    same rank in each group, its tail sums are then the exact errors of the whole layer.
     """
 
     eigenvalues: Tensor
@@ -30,7 +32,8 @@ class View:
 
     @property
     def singular_values(self) -> Tensor:
-        """(r,) descending, the unit of the weight."""
+        """(r,) descending, in the unit of the weight; as numpy.linalg.svd(matrix)[1] for one
+        group."""
         return self.eigenvalues.sqrt()
 
     @property
@@ -40,7 +43,8 @@ class View:
 
     @property
     def energy(self) -> Tensor:
-        """(r+1,) fraction of ‖W‖_F² that the first k directions hold; 1 for a zero weight."""
+        """(r+1,) fraction of ‖W‖_F² that the first k directions hold; 1 for a zero weight. As
+        numpy.cumsum(s**2) / numpy.sum(s**2), with a 0 before it."""
         rest = self.tails
         return 1.0 - rest / rest[0] if rest[0] > 0 else torch.ones_like(rest)
 
@@ -49,12 +53,14 @@ class View:
 class Spectra:
     """All views of one target, whose `groups` (1 but for grouped convolutions) stay apart.
 
-    A matrix has the view "mode0". A kernel (out, in / groups, *kernel) has one view for each
-    mode, "mode0" (out), "mode1" (in), "mode2" and so on (the kernel's axes), and where both
-    axes of a Conv2d kernel are longer than 1 the view "spatial", the matrix
-    (in·height) × (out·width). For Tucker-2 it has
-    `core_energy` (out, in): the squared norm of each spatial fibre of the kernel turned into
-    both bases. Its sums over index ranges are the exact HOSVD errors of *all* rank pairs.
+    squared_norm: ‖W‖_F².
+    views: a matrix has the view "mode0". A kernel (out, in / groups, *kernel) has one view for each
+        mode, "mode0" (out), "mode1" (in), "mode2" and so on (the kernel's axes), and where both
+        axes of a Conv2d kernel are longer than 1 the view "spatial", the matrix (in·height) ×
+        (out·width).
+    core_energy: for Tucker-2, (out, in): the squared norm of each spatial fibre of the kernel
+        turned into both bases. Its sums over index ranges are the exact HOSVD errors of *all* rank
+        pairs.
     """
 
     squared_norm: float
@@ -121,7 +127,8 @@ def save_spectra(folder: Path, spectra: Mapping[str, Spectra]) -> None:
 
 
 def load_spectra(folder: Path) -> dict[str, Spectra]:
-    """Reads what `save_spectra` wrote, targets in the model's order."""
+    """Reads what `save_spectra` wrote, targets in the model's order. Raises LowRankError where it
+    is missing or damaged."""
     path = folder / "spectra.safetensors"
     try:
         with safe_open(path, framework="pt") as file:

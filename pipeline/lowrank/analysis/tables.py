@@ -12,9 +12,13 @@ _SHORTEST = 12  # characters that a name keeps at least
 
 @dataclass(frozen=True)
 class Table:
-    """`title` and `notes` are lines above and below; the first column holds names, which are
-    shortened in their middle where a line would get too long; `left` says which other columns
-    hold words. Rows are as long as `columns`."""
+    """A table of text.
+
+    title, notes: lines above and below.
+    columns, rows: rows are as long as `columns`. The first column holds names, which are shortened
+        in their middle where a line would get too long.
+    left: the other columns that hold words, and not numbers.
+    """
 
     title: str
     columns: Sequence[str]
@@ -70,7 +74,8 @@ def ranks_text(ranks: Sequence[int]) -> str:
 
 
 def skipped_note(skipped: Mapping[str, str], most: int = 5) -> list[str]:
-    """One line on the layers that are no targets, and why; none where there are none."""
+    """One line that names at most `most` of the layers that are no targets, and why; [] where there
+    are none."""
     if not skipped:
         return []
     shown = [f"{name or '(root)'} ({why})" for name, why in list(skipped.items())[:most]]

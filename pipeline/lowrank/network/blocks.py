@@ -1,5 +1,5 @@
-"""The blocks of a network that follow one another: found, and walked on stored states, so that
-what lies before a block is not computed again for each block."""
+"""The blocks of a network that follow one another. They are run one at a time on stored states, so
+that the blocks before one are not computed again for each block."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ from pipeline.lowrank.network.targets import is_one_layer
 
 @dataclass(frozen=True)
 class BlockCall:
-    """What a block is given besides the state, its first argument."""
+    """The arguments with which a block is called, but for its first one, the state."""
 
     arguments: tuple[Any, ...]
     keywords: Mapping[str, Any]
 
 
 class _Enough(Exception):  # noqa: N818
-    """The rest of a forward pass is not wanted."""
+    """Ends a forward pass whose rest is not needed."""
 
 
 def find_blocks(model: nn.Module, targets: Sequence[str], remedy: str) -> list[str]:
-    """Names of the entries of the ModuleList or Sequential that holds most of the `targets`,
-    an nn.Sequential among them replaced by its own entries.
+    """Names of the entries of the ModuleList or Sequential that holds most of the `targets`. An
+    nn.Sequential among the entries is replaced by its own entries.
 
-    Raises LowRankError, with the `remedy`, where no list of at least two entries holds a target.
+    remedy: what the error recommends to set.
+
+    Raises LowRankError where no list of at least two entries holds a target.
     """
     best: tuple[int, list[str]] = (0, [])
     for name, module in model.named_modules():
@@ -60,15 +62,16 @@ def _entries(name: str, module: nn.Module) -> Iterator[str]:
 
 
 def targets_in(block: str, targets: Sequence[str]) -> list[str]:
+    """The targets that are the block itself or inside of it."""
     return [t for t in targets if t == block or t.startswith(f"{block}.")]
 
 
 @torch.no_grad()
 def record_calls(model: nn.Module, blocks: Sequence[str], batch: Any) -> list[BlockCall]:
-    """How each block is called in a forward pass, which ends with the last of them.
+    """The call of each block in a forward pass, which ends with the last block.
 
-    Raises LowRankError where a block is not called exactly once, right after the one before it,
-    on that one's output, or is given an earlier output besides.
+    Raises LowRankError where a block is not called exactly once, right after the block before it
+    and on its output, or where it is given an earlier output besides.
     """
     calls: list[BlockCall] = []
     outputs: list[Tensor] = []
@@ -114,7 +117,7 @@ def record_calls(model: nn.Module, blocks: Sequence[str], batch: Any) -> list[Bl
 
 
 class BlockOutputs:
-    """Keeps what each of the blocks gives in every forward pass of the network that follows."""
+    """Keeps the output of each block in every forward pass of the network from now on."""
 
     def __init__(self, model: nn.Module, blocks: Sequence[str]) -> None:
         self._found: dict[str, Tensor] = {}
@@ -122,7 +125,8 @@ class BlockOutputs:
             model.get_submodule(block).register_forward_hook(partial(self._keep, block))
 
     def take(self) -> list[Tensor]:
-        """The states, in the order in which the blocks ran; they are not kept any longer."""
+        """The blocks' outputs in the last forward pass, in the order in which the blocks ran; they
+        are then forgotten."""
         found, self._found = self._found, {}
         return list(found.values())
 
@@ -131,7 +135,8 @@ class BlockOutputs:
 
 
 class BlockStates:
-    """One network's states before a block, batch by batch; first before the first block."""
+    """The states of one network before a block, batch by batch; at the start those before the first
+    block."""
 
     def __init__(
         self,
@@ -148,9 +153,11 @@ class BlockStates:
     def inputs(
         self, place: int, names: Sequence[str], *, leave: bool = False
     ) -> Iterator[dict[str, Tensor]]:
-        """{layer: what it reads}, in the order in which they run, of each batch; the block at
-        `place` runs until the last of these layers was called once, or to its end, where the
-        states leave it."""
+        """For each batch {layer: its input}, layers in the order in which they run.
+
+        place: the block that is run, until the last of the layers `names` was called once.
+        leave: run the block to its end, and move the states behind it.
+        """
         for index in range(len(self.states)):
             found: dict[str, Tensor] = {}
             with suppress(_Enough), self._watched(names, found, stop=not leave):
@@ -161,7 +168,7 @@ class BlockStates:
 
     @torch.no_grad()
     def go_on(self, place: int) -> None:
-        """The states leave the block at `place`."""
+        """Moves the states behind the block at `place`."""
         self.states = [self._run(place, index) for index in range(len(self.states))]
 
     def _run(self, place: int, index: int) -> Tensor:
@@ -198,6 +205,7 @@ class BlockStates:
 
 
 def _state(output: Any) -> Tensor:
-    """transformers' blocks may give a tuple, whose first entry is the state."""
+    """The state in a block's output, which is its first entry where the output is a tuple (as of
+    some blocks of transformers)."""
     found: Tensor = output[0] if isinstance(output, tuple) else output
     return found

@@ -1,4 +1,4 @@
-"""Calling a network with whatever its batches are, and what of these is padding."""
+"""Calling a network with a batch of any layout, and finding the padding in it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
 
-PADDING = -1  # in place of a token id: not part of the text, and masked in every model
+PADDING = -1  # stands for no token: it is no part of the text, and is masked in every model
 
 
 def call(model: nn.Module, batch: Any) -> Any:
-    """model(batch), where a tuple is spread over arguments and a dict over keywords."""
+    """model(batch); a tuple is spread over positional arguments, and a dict over keywords."""
     if isinstance(batch, dict):
         return model(**batch)
     if isinstance(batch, tuple | list):
@@ -31,7 +31,7 @@ def first_example(batches: Sequence[Any]) -> Any:
 
 
 def rows_of(batch: Any, chosen: slice) -> Any:
-    """Some examples of a batch: of its tensor, or of each tensor in its tuple or dict."""
+    """The chosen examples of a batch: of its tensor, or of each tensor in its tuple or dict."""
     if isinstance(batch, Tensor):
         return batch[chosen]
     if isinstance(batch, dict):
@@ -57,7 +57,7 @@ def count_examples(batch: Any) -> int:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode; afterwards every module is in the mode that it was in."""
+    """A context in eval mode; afterwards every module is in the mode that it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -68,8 +68,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def padding_mask(batch: Any) -> Tensor | None:
-    """(N, T) bool, false at padding: a dict's `attention_mask`, or a tensor of token ids, where
-    negative ones stand for no token. None for any other batch."""
+    """(N, T) bool, false at padding; None where the batch has none.
+
+    The mask is the `attention_mask` of a dict; in a tensor of token ids, negative ids are padding.
+    """
     if isinstance(batch, dict):
         mask = batch.get("attention_mask")
         return None if mask is None else mask.bool()

@@ -20,8 +20,12 @@ Positions = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Totals:
-    """Costs of a whole network, targets and everything else. `bytes` are those of its
-    parameters in memory, each in its own number format."""
+    """Costs of a whole network, targets and everything else.
+
+    params: number of parameters.
+    macs: multiply-accumulates of one example's forward pass.
+    bytes: memory of the parameters, each in its own number format.
+    """
 
     params: int
     macs: int
@@ -32,12 +36,12 @@ class Totals:
 
 
 def network_totals(model: nn.Module, example: Any) -> Totals:
-    """Costs of the network as it stands; MACs are those of one `example`."""
+    """Costs of the network as it stands; MACs are those of one `example`, a batch of one."""
     return totals_at(model, trace_positions(model, example))
 
 
 def totals_at(model: nn.Module, positions: Mapping[str, Positions]) -> Totals:
-    """Costs of the network, given the positions that `trace_positions` counted."""
+    """Costs of the network; positions are those that `trace_positions` counted."""
     return Totals(
         params=count_params(model),
         macs=sum(layer_macs(model, positions).values()),
@@ -51,13 +55,15 @@ def count_params(model: nn.Module) -> int:
 
 
 def trace_positions(model: nn.Module, example: Any) -> dict[str, Positions]:
-    """Runs one forward pass and returns {layer: (input positions, …, output positions)}.
+    """Counts in one forward pass at how many positions each layer works.
 
-    `example` is a batch of one (a tensor, or a tuple / dict of the model's arguments). A
-    position is one vector of channels that the layer reads or writes; calls are added up. A
-    convolution has an entry more for each further axis of its kernel: after j axes, the first
-    j sizes are the output's and the others the input's.
-    The modules' training modes are restored and nothing is accumulated in it.
+    example: a batch of one (a tensor, or a tuple / dict of the model's arguments).
+
+    Returns {layer: (input positions, …, output positions)}. A position is one vector of channels
+    that the layer reads or writes; the positions of several calls are added up. A convolution has
+    an entry more for each further axis of its kernel: after j axes, the first j sizes are the
+    output's and the others the input's. The modules' training modes are restored, and no gradients
+    are kept.
     """
     counts: dict[str, Positions] = {}
     hooks = []
@@ -74,10 +80,10 @@ def trace_positions(model: nn.Module, example: Any) -> dict[str, Positions]:
 
 
 def layer_macs(model: nn.Module, positions: Mapping[str, Positions]) -> dict[str, int]:
-    """Multiply-accumulates of each layer.
+    """{layer: its multiply-accumulates}; positions are those that `trace_positions` counted.
 
-    Linear and convolution layers are counted (normalisation, pooling and activations are not:
-    they are additions and comparisons in the order of a percent; an Embedding only looks up).
+    Linear and convolution layers are counted (normalisation, pooling and activations are not: they
+    are additions and comparisons in the order of a percent; an Embedding only looks up).
     """
     layers = {}
     for name, counted in positions.items():

@@ -1,4 +1,5 @@
-"""What a layer multiplies: its inputs and outputs as rows of vectors, one block a group."""
+"""Inputs and outputs of a layer as rows of vectors, one block a group, such that the layer is a
+matrix product."""
 
 from __future__ import annotations
 
@@ -7,14 +8,20 @@ from torch.nn import functional
 
 
 def input_rows(module: nn.Module, value: Tensor, mask: Tensor | None) -> Tensor:
-    """(groups, positions, in/groups · taps): what each output position is a product with."""
+    """(groups, positions, in/groups · taps): the vectors that a layer multiplies by its weight, one
+    for each output position.
+
+    value: the layer's input; a convolution's becomes patches, as of torch.nn.functional.unfold.
+    mask: (N, T), false at padding, which is left out; None keeps all.
+    """
     if isinstance(module, nn.modules.conv._ConvNd):
         return _patches(module, value)
     return _unpadded(value, mask)[None]
 
 
 def output_rows(module: nn.Module, value: Tensor, mask: Tensor | None) -> Tensor:
-    """(groups, positions, out/groups)."""
+    """(groups, positions, out/groups): the layer's output `value`, or its gradient, at the
+    positions of `input_rows`."""
     if isinstance(module, nn.modules.conv._ConvNd):
         batch, channels = value.shape[:2]
         grouped = value.reshape(batch, module.groups, channels // module.groups, -1)

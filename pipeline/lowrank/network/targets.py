@@ -23,21 +23,24 @@ CONVOLUTIONS: dict[str, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
     "conv2d": nn.Conv2d,
     "conv3d": nn.Conv3d,
 }
-# Known by name, so that nothing here needs transformers. Its weight is stored (in, out).
+# transformers' Conv1D, known by its name so that nothing here needs transformers. Its weight is
+# stored (in, out).
 _TRANSPOSED_LINEAR = "transformers.pytorch_utils.Conv1D"
 
 
 @dataclass(frozen=True)
 class Target:
-    """Facts of one layer that may be factorized; everything a method needs to count costs.
+    """Facts of one layer that may be factorized; everything that a method needs to count costs.
 
-    `shape` is (out, in / groups, *kernel); an Embedding counts as (dimension, entries).
-    `in_positions` and `out_positions` are the numbers of input and output positions per
-    example, summed over all calls of the layer in one forward pass (pixels of a convolution,
-    tokens of a Linear, 1 for a Linear on plain vectors). `between_positions` holds what lies
-    between the two when a convolution goes along one axis after the other: entry j is the
-    number of positions after the kernel's first j + 1 axes.
-    `bytes_per_param` is that of the weight's number format, which factors keep.
+    kind: "linear", "conv1d", "conv2d", "conv3d" or "embedding".
+    shape: (out, in / groups, *kernel); an Embedding counts as (dimension, entries).
+    bias: whether there is one.
+    in_positions, out_positions: the numbers of input and output positions per example, summed over
+        all calls of the layer in one forward pass (pixels of a convolution, tokens of a Linear, 1
+        for a Linear on plain vectors).
+    between_positions: for a convolution that goes along one axis after the other, entry j is the
+        number of positions after the kernel's first j + 1 axes.
+    bytes_per_param: of the weight's number format, which factors keep.
     """
 
     name: str
@@ -86,13 +89,13 @@ class Target:
 def find_targets(
     model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
 ) -> tuple[dict[str, nn.Module], dict[str, str]]:
-    """Layers to factorize, and why every other layer with a weight matrix is left alone.
+    """Finds the layers to factorize, and why every other layer with a weight matrix is left alone.
 
-    `include` and `exclude` are shell-style patterns on module names (the root is ""); exclude
-    wins. A module reachable under several names is one target, under its first name.
+    include, exclude: shell-style patterns on module names (the root is ""); exclude wins. A module
+        that is reachable under several names is one target, under its first name.
 
-    Returns ({name: module}, {name: reason it is skipped}).
-    Raises LowRankError when a pattern matches no layer, or when no target is left.
+    Returns ({name: module}, {name: reason it is skipped}). Raises LowRankError when a pattern
+    matches no layer, or when no target is left.
     """
     layers = {n: m for n, m in model.named_modules() if _matrix_like(m)}
     for pattern in [*include, *exclude]:
@@ -123,16 +126,16 @@ def find_targets(
 
 
 def kind_of(module: nn.Module) -> str | None:
-    """The name of the layer kind, or None where a layer has no factorized form. Exact types
-    only: a subclass may do anything with its weight."""
+    """The name of the layer's kind, or None where it has no factorized form. Only exact types
+    count: a subclass may do anything with its weight."""
     if _is_transposed_linear(module):
         return "linear"
     return KINDS.get(type(module))
 
 
 def is_one_layer(module: nn.Module) -> bool:
-    """Whether a module stands for one layer of the network, whatever it is made of: a factorized
-    layer is a Sequential, but no chain of the network's own layers."""
+    """Whether a module stands for one layer of the network: a factorized layer is a Sequential, but
+    no chain of the network's own layers."""
     return bool(getattr(module, "stands_for_one_layer", False))
 
 
@@ -191,7 +194,8 @@ def _obstacle(
 
 
 def _embedding_option(module: nn.Embedding) -> str | None:
-    """The option that acts on rows of the table itself, which a product of factors has not."""
+    """The option of an Embedding that acts on rows of the table itself, which factors do not have;
+    None where there is none."""
     if module.max_norm is not None:
         return f"max_norm={module.max_norm}"
     if module.sparse:

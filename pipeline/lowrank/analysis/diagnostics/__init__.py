@@ -1,4 +1,4 @@
-"""What a spectrum says, for any matrix: pure functions of its singular values."""
+"""Figures of a spectrum: pure functions of the singular values of any matrix."""
 
 from pipeline.lowrank.analysis.diagnostics.diagnosis import Diagnosis, diagnose
 from pipeline.lowrank.analysis.diagnostics.noise import NoiseFit, fit_noise

@@ -1,4 +1,4 @@
-"""Everything that this package knows of one matrix, from its singular values."""
+"""All figures that this package knows of one matrix, from its singular values."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ from pipeline.lowrank.analysis.diagnostics.thresholds import evbmf_rank, optimal
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """`energy_90`, `energy_99`: directions that hold 90 and 99 % of ‖W‖_F². A part that the
-    spectrum is too short or too empty for is None; the parts say when."""
+    """The figures of one matrix; their own functions explain them. `energy_90` and `energy_99`
+    count the directions that hold 90 and 99 % of ‖W‖_F². A figure is None where the spectrum is too
+    short or too empty for it."""
 
     numerical_rank: int
     effective_rank: float
@@ -41,8 +42,10 @@ class Diagnosis:
 
 
 def diagnose(singular_values: Tensor, shape: tuple[int, int]) -> Diagnosis:
-    """Diagnosis of a (rows, columns) matrix from its singular values, (≤ min(shape),)
-    descending, float64; absent ones count as zeros."""
+    """Diagnosis of a (rows, columns) matrix.
+
+    singular_values: (≤ min(shape),) descending, float64; absent ones count as zeros.
+    """
     values = full_spectrum(singular_values, shape)
     return Diagnosis(
         numerical_rank=numerical_rank(values),

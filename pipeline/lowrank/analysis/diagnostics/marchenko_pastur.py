@@ -15,14 +15,17 @@ from torch import Tensor
 
 
 def support(beta: float) -> tuple[float, float]:
-    """(1 ∓ √β)²: where the eigenvalues of WWᵀ/n lie. β = m/n in (0, 1]."""
+    """((1 − √β)², (1 + √β)²): where the eigenvalues of WWᵀ/n lie for s = 1. β = m/n in (0, 1]."""
     return (1.0 - math.sqrt(beta)) ** 2, (1.0 + math.sqrt(beta)) ** 2
 
 
 def density(eigenvalues: Tensor, beta: float) -> Tensor:
     """√((b−x)(x−a)) / (2πβx) on the support [a, b], 0 elsewhere (Marchenko & Pastur 1967).
 
-    eigenvalues: any shape, of WWᵀ/n at s = 1; β in (0, 1].
+    eigenvalues: any shape, of WWᵀ/n at s = 1.
+    beta: β = m/n in (0, 1].
+
+    Returns the same shape.
     """
     low, high = support(beta)
     inside = ((high - eigenvalues) * (eigenvalues - low)).clamp_min(0.0).sqrt()
@@ -54,7 +57,7 @@ def cdf(eigenvalues: Tensor, beta: float) -> Tensor:
 
 @lru_cache(maxsize=4096)
 def median(beta: float) -> float:
-    """μ_β, the median of the law, by bisection of its cdf to rounding; 1 as β → 0."""
+    """μ_β, the median of the law, by bisection of its cdf to rounding; it tends to 1 as β → 0."""
     low, high = support(beta)
     while True:
         middle = 0.5 * (low + high)

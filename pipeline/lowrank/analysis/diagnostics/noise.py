@@ -1,6 +1,6 @@
-"""How much of a spectrum is noise: the Marchenko–Pastur fit of one matrix.
+"""How much of one matrix's spectrum is noise, by a fit of the Marchenko–Pastur law.
 
-Trained weights are not independent entries: for them all of this is a diagnostic.
+The entries of trained weights are not independent: for them all of this is a diagnostic.
 """
 
 from __future__ import annotations
@@ -23,18 +23,22 @@ _TW_MEAN, _TW_SD, _TW_99 = -1.2065336, 1.2679830, 2.0234493
 @dataclass(frozen=True)
 class NoiseFit:
     """An (m, n) matrix, m ≤ n, read as low rank plus independent entries of variance s². All
-    but `ks` and those of spikes are in the unit of the weight; none is in eigenvalues of WWᵀ/n.
+    figures but `ks` and those of spikes are in the unit of the weight; none is in eigenvalues of
+    WWᵀ/n.
 
     scale: ŝ = median(σ)/√(n·μ_β), a standard deviation per entry; unlike ‖W‖_F/√(mn) it is not
-    inflated by a few large values. scale_stderr: its standard error, for noise alone.
+        inflated by a few large values.
+    scale_stderr: its standard error, for noise alone.
     edge: ŝ(√n + √m), where singular values of noise end.
     fluctuation: Tracy–Widom scale of the largest singular value of noise around the edge.
-    spike_edge: what the largest singular value of noise exceeds in 1 % of matrices, the error
-    of ŝ included. spikes: singular values above it; spike_energy: their part of ‖W‖_F².
-    detectable: ŝ(mn)^¼; a planted direction that is weaker leaves no trace at all (Baik, Ben
-    Arous & Péché 2005).
-    ks: distance between the distribution of the squared values below the spike edge and the
-    law. Pure noise has about 2/m.
+    spike_edge: what the largest singular value of noise exceeds in 1 % of matrices, the error of ŝ
+        included.
+    spikes: how many singular values are above it.
+    spike_energy: their part of ‖W‖_F².
+    detectable: ŝ(mn)^¼; a planted direction that is weaker leaves no trace at all (Baik, Ben Arous
+        & Péché 2005).
+    ks: distance between the distribution of the squared values below the spike edge and the law.
+        Pure noise has about 2/m.
     """
 
     scale: float
@@ -83,8 +87,11 @@ def fit_noise(singular_values: Tensor, shape: tuple[int, int]) -> NoiseFit | Non
 
 
 def edge_law(small: int, large: int) -> tuple[float, float]:
-    """(centre, spread) of the largest singular value of unit noise, which is about centre +
-    spread·TW₁: √μ and τ/(2√μ) of Johnstone's (2001) law for its square, μ + τ·TW₁."""
+    """(centre, spread) of the largest singular value of an m×n matrix of unit noise, which is about
+    centre + spread·TW₁: √μ and τ/(2√μ) of Johnstone's (2001) law for its square, μ + τ·TW₁.
+
+    small, large: the smaller and the larger of m and n.
+    """
     roots = math.sqrt(large - 1) + math.sqrt(small)
     spread = roots * (1.0 / math.sqrt(large - 1) + 1.0 / math.sqrt(small)) ** (1.0 / 3.0)
     return roots, spread / (2.0 * roots)
@@ -93,9 +100,11 @@ def edge_law(small: int, large: int) -> tuple[float, float]:
 def scale_error(small: int, large: int) -> float:
     """Relative standard error of ŝ for pure noise.
 
+    small, large: the smaller and the larger of m and n.
+
     The number of eigenvalues of a real random matrix below a point of its bulk has variance
-    ln(m)/π² + 0.06 (the constant is measured); divided by m times the density at the median it
-    is the error of the median, of whose relative size ŝ has half.
+    ln(m)/π² + 0.06 (the constant is measured). Divided by m times the density at the median it is
+    the error of the median; the relative error of ŝ is half of the median's.
     """
     beta = small / large
     median = marchenko_pastur.median(beta)

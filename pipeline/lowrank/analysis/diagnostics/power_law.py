@@ -1,7 +1,7 @@
 """Two power laws of a spectrum, whose exponents are different numbers.
 
-Of the values by their index, σᵢ ≈ c·i^(−α), and of the eigenvalues by their density,
-p(λ) ∝ λ^(−α'), λ = σ². If the first held exactly, the second would with α' = 1 + 1/(2α).
+One is of the values by their index, σᵢ ≈ c·i^(−α); the other is of the eigenvalues λ = σ² by their
+density, p(λ) ∝ λ^(−α'). If the first held exactly, the second would with α' = 1 + 1/(2α).
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ _ROWS = 256  # lower ends tried at once: bounds the memory at 256·n numbers
 class PowerLaw:
     """σᵢ ≈ c·i^(−alpha), by least squares of log σ on log i.
 
-    stderr: of the regression, as if residuals were independent. They are not (values are
-    sorted), so it is a lower limit; a spectrum seen as a sample has about alpha·√(2/n) (Gabaix
-    & Ibragimov 2011). ks: Kolmogorov–Smirnov distance between the energies that the fit and the
-    spectrum put into the first k values: the most that an energy read from the fit is wrong by.
-    poor: ks > 0.1, ten points of energy; then alpha should not be read. alpha_ww: 1 + 1/(2α),
-    what the density exponent would be if the law held; None for alpha ≤ 0. For alpha ≤ ½ the
-    tail energy does not decay with the size of the matrix: little can be cut.
+    alpha: for alpha ≤ ½ the tail energy does not decay with the size of the matrix, and little can
+        be cut.
+    stderr: of the regression, as if residuals were independent. They are not (values are sorted),
+        so it is a lower limit; a spectrum seen as a sample has about alpha·√(2/n) (Gabaix &
+        Ibragimov 2011).
+    ks: Kolmogorov–Smirnov distance between the energies that the fit and the spectrum put into the
+        first k values: the most that an energy read from the fit is wrong by.
+    poor: ks > 0.1, ten points of energy; then alpha should not be read.
+    alpha_ww: 1 + 1/(2α), what the density exponent would be if the law held; None for alpha ≤ 0.
     """
 
     alpha: float
@@ -44,10 +46,12 @@ class PowerLaw:
 class DensityLaw:
     """p(λ) ∝ λ^(−alpha) for λ ≥ xmin, λ = σ², by maximum likelihood.
 
-    stderr: (alpha−1)/√tail. tail: eigenvalues ≥ xmin. ks: distance of their distribution to the
-    fit. poor: rejected at the 10 % level by Stephens' (1974) test for exponential samples of
-    estimated mean, which log(λ/xmin) is under the law. The choice of xmin makes the test
-    lenient: what it rejects is no power law, what it passes may still be none.
+    stderr: (alpha−1)/√tail.
+    tail: how many eigenvalues are ≥ xmin.
+    ks: distance of their distribution to the fit.
+    poor: rejected at the 10 % level by Stephens' (1974) test for exponential samples of estimated
+        mean, which log(λ/xmin) is under the law. The choice of xmin makes the test lenient: what it
+        rejects is no power law, what it passes may still be none.
     """
 
     alpha: float
@@ -59,9 +63,12 @@ class DensityLaw:
 
 
 def fit_power_law(singular_values: Tensor) -> PowerLaw | None:
-    """Least squares of log σ on log i over the values above rounding; None for fewer than 3.
+    """Least squares of log σ on log i over the values above rounding; as numpy.polyfit(log i, log
+    σ, 1).
 
     singular_values: (n,) descending, float64.
+
+    Returns None for fewer than 3 values.
     """
     values = above_noise(singular_values)
     count = len(values)
@@ -82,11 +89,13 @@ def fit_power_law(singular_values: Tensor) -> PowerLaw | None:
 
 
 def fit_density_law(singular_values: Tensor) -> DensityLaw | None:
-    """The fit of Clauset, Shalizi & Newman (2009) to the eigenvalues σ² above rounding: for
-    every possible xmin the exponent 1 + n/Σ ln(λ/xmin), then the xmin of the least KS distance.
+    """The fit of Clauset, Shalizi & Newman (2009) to the eigenvalues σ² above rounding: for every
+    possible xmin the exponent 1 + n/Σ ln(λ/xmin), then the xmin of the least KS distance.
 
-    singular_values: (n,) descending, float64. None for fewer than 10 values, and for equal
-    ones. From 20 values on this is `weightwatcher`'s alpha of the same matrix.
+    singular_values: (n,) descending, float64.
+
+    Returns None for fewer than 10 values, and for equal ones. From 20 values on this is
+    `weightwatcher`'s alpha of the same matrix.
     """
     logs = above_noise(singular_values).log().mul(2.0).flip(0)
     count = len(logs)

@@ -14,7 +14,8 @@ NOISE = 1e-7
 
 
 def effective_rank(singular_values: Tensor) -> float:
-    """exp of the entropy of p = σ/Σσ (Roy & Vetterli 2007); 0 for a zero spectrum."""
+    """exp of the entropy of p = σ/Σσ (Roy & Vetterli 2007), as exp(scipy.stats.entropy(σ)); 0 for a
+    zero spectrum."""
     total = singular_values.sum()
     if total == 0:
         return 0.0
@@ -41,7 +42,8 @@ def energy_rank(singular_values: Tensor, energy: float) -> int:
 
 
 def numerical_rank(singular_values: Tensor) -> int:
-    """How many values are above rounding, 1e-7 of the largest; 0 for a zero spectrum."""
+    """The number of values above rounding, 1e-7 of the largest, as torch.linalg.matrix_rank(matrix,
+    rtol=1e-7); 0 for a zero spectrum."""
     return len(above_noise(singular_values))
 
 
@@ -53,10 +55,10 @@ def above_noise(singular_values: Tensor) -> Tensor:
 
 
 def full_spectrum(singular_values: Tensor, shape: tuple[int, int]) -> Tensor:
-    """(min(rows, columns),) float64, descending: values at or below rounding become zeros, and
-    so do those that were dropped.
+    """The spectrum of a (rows, columns) matrix, (min(rows, columns),) float64, descending: values
+    at or below rounding become zeros, and zeros stand for those that are absent.
 
-    Raises LowRankError for more values than a (rows, columns) matrix has.
+    Raises LowRankError for more values than such a matrix has.
     """
     size = min(shape)
     if len(singular_values) > size:

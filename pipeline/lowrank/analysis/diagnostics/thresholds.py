@@ -1,6 +1,6 @@
 """Two ranks from the assumption "low rank plus independent noise": Gavish–Donoho and EVBMF.
 
-Weights of trained networks are not that, so both are heuristics there; on a planted low-rank
+Weights of trained networks are not that, so both are heuristics for them; on a planted low-rank
 matrix in noise they are what their theorems say. In units of s√n on a square matrix a singular
 value is kept above 2.216 (EVBMF) or 2.309 (Gavish–Donoho); pure noise reaches 2.
 """
@@ -36,11 +36,13 @@ def median_threshold(beta: float) -> float:
 
 
 def optimal_threshold_rank(singular_values: Tensor, shape: tuple[int, int]) -> int:
-    """How many singular values exceed ω(β)·median(σ), the noise unknown (Gavish & Donoho 2014).
+    """The number of singular values above ω(β)·median(σ), for unknown noise (Gavish & Donoho 2014).
 
-    singular_values: (≤ min(shape),) descending, float64; absent ones count as zeros. shape:
-    (rows, columns) of the matrix, in either order. Between 0 and the numerical rank; a matrix
-    with more than half of its values zero has no noise, and keeps its rank.
+    singular_values: (≤ min(shape),) descending, float64; absent ones count as zeros.
+    shape: (rows, columns) of the matrix, in either order.
+
+    Returns a rank between 0 and the numerical rank; a matrix with more than half of its values zero
+    has no noise, and keeps its rank.
     """
     values = full_spectrum(singular_values, shape)
     threshold = median_threshold(min(shape) / max(shape)) * values.quantile(0.5)
@@ -48,12 +50,14 @@ def optimal_threshold_rank(singular_values: Tensor, shape: tuple[int, int]) -> i
 
 
 def evbmf_rank(singular_values: Tensor, shape: tuple[int, int]) -> int:
-    """The rank of empirical variational Bayesian matrix factorization, its analytic global
-    solution with the noise variance estimated (Nakajima, Sugiyama, Babacan & Tomioka 2013).
+    """The rank of empirical variational Bayesian matrix factorization, its analytic global solution
+    with the noise variance estimated (Nakajima, Sugiyama, Babacan & Tomioka 2013).
 
-    singular_values: (≤ min(shape),) descending, float64; absent ones count as zeros. shape:
-    (rows, columns) of the matrix, in either order. Below 1 + L/(1+a), a = L/M, except for a
-    matrix with so many zeros that it has no noise, which keeps its rank; 0 for a zero matrix.
+    singular_values: (≤ min(shape),) descending, float64; absent ones count as zeros.
+    shape: (rows, columns) of the matrix, in either order.
+
+    Returns a rank below 1 + L/(1+a), a = L/M (L ≤ M the sides of the matrix). A matrix with so many
+    zeros that it has no noise keeps its rank; a zero matrix has 0.
     """
     values = full_spectrum(singular_values, shape)
     variance = evbmf_noise_variance(values, shape)

@@ -1,4 +1,4 @@
-"""What training did to a spectrum: three claims of the literature, measured, not assumed.
+"""The change of a spectrum in training: three claims of the literature, measured, not assumed.
 
 Leading singular values grow, trailing ones shrink, the effective rank rises and then falls.
 """
@@ -13,20 +13,22 @@ from torch import Tensor
 
 from pipeline.lowrank.analysis.diagnostics.rank import NOISE, effective_rank
 
-# A rise or fall of the effective rank below one part in a thousand is none.
+# A rise or fall of the effective rank below one part in a thousand counts as no change.
 _MARGIN = 1e-3
 
 
 @dataclass(frozen=True)
 class TrainingEffect:
-    """One matrix from its initial to its trained state.
+    """The change of one matrix from its initial to its trained state.
 
-    leading_ratio, trailing_ratio: root mean square of the largest tenth and of the smaller half
-    of the singular values, trained / initial; norm_ratio: the same of all values, ‖W‖_F. None
-    where the initial values are zero. Weight decay moves all three: dividing by norm_ratio
-    leaves the change of shape.
-    effective_ranks: of every state, in the order of training. peak: the place of the largest.
-    A claim is None where nothing decides it: ratios of zeros, or fewer than three states.
+    leading_ratio, trailing_ratio: root mean square of the largest tenth and of the smaller half of
+        the singular values, trained / initial.
+    norm_ratio: the same of all values, ‖W‖_F. Weight decay moves all three ratios: dividing by
+        norm_ratio leaves the change of shape. They are None where the initial values are zero.
+    effective_ranks: of every state, in the order of training.
+    peak: the place of the largest of them.
+    leading_grew, trailing_shrank, rank_rose_then_fell: whether the claims hold; None where nothing
+        decides it: ratios of zeros, or fewer than three states.
     """
 
     leading_ratio: float | None
@@ -40,8 +42,11 @@ class TrainingEffect:
 
 
 def measure_training(states: Sequence[Tensor]) -> TrainingEffect:
-    """states: the singular values (n,) of one matrix, descending, float64, at two or more
-    moments of its training, the initial state first and the trained one last."""
+    """What training did to one matrix.
+
+    states: its singular values (n,), descending, float64, at two or more moments, the initial state
+        first and the trained one last.
+    """
     before, after = states[0], states[-1]
     lead, half = math.ceil(len(before) / 10), len(before) // 2
     leading = _ratio(before[:lead], after[:lead], before)
@@ -61,7 +66,7 @@ def measure_training(states: Sequence[Tensor]) -> TrainingEffect:
 
 @dataclass(frozen=True)
 class Claim:
-    """In how many matrices it `holds`, `of` how many that decide it."""
+    """The number of matrices in which a claim `holds`, and `of` how many that decide it."""
 
     holds: int
     of: int
@@ -77,7 +82,7 @@ class Claims:
 
 
 def count_claims(effects: Iterable[TrainingEffect]) -> Claims:
-    """In how many matrices each claim holds, and in how many it is decided."""
+    """For each claim, the number of matrices in which it holds, and in which it is decided."""
     every = list(effects)
     return Claims(
         leading_grew=_count(effect.leading_grew for effect in every),
