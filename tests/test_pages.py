@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -91,6 +92,17 @@ def test_every_concept_has_its_section() -> None:
 def test_made_pages_are_what_the_code_gives_now() -> None:
     for name, text in made().items():
         assert (ROOT / name).read_text() == text, f"{name} is stale: python -m docs.make"
+
+
+def test_the_readme_says_what_its_picture_shows() -> None:
+    """The caption's figures are those that benchmarks.overview measured."""
+    dense, *compressed = json.loads((ROOT / "docs/overview.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    for network in compressed[1:]:
+        assert network["latency_ms"] < dense["latency_ms"]
+        assert f"{dense['latency_ms'] / network['latency_ms']:.1f} times as fast" in readme
+        assert f"{dense['params'] / network['params']:.1f} times fewer parameters" in readme
+        assert f"{(dense['accuracy'] - network['accuracy']) * 100:.1f} points" in readme
 
 
 def test_the_api_has_every_name_at_the_door() -> None:

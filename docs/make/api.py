@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from typing import Any
 
@@ -60,6 +61,8 @@ def _entry(name: str, entry: griffe.Object, thing: Any, level: int = 3) -> str:
         "show_if_no_docstring": not entry.docstring,  # of the name itself; its members need one
     }
     text = render_object_docs(entry, {**_CONFIG, **options})
+    if entry.is_attribute and inspect.isfunction(thing):
+        text = _made_function(name, thing, level)
     text = re.sub(r"^```python\n(.+)\n```$", _wrapped, text, flags=re.MULTILINE)
     text = _listed(text, thing, entry)
     if entry.is_module:
@@ -70,6 +73,14 @@ def _entry(name: str, entry: griffe.Object, thing: Any, level: int = 3) -> str:
         own, *members = re.split(r"^(?=#### )", text, flags=re.MULTILINE)
         text = "\n".join([own.rstrip(), "", _fields(thing), *members])
     return text
+
+
+def _made_function(name: str, thing: Any, level: int) -> str:
+    """A function that another one made: griffe, which reads files, takes it for a value."""
+    signature = inspect.signature(thing)
+    bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    called = signature.replace(parameters=bare, return_annotation=signature.empty)
+    return f"{'#' * level} `{name}`\n\n```python\n{name}{called}\n```\n\n{inspect.getdoc(thing)}\n"
 
 
 def _resolved(entry: griffe.Object | griffe.Alias) -> griffe.Object:
