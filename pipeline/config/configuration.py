@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.config.sections.methods import MethodsOptions
-from pipeline.config.sections.rank_select import RankSelectOptions
 from pipeline.config.sections.task import TaskOptions
 from pipeline.config.sections.track import TrackOptions
 from pipeline.config.together import check_together
@@ -14,6 +12,8 @@ from pipeline.evaluation.options import EvaluateOptions
 from pipeline.lowrank.analysis.options import AnalysisOptions
 from pipeline.lowrank.bounds.options import CertifyOptions
 from pipeline.lowrank.factorize.options import RefitOptions
+from pipeline.lowrank.methods.options import MethodsOptions
+from pipeline.lowrank.planning.options import RankSelectOptions
 from pipeline.lowrank.typed import knob, options
 from pipeline.machine.devices import FabricOptions
 from pipeline.training.options import BaselineOptions, FineTuneOptions

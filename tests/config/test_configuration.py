@@ -272,6 +272,16 @@ def test_external_inputs_are_pinned_by_content(tmp_path: Path) -> None:
     assert pin(params, tmp_path)["baseline"] != pinned["baseline"]
 
 
+def test_an_edited_plan_is_pinned_by_content(tmp_path: Path) -> None:
+    (tmp_path / "my_plan.json").write_text("{}")
+    overrides = ["rank_select=file", "rank_select.path=my_plan.json"]
+    pinned = pin(compose_params(CONF, overrides), tmp_path)["rank_select"]
+    assert pinned["path"] == str(tmp_path / "my_plan.json")
+    assert pinned["sha256"] == file_sha256(tmp_path / "my_plan.json")
+    (tmp_path / "my_plan.json").write_text('{"edited": true}')
+    assert pin(compose_params(CONF, overrides), tmp_path)["rank_select"] != pinned
+
+
 def test_text_and_transformers_are_pinned_where_they_are_paths(tmp_path: Path) -> None:
     for name, content in (("net/config.json", "{}"), ("net/w.bin", "w"), ("in.txt", "a")):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from pipeline.config.sections.gathered import with_options_of
 from pipeline.lowrank.errors import LowRankError, suggest
 from pipeline.lowrank.methods import make_method
+from pipeline.lowrank.methods.options import with_options_of
 from pipeline.lowrank.planning.overrides import make_overrides
 from pipeline.lowrank.planning.policies import POLICIES, Budget, Policy, make_policy
 from pipeline.lowrank.typed import knob, options
@@ -50,6 +51,11 @@ class RankSelectOptions:
         for name in POLICIES:
             make_policy(name, vars(self))
         make_overrides(self.overrides, partial(make_method, options={}))
+
+    @property
+    def plan(self) -> Path | None:
+        """The plan.json that decides in place of a policy; None where a policy does."""
+        return Path(self.path) if self.policy == _FILE and self.path else None
 
     def to_policy(self) -> Policy:
         """The policy with those of the options that it takes."""

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
-from pipeline.config.sections.gathered import with_options_of
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.methods import METHODS, Method, get_method, make_method
 from pipeline.lowrank.typed import knob, options
+
+T = TypeVar("T")
+
+
+def with_options_of(
+    classes: Iterable[Any], *, without: tuple[str, ...] = ()
+) -> Callable[[type[T]], type[T]]:
+    """A decorator below `@options`: adds the options of other classes (`@options` too), with their
+    defaults, ranges and help. An option that several of them have is added once."""
+
+    def add(cls: type[T]) -> type[T]:
+        for other in classes:
+            for name, field in other.__pydantic_fields__.items():
+                if name not in without and name not in cls.__annotations__:
+                    cls.__annotations__[name] = field.annotation
+                    setattr(cls, name, field)
+        return cls
+
+    return add
 
 
 @options
