@@ -12,7 +12,7 @@ from pipeline.lowrank.forms.svd_in import SVDInForm
 from pipeline.lowrank.forms.tucker import TuckerForm
 from pipeline.lowrank.forms.tucker2 import Tucker2Form
 
-# By the name that stands in network.json.
+# Every form, by the name that network.json has for it.
 FORMS: dict[str, Form] = {
     form.name: form
     for form in (

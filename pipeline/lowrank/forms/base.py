@@ -1,4 +1,5 @@
-"""The contract of a form: what a compressed layer is, whoever found its factors."""
+"""The contract of a form: what a compressed layer is made of, whichever method found its
+factors."""
 
 from __future__ import annotations
 
@@ -28,21 +29,27 @@ class Form(ABC):
     def costs(self, target: Target, ranks: Tensor) -> tuple[Tensor, Tensor]:
         """(parameters, multiply-accumulates of an example) of each row of ranks.
 
-        ranks: (n, number of ranks) int64; both results (n,) int64, the bias in the parameters.
+        ranks: (n, number of ranks) int64.
+
+        Returns two tensors (n,) int64; the bias is counted among the parameters.
         """
 
     @abstractmethod
     def check_ranks(self, shape: Sequence[int], ranks: Sequence[int]) -> str | None:
-        """What is wrong with `ranks` for the weight of one group, of this shape, or None."""
+        """Says what is wrong with `ranks` for the weight of one group, or returns None.
+
+        shape: (out, in, *kernel) of the weight of one group.
+        """
 
     @abstractmethod
     def layers(self, module: nn.Module, ranks: Sequence[int]) -> list[nn.Module]:
-        """Uninitialised standard layers that replace `module`; the last one carries the bias."""
+        """Uninitialised standard layers that replace `module`, first to last; the last one has the
+        bias."""
 
     def balanced(self, factors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Factors with the same product that train well: no factor far larger than another, as
-        a decomposition and a metric divided out leave them. The same factors where the form
-        stores none of them as they are."""
+        """Factors with the same product that train well: none is far larger than another, as
+        factors are after a decomposition and after a metric was divided out. The factors themselves
+        where the form does not store them as they are."""
         return tuple(factors)
 
     def store(self, layers: Sequence[nn.Module], factors: Sequence[Tensor]) -> None:
@@ -65,7 +72,7 @@ def weights_of(layers: Sequence[nn.Module]) -> list[Tensor]:
 
 
 def check_rank(label: str, rank: int, limit: int) -> str | None:
-    """What is wrong with one rank, which must lie in 1…limit, or None."""
+    """Says what is wrong with one rank, which must lie in 1…limit, or returns None."""
     if 1 <= rank <= limit:
         return None
     return f"{label} {rank} is not in 1..{limit}"

@@ -18,7 +18,8 @@ from pipeline.lowrank.network.targets import Target
 
 
 class CPForm(Form):
-    """ranks = (rank,), of each group."""
+    """A 1×1 convolution onto `rank` components, a depthwise convolution, and a 1×1 convolution;
+    ranks = (rank,), of each group."""
 
     name = "cp"
 
@@ -43,7 +44,8 @@ class CPForm(Form):
         ]
 
     def balanced(self, factors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The norm of each component spread evenly: its factors have no other freedom."""
+        """The norm of each component is spread evenly: the factors of a CP have no other
+        freedom."""
         groups = factors[0].shape[0] // factors[2].shape[1]
         first, taps, last = (split_groups(factor, groups).flatten(2) for factor in factors)
         even = balance_components([first.mT, taps.mT, last])
@@ -66,10 +68,11 @@ def component_costs(target: Target) -> tuple[int, int]:
 
 
 def rank_upper_bound(sizes: Sequence[int]) -> int:
-    """∏I / max I: no tensor of these sizes has a higher rank.
+    """∏I / max I, the product of all sizes but the largest: no tensor of these sizes has a higher
+    rank.
 
-    The course module that this project started from prints R ≤ ∏I / max I as its condition of
-    *uniqueness*. It is none: every tensor satisfies it, and the generic 2×2×2 tensor of rank 3
-    has infinitely many decompositions.
+    The course module that this project started from (docs/theorems.md) prints R ≤ ∏I / max I as its
+    condition of *uniqueness*. It is none: every tensor satisfies it, and the generic 2×2×2 tensor
+    of rank 3 has infinitely many decompositions.
     """
     return math.prod(sizes) // max(sizes)

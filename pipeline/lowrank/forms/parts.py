@@ -1,4 +1,5 @@
-"""The standard layers that forms are made of, in the place, device and dtype of a dense one."""
+"""The standard layers that forms are made of, with the device, dtype and geometry of a dense
+layer."""
 
 from __future__ import annotations
 
@@ -13,14 +14,19 @@ from pipeline.lowrank.network.targets import CONVOLUTIONS, dense_weight, groups_
 def pointwise(
     module: nn.Module, inputs: int, outputs: int, *, groups: int = 1, bias: bool = False
 ) -> nn.Module:
-    """A 1×1 convolution of `module`'s dimension, device and dtype, weights uninitialised."""
+    """A 1×1 convolution (a Linear where `module` is one) with `module`'s device and dtype, weights
+    uninitialised.
+
+    inputs, outputs: channels.
+    """
     return _convolution(module)(inputs, outputs, 1, groups=groups, bias=bias, **_placement(module))
 
 
 def like(
     module: nn.Module, inputs: int, outputs: int, *, groups: int = 1, bias: bool = False
 ) -> nn.Module:
-    """A convolution with `module`'s kernel, stride, padding and dilation, other channels."""
+    """A convolution with `module`'s kernel, stride, padding and dilation and with other channels,
+    weights uninitialised."""
     return _convolution(module)(
         inputs,
         outputs,
@@ -69,11 +75,12 @@ def along(
 
 
 def linear(module: nn.Module, inputs: int, outputs: int, *, bias: bool = False) -> nn.Module:
+    """A Linear with `module`'s device and dtype, weights uninitialised."""
     return nn.Linear(inputs, outputs, bias=bias, **_placement(module))
 
 
 def embedding(module: nn.Embedding, dimension: int) -> nn.Module:
-    """A table with `module`'s entries and padding index, rows of another dimension."""
+    """A table with `module`'s entries and padding index and with rows of another dimension."""
     return nn.Embedding(
         module.num_embeddings, dimension, padding_idx=module.padding_idx, **_placement(module)
     )

@@ -1,7 +1,8 @@
-"""Pivots put on another form: the same factors, rank² numbers less for each pivoted side.
+"""Pivots put on another form: the same factors, with rank² numbers less for each pivoted side.
 
 At full rank such a form costs what the dense layer costs, so there is no break-even rank to stay
-below (see `pivots`; PIFA: Zhao et al. 2025, arXiv 2501.19090).
+below (see `pivots`; PIFA: Zhao et al. 2025, arXiv 2501.19090; interpolative decomposition: Cheng et
+al. 2005).
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ Side = Literal["out", "in"]
 class Pivoted(Form):
     """`form` with pivots on some sides; ranks are the form's own.
 
+    form: the form whose factors are stored.
     sides: the sides with pivots, in the order of the ranks that belong to them: "out", where the
-    last factor passes channels on instead of computing them, and "in", where the first does. A
-    side of full rank needs no layer: its factor, square, is multiplied into the next one.
+        last factor passes channels on instead of computing them, and "in", where the first factor
+        does. A side of full rank needs no layer: its factor, square, is multiplied into the next
+        one.
     """
 
     def __init__(self, form: Form, sides: Sequence[Side]) -> None:
@@ -100,14 +103,14 @@ def _plain(layers: Sequence[nn.Module]) -> list[nn.Module]:
 
 
 def _give_bias(layer: nn.Module, last: nn.Module) -> None:
-    """The layer before a last one that is left out takes its bias over."""
+    """Gives the bias of the last layer, which is left out, to the layer before it."""
     bias = getattr(last, "bias", None)
     if bias is not None:
         layer.bias = nn.Parameter(torch.empty_like(bias))
 
 
 def _identity(factor: Tensor, size: int, layer: nn.Module) -> Tensor:
-    """(groups · size, size, 1…) the factor of a side that has no layer."""
+    """(groups · size, size, 1…): the identity, which is the factor of a side without a layer."""
     eye = torch.eye(size, dtype=factor.dtype, device=factor.device).repeat(groups_of(layer), 1)
     return eye.reshape(*eye.shape, *[1] * (factor.ndim - 2))
 

@@ -17,18 +17,18 @@ from torch.nn import functional
 from pipeline.lowrank.linalg import split_groups
 from pipeline.lowrank.network.targets import dense_weight, groups_of
 
-_LARGEST = 3.0  # entries of the coefficients stay below, so that low precision loses little
+_LARGEST = 3.0  # bound on the coefficients, so that low precision loses little
 _SWAPS = 1000
-_DEPENDENT = 1e-8  # of a column's length: what is left of it beside the columns before it
+_DEPENDENT = 1e-8  # a column with less of its length outside the columns before it depends on them
 
 
 class PivotedOutput(nn.Module):
-    """Makes `outputs` channels of fewer: some are the input channels themselves (the pivots), the
-    others are computed from them by `rest`; the bias comes last. `dim` is the one of the channels,
-    counted from the end (so that there may be a batch or none).
+    """Makes `outputs` channels of fewer: some are the input channels themselves (the pivots),
+    `rest` computes the others from them, and the bias is added to all. `dim` is the dimension of
+    the channels, counted from the end (so that there may be a batch or none).
 
-    In training the whole factor is multiplied out: moving channels, forth and back, takes a CPU
-    2 to 4 times as long as the products that it saves.
+    In training the whole factor is multiplied out: moving channels, forth and back, takes a CPU 2
+    to 4 times as long as the products that it saves.
     """
 
     order: Tensor
@@ -37,14 +37,14 @@ class PivotedOutput(nn.Module):
         super().__init__()
         self.rest, self.dim = rest, dim
         self.bias = bias
-        # order[i]: where output channel i stands in (inputs, computed).
+        # order[i]: the place of output channel i among (input channels, computed channels).
         index = torch.arange(outputs, device=dense_weight(rest).device)
         self.register_buffer("order", index)
 
     @classmethod
     def like(cls, last: nn.Module) -> PivotedOutput:
-        """In the place of `last`, a Linear or a 1×1 convolution with more outputs than inputs;
-        weights and order are still to be filled in."""
+        """A layer to take the place of `last`, a Linear or a 1×1 convolution with more outputs than
+        inputs; its weights and order are still to be filled in."""
         weight, groups = dense_weight(last), groups_of(last)
         outputs, inner = weight.shape[0], groups * weight.shape[1]
         rest = pointwise_as(last, inner, outputs - inner)
@@ -68,8 +68,8 @@ class PivotedOutput(nn.Module):
 
 
 class PivotedInput(nn.Module):
-    """Makes fewer channels of many: some input channels (the pivots) plus what `rest` makes of
-    the other ones; multiplied out in training, as `PivotedOutput`."""
+    """Makes fewer channels of many: some input channels (the pivots), plus what `rest` computes
+    from the others; multiplied out in training, as `PivotedOutput`."""
 
     pivots: Tensor
     others: Tensor
@@ -83,8 +83,8 @@ class PivotedInput(nn.Module):
 
     @classmethod
     def like(cls, first: nn.Module) -> PivotedInput:
-        """In the place of `first`, a Linear or a 1×1 convolution without bias and with fewer
-        outputs than inputs; weights and indices are still to be filled in."""
+        """A layer to take the place of `first`, a Linear or a 1×1 convolution without bias and with
+        fewer outputs than inputs; its weights and indices are still to be filled in."""
         weight, groups = dense_weight(first), groups_of(first)
         rank, inputs = weight.shape[0], groups * weight.shape[1]
         rest = pointwise_as(first, inputs - rank, rank)
@@ -115,8 +115,8 @@ class PivotedInput(nn.Module):
 
 
 def _take(x: Tensor, dim: int, index: Tensor) -> Tensor:
-    """Channels of x. Tokens as rows of one matrix: torch's CPU kernel for the last of two
-    dimensions is twelve times as fast as that for the last of three."""
+    """The channels `index` of x. Tokens are taken as rows of one matrix: torch's CPU kernel for the
+    last of two dimensions is twelve times as fast as that for the last of three."""
     if dim == -1 and x.dim() > 2:
         rows = x.flatten(0, -2).index_select(-1, index)
         return rows.view(*x.shape[:-1], len(index))
@@ -124,12 +124,13 @@ def _take(x: Tensor, dim: int, index: Tensor) -> Tensor:
 
 
 def pivot_rows(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """matrix (m, r), m ≥ r, rank r or less → (pivots (r,), coefficients (m − r, r), basis (r, r))
-    with matrix[pivots] = basis and matrix[others] = coefficients · basis, others ascending.
+    """Rows of a matrix (m, r), m ≥ r, rank at most r, that all others are combinations of; as
+    scipy.linalg.interpolative.interp_decomp of its transpose. Returns float64 (pivots (r,)
+    ascending, coefficients (m − r, r), basis (r, r)) with matrix[pivots] = basis and matrix[others]
+    = coefficients · basis, others ascending.
 
-    Pivots come from LU with partial pivoting and are then exchanged while that enlarges the
-    volume (Goreinov et al. 2010), until no coefficient is larger than 3: well conditioned.
-    float64; pivots ascend.
+    Pivots come from LU with partial pivoting and are then exchanged while that enlarges the volume
+    (Goreinov et al. 2010), until no coefficient is larger than 3: well conditioned.
     """
     rows, rank = matrix.shape
     if rank == 0 or rows == rank:
@@ -215,7 +216,7 @@ def absorb_input(layer: nn.Module, first: Tensor, following: Tensor) -> Tensor:
 
 
 def _apply(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What `layer` would make of x with these numbers for its own."""
+    """The output of `layer` for x with this weight and bias in the place of its own."""
     if isinstance(layer, nn.Linear):
         return functional.linear(x, weight, bias)
     result: Tensor = layer._conv_forward(x, weight, bias)  # type: ignore[operator]
@@ -235,7 +236,7 @@ def _others(pivots: Tensor, size: int) -> Tensor:
 
 
 def _weight(layer: nn.Module) -> Tensor:
-    """In the graph of gradients, and with what parametrizes it."""
+    """The layer's weight with its gradient, and with what a parametrization adds to it."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     return weight

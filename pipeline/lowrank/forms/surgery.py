@@ -15,7 +15,7 @@ from pipeline.lowrank.forms.base import Form
 from pipeline.lowrank.forms.running import lay_out
 from pipeline.lowrank.network.targets import dense_weight, groups_of, kind_of
 
-# Of an nn.Module, what was registered on a layer to run with it.
+# The attributes of an nn.Module that hold what was registered to run with a layer.
 _HOOKS = (
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
@@ -29,7 +29,7 @@ _HOOKS = (
 
 
 class Factorized(nn.Sequential):
-    """A factorized layer: a Sequential of standard layers that knows how to go back.
+    """A factorized layer: a Sequential of standard layers that can be made dense again.
 
     Its state dict, torch.compile, torch.export, ONNX and optimizers see plain torch layers.
     """
@@ -37,7 +37,9 @@ class Factorized(nn.Sequential):
     stands_for_one_layer: ClassVar[bool] = True
 
     def __init__(self, layers: Sequence[nn.Module], form: Form | str, ranks: Sequence[int]) -> None:
-        """layers: what `form.layers` made for these ranks; form: itself, or its name."""
+        """layers: the modules that `form.layers` made for these ranks.
+        form: the form, or its name.
+        """
         super().__init__(*layers)
         self.form = get_form(form) if isinstance(form, str) else form
         self.ranks = tuple(ranks)
@@ -65,7 +67,7 @@ class Factorized(nn.Sequential):
 
 
 def check_ranks_fit(name: str, module: nn.Module, form: Form, ranks: Sequence[int]) -> None:
-    """Raises LowRankError when the ranks do not fit the layer `module`, or the layer no form."""
+    """Raises LowRankError when the ranks do not fit the layer `module`, or when no form fits it."""
     if kind_of(module) is None:
         raise LowRankError(
             f"layer {name!r} is a {type(module).__name__}, which has no factorized form; leave it "
@@ -82,7 +84,7 @@ def check_ranks_fit(name: str, module: nn.Module, form: Form, ranks: Sequence[in
 
 def unfilled(name: str, module: nn.Module, form: Form, ranks: Sequence[int]) -> Factorized:
     """The factorized layer with uninitialised weights, ready to take the place of `module`: with
-    its device, dtype, memory format, training mode and hooks, frozen where it is frozen.
+    its device, dtype, memory format, training mode, hooks and frozen state.
 
     Raises LowRankError when the ranks do not fit the layer.
     """
@@ -108,7 +110,7 @@ def _is_channels_last(weight: Tensor) -> bool:
 
 
 def fill_(layer: Factorized, factors: Sequence[Tensor], bias: Tensor | None) -> None:
-    """Copies balanced factors (and the dense layer's bias) into an unfilled layer, in the layer's
+    """Copies factors, balanced, and the dense layer's bias into an unfilled layer, in the layer's
     own dtype."""
     with torch.no_grad():
         layer.form.store(list(layer), layer.form.balanced(factors))
@@ -117,15 +119,15 @@ def fill_(layer: Factorized, factors: Sequence[Tensor], bias: Tensor | None) -> 
 
 
 def shift_bias_(layer: Factorized, update: Tensor) -> None:
-    """Adds (out,) to the bias, in the layer's own dtype."""
+    """Adds `update` (out,) to the bias, in the layer's own dtype."""
     with torch.no_grad():
         layer[-1].bias.add_(update.to(layer[-1].bias.dtype))  # type: ignore[operator,arg-type]
 
 
 def replace_(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
-    """Puts `layer` in the place of the module `name`, under all names that it has.
+    """Puts `layer` in the place of the module `name`, under all names that this module has.
 
-    Returns the model, which is `layer` itself when the target is the root (name "").
+    Returns the model, which is `layer` itself when the module is the root (name "").
     """
     if not name:
         return layer

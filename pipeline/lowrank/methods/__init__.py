@@ -47,15 +47,21 @@ __all__ = [
 
 
 def get_method(name: str) -> type[Method]:
-    """The class of a method; LowRankError with the nearest name if there is none."""
+    """The class of the method `name`. Raises LowRankError with the nearest name if there is
+    none."""
     if name in METHODS:
         return METHODS[name]
     raise LowRankError(f"unknown method {name!r}: {suggest(name, METHODS)}")
 
 
 def make_method(name: str, options: Mapping[str, object], seed: int = 0) -> Method:
-    """The method `name` with those of the `options`, which may be of several methods, that it
-    declares; `seed` where it draws random numbers."""
+    """The method `name` with its options.
+
+    options: options of this method, and perhaps of others, which are ignored.
+    seed: for methods that draw random numbers.
+
+    Raises LowRankError for an unknown name, and for a value out of its range.
+    """
     cls = get_method(name)
     declared = {field.name for field in fields(cls)}  # type: ignore[arg-type]
     values = {**options, "seed": seed}
@@ -63,8 +69,9 @@ def make_method(name: str, options: Mapping[str, object], seed: int = 0) -> Meth
 
 
 def with_matrices(methods: Sequence[Method]) -> dict[str, Method]:
-    """The methods by name, with those that they are on a matrix, where all methods *are* a
-    truncated SVD. Raises LowRankError for none, and for two of one name."""
+    """{name: method} of the given methods and of the method that each of them becomes on a matrix,
+    where a kernel's methods *are* a truncated SVD. Raises LowRankError for none, and for two of one
+    name."""
     made: dict[str, Method] = {}
     for method in methods:
         if not isinstance(method, Method):
@@ -90,7 +97,8 @@ def exact_candidate(
 ) -> Candidate | None:
     """The candidate of a method with exactly these ranks; None where the method has none such.
 
-    weights: {target: weight in the metric}, asked for this target's where the method reads it.
+    weights: {target: weight in the metric}; read only for methods that need the weight.
+
     Raises LowRankError for ranks that the layer cannot have.
     """
     if problem := method.form.check_ranks(target.group_shape, ranks):
@@ -107,8 +115,12 @@ def candidates_of(
     names: Sequence[str],
     methods: Mapping[str, Method],
 ) -> list[Candidate]:
-    """Worthwhile candidates of the methods `names` for one target (dense not included); weights
-    as of `exact_candidate`."""
+    """The worthwhile candidates of the methods `names` for one target, the dense one not among
+    them.
+
+    weights: as of `exact_candidate`.
+    methods: {name: method}, with those on matrices (`with_matrices`).
+    """
     chosen = [methods[name].on_matrices if target.is_matrix else name for name in names]
     return [
         candidate

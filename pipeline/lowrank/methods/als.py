@@ -1,7 +1,7 @@
-"""Alternating least squares for the CP of three-way kernels, one a group.
+"""Alternating least squares for the CP of three-way kernels, each group by itself.
 
-`kernel` is (groups, I₀, I₁, I₂), best with I₀ ≥ I₁ ≥ I₂, `factors` three tensors
-(groups, Iₘ, rank), all float64; groups have nothing in common but the rank.
+`kernel` is (groups, I₀, I₁, I₂), best with I₀ ≥ I₁ ≥ I₂; `factors` are three tensors (groups, Iₘ,
+rank), all float64; groups have nothing in common but the rank.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from torch import Tensor
 from pipeline.lowrank.linalg import balance_components, left_eigenbasis, unfold
 
 _RIDGE = 1e-10  # relative to the mean diagonal: keeps the normal equations solvable
-_FASTER, _SLOWER = 1.2, 0.5  # how the extrapolation grows after a sweep that helped, and else
+_FASTER, _SLOWER = (
+    1.2,
+    0.5,
+)  # factors of the extrapolation after a sweep that helped, and after another
 
 # Parts of ‖K‖² that the squared norms of the components may add up to. Storing factors with
 # relative precision eps disturbs the kernel by about eps·√(3·part)·‖K‖, gradients meet the same
@@ -26,8 +29,12 @@ _DIVERGED, CALM = 100.0, 10.0
 
 @dataclass(frozen=True)
 class Fit:
-    """One fitted rank: factors (groups, out / in / taps, rank), the squared error, and what
-    the squared norms of the components add up to, as a part of ‖K‖²."""
+    """A fitted CP.
+
+    factors: (groups, out / in / taps, rank).
+    squared_error: ‖K − K̂‖².
+    components: the sum of the squared norms of its components, as a part of ‖K‖².
+    """
 
     rank: int
     factors: list[Tensor]
@@ -47,18 +54,19 @@ def fit(
     tolerance: float,
     penalty: float,
 ) -> list[Tensor]:
-    """Minimises ‖K − ⟦A, B, C⟧‖² + α·sensitivity from the given factors until a sweep gains less
-    than `tolerance`·‖K‖², at most `iterations` sweeps; never above where it started.
+    """Minimises ‖K − ⟦A, B, C⟧‖² + α·sensitivity from the given factors, at most `iterations`
+    sweeps, until a sweep gains less than `tolerance`·‖K‖²; the result is never above the start.
+    Without penalty as tensorly.decomposition.parafac.
 
-    A best CP of given rank need not exist: components may grow against each other for ever
-    (de Silva & Lim 2008), as they do on most kernels of networks. With the sensitivity as a
-    penalty a minimum exists, and each factor's update stays a linear system. `penalty` is
-    what the sensitivity of components of equal norm and without cancellation would cost, as a
-    part of ‖K‖²; that fixes α.
+    A best CP of given rank need not exist: components may grow against each other for ever (de
+    Silva & Lim 2008), as they do on most kernels of networks. With the sensitivity as a penalty a
+    minimum exists, and each factor's update stays a linear system. `penalty` is what the
+    sensitivity of components of equal norm and without cancellation would cost, as a part of ‖K‖²;
+    that fixes α.
 
-    A sweep starts from factors extrapolated along the last step, which carries it through the
-    long flat stretches of plain ALS; when that ends higher, the step is undone and shortened
-    (restarts as in Mitchell, Ye & De Sterck 2020). Norms are balanced after each sweep.
+    A sweep starts from factors extrapolated along the last step, which carries it through the long
+    flat stretches of plain ALS; when that ends higher, the step is undone and shortened (restarts
+    as in Mitchell, Ye & De Sterck 2020). Norms are balanced after each sweep.
     """
     squared = kernel.square().sum().item()
     rank = factors[0].shape[-1]
@@ -104,8 +112,8 @@ def _sweep(
 
 def extend(kernel: Tensor, factors: Sequence[Tensor], count: int) -> list[Tensor]:
     """Factors with `count` more components, the largest of the residual's nested SVD: singular
-    directions of mode 1, and of the slice that belongs to each of them. All
-    I₁·min(I₀, I₂) of them would give the residual exactly."""
+    directions of mode 1, and for each of them singular directions of the slice that belongs to it.
+    All I₁·min(I₀, I₂) of them would give the residual exactly."""
     residual = kernel - reconstruct(factors)
     _, basis = left_eigenbasis(unfold(residual, 1))
     turned = basis.mT @ unfold(residual, 1)
@@ -126,8 +134,8 @@ def extend(kernel: Tensor, factors: Sequence[Tensor], count: int) -> list[Tensor
 def correct(
     kernel: Tensor, factors: Sequence[Tensor], *, sweeps: int, slack: float
 ) -> list[Tensor]:
-    """Error-preserving correction (Phan, Tichavský & Cichocki 2020): lowers the sensitivity
-    while the squared error of each group stays ≤ (1 + slack)·what it is now.
+    """Error-preserving correction (Phan, Tichavský & Cichocki 2020): lowers the sensitivity while
+    the squared error of each group stays ≤ (1 + slack) times what it is at the start.
 
     For one factor that is a ridge regression whose weights are the other factors' share in the
     sensitivity and whose strength is the largest that the error allows, found by bisection.
@@ -175,7 +183,7 @@ def rescaled(kernel: Tensor, factors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def reconstruct(factors: Sequence[Tensor]) -> Tensor:
-    """⟦A, B, C⟧ (groups, I₀, I₁, I₂)."""
+    """⟦A, B, C⟧ (groups, I₀, I₁, I₂); as tensorly.cp_to_tensor for one group."""
     first, second, third = factors
     flat = first @ _khatri_rao(second, third).mT
     return flat.reshape(*flat.shape[:2], second.shape[-2], third.shape[-2])

@@ -1,4 +1,4 @@
-"""Candidates: what a layer may become, what it then costs, and how wrong it then is."""
+"""Candidates: what a layer may become, its costs, and its error."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ ErrorKind = Literal["exact", "upper_bound", "estimate"]
 class Candidate:
     """One way to build a layer.
 
-    `squared_error` is ‖W − Ŵ‖² in the metric; `error_kind` says whether the built layer has
-    exactly this error, at most this error, or about this error. `params` counts the bias.
-    `note` is what a reader of the plan should know about it, if anything.
+    method, ranks: "dense" and () for the layer as it is.
+    params, macs: costs of the layer; params count the bias.
+    squared_error: ‖W − Ŵ‖² in the metric.
+    error_kind: whether the built layer has exactly this error, at most this error, or about this
+        error.
+    note: what a reader of the plan should know about it; may be empty.
     """
 
     method: str
@@ -33,7 +36,8 @@ class Candidate:
 
 
 def dense_candidate(target: Target) -> Candidate:
-    """The layer as it is: no error, full cost. Always on the list."""
+    """The candidate that leaves the layer as it is, without error and at full cost; every list has
+    it."""
     return Candidate("dense", (), target.params, target.macs, 0.0, "exact")
 
 
@@ -52,12 +56,12 @@ class CandidateGrid:
     error_kind: ErrorKind
 
     def find(self, ranks: Sequence[int]) -> Candidate | None:
-        """The candidate with exactly these ranks, worthwhile or not; None if it is not here."""
+        """The candidate with exactly these ranks, worthwhile or not; None if the grid has none."""
         found = (self.ranks == torch.tensor([ranks])).all(1).nonzero().flatten()
         return self._rows(found)._listed()[0] if len(found) else None
 
     def worthwhile(self, target: Target) -> list[Candidate]:
-        """The candidates that `pruned` leaves."""
+        """The candidates that `pruned` leaves, as a list."""
         return self.pruned(target)._listed()
 
     def _listed(self) -> list[Candidate]:
@@ -96,7 +100,7 @@ class CandidateGrid:
 
 
 def merge(grids: Sequence[CandidateGrid]) -> CandidateGrid:
-    """One grid of the rows of several, of the same method and kind of error."""
+    """The rows of several grids of one method and one kind of error as one grid."""
     return replace(
         grids[0],
         ranks=torch.cat([grid.ranks for grid in grids]),

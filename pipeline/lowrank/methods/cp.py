@@ -30,17 +30,15 @@ _ROOM = 1.5  # directions kept for each component while the fit runs on a small 
 
 @options
 class CP(Method):
-    """ranks = (rank,), of each group. Alternating least squares from nested singular vectors,
-    until a sweep lowers the squared error by less than `cp_tolerance`·‖K‖², at most
-    `cp_iterations` sweeps. `cp_penalty` keeps the components from growing against each other
-    (see `als.fit`); where they still exceed ten times the kernel, the error-preserving
-    correction gives up at most the part `cp_slack` of the squared error to shrink them; a fit
-    that then still exceeds a hundred times is started again from seeded noise `cp_restarts`
-    times, and is given up for Tucker-2 if that does not help.
+    """CP: a sum of rank-one components; ranks = (rank,), of each group. Fitted by alternating least
+    squares from nested singular vectors (see `als.fit`), which minimises ‖K − K̂‖² plus a penalty.
 
-    No formula gives the error of a rank, so candidates are *fitted*, on a geometric grid of
-    `cp_rank_grid` ranks up to break-even, each from the one before. `factorize` goes the same
-    way, so that these errors are exact.
+    Where components still exceed ten times the kernel, the error-preserving correction gives up a
+    part of the squared error to shrink them. A fit that then exceeds a hundred times the kernel is
+    started again from seeded noise, and is given up for Tucker-2 if that does not help. No formula
+    gives the error of a rank, so candidates are *fitted*, on a geometric grid of ranks up to
+    break-even, each from the one before. `factorize` goes the same way, so that these errors are
+    exact.
     """
 
     cp_iterations: int = knob(default=100, ge=1, help="cp: sweeps of alternating least squares")
@@ -94,7 +92,8 @@ class CP(Method):
     def candidate(
         self, target: Target, weight: Tensor, spectra: Spectra, ranks: Sequence[int]
     ) -> Candidate | None:
-        """Fitted here. Raises LowRankError where the fit diverges."""
+        """The candidate of a fit that is made for this call. Raises LowRankError where the fit
+        diverges."""
         fitted = self.form.reconstruct(self.factorize(weight, spectra, ranks))
         error = float((weight.to(torch.float64) - fitted).square().sum())
         return self._priced(target, ranks, [error]).find(ranks)
@@ -129,7 +128,7 @@ class CP(Method):
         return sorted({round(limit ** (index / last)) for index in range(self.cp_rank_grid)})
 
     def _fits(self, weight: Tensor, spectra: Spectra, ranks: Sequence[int]) -> Iterator[als.Fit]:
-        """A fit of each rank, ascending; each starts from the last that did not diverge."""
+        """A fit of each rank, ascending; each starts from the last fit that did not diverge."""
         kernel = split_groups(weight.to(torch.float64), spectra.groups).flatten(3)
         order = sorted(range(3), key=lambda mode: -kernel.shape[mode + 1])
         bases = [spectra.views[f"mode{m}"].basis if m < 2 else None for m in order]
@@ -163,7 +162,7 @@ class CP(Method):
     def _alternate(
         self, kernel: Tensor, bases: Sequence[Tensor | None], start: list[Tensor], rank: int
     ) -> list[Tensor]:
-        """First on the Tucker core, where that is much smaller (Bro & Andersson 1998), then on
+        """Fits on the Tucker core first, where that is much smaller (Bro & Andersson 1998), then on
         the kernel itself."""
         factors, missing = start, rank - start[0].shape[-1]
         room = math.ceil(_ROOM * rank)
@@ -203,8 +202,8 @@ class CP(Method):
         return als.Fit(factors[0].shape[-1], factors, error, components())
 
     def certify(self, spectra: Spectra, ranks: Sequence[int]) -> Certificate:
-        """A rank-R CP has mode ranks ≤ R, so error² ≥ each mode's tail; the best scale was given
-        to it, and the correction stops there, so error² ≤ ‖K‖²."""
+        """A rank-R CP has mode ranks ≤ R, so error² ≥ each mode's tail. The fit has the best scale,
+        and the correction never raises the error above the zero kernel's, so error² ≤ ‖K‖²."""
         tails = [spectra.views[m].tails for m in ("mode0", "mode1")]
         lower = max(tail[min(ranks[0], len(tail) - 1)].item() for tail in tails)
         return Certificate(lower, spectra.squared_norm, "mode ranks")

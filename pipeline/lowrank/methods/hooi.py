@@ -9,7 +9,7 @@ from torch import Tensor
 from pipeline.lowrank.linalg import leading, unfold
 from pipeline.lowrank.typed import knob
 
-# The options of the methods that iterate.
+# The options of the methods that iterate: Tucker and Tucker-2.
 SWEEPS: int = knob(
     default=10, ge=0, help="tucker2, tucker: sweeps after the HOSVD; 0 keeps the HOSVD"
 )
@@ -23,12 +23,17 @@ TOLERANCE: float = knob(
 def hooi(
     kernel: Tensor, bases: Sequence[Tensor], *, iterations: int, tolerance: float
 ) -> tuple[Tensor, list[Tensor]]:
-    """(core, bases) of the truncation of the first len(bases) modes (De Lathauwer et al. 2000).
+    """Higher-order orthogonal iteration, which minimises ‖K − K̂‖² over bases of the first
+    len(bases) modes (De Lathauwer et al. 2000); as tensorly.decomposition.partial_tucker.
 
-    kernel: (groups, *sizes) float64, each group by itself; bases: (groups, size, rank), one a
-    mode, orthonormal: the HOSVD's are where the sweeps start. A sweep replaces each basis by
-    the best one for the others, so ‖core‖² = ‖K‖² − ‖K − K̂‖² never falls; sweeps end when it
-    rises by no more than `tolerance`·‖K‖², or after `iterations` of them (0: the HOSVD).
+    kernel: (groups, *sizes) float64, each group by itself.
+    bases: (groups, size, rank) orthonormal, one a mode, from which the sweeps start: those of the
+        HOSVD.
+    iterations: sweeps at most; 0 keeps the bases.
+    tolerance: sweeps end when ‖core‖² = ‖K‖² − ‖K − K̂‖² rises by no more than this part of ‖K‖².
+
+    Returns (core, bases). A sweep replaces each basis by the best one for the others, so that the
+    error never rises.
     """
     found = list(bases)
     # The first two projections touch the whole kernel: one matrix product each in this layout.

@@ -18,8 +18,9 @@ from pipeline.lowrank.typed import options
 
 @options
 class SpatialSVD(Method):
-    """ranks = (rank,): the truncated SVD of the matrix (in·height) × (out·width) of a Conv2d.
-    Kernels of height or width 1 have no candidates: there it is `SVDIn` or `SVD`."""
+    """The truncated SVD of a Conv2d's kernel as the matrix (in·height) × (out·width); ranks =
+    (rank,). Kernels of height or width 1 have no candidates: for them it is the same as `SVDIn` or
+    `SVD`."""
 
     name: ClassVar[str] = "spatial_svd"
     form: ClassVar[Form] = FORMS["spatial_svd"]

@@ -19,7 +19,9 @@ from pipeline.lowrank.typed import options
 
 @options
 class SVD(Method):
-    """ranks = (rank,): of the matrix out × (in·taps), the leading singular directions."""
+    """The truncated SVD of the matrix out × (in·taps); ranks = (rank,). It minimises ‖W − Ŵ‖ in
+    the metric over all matrices of this rank (Eckart & Young 1936), as numpy.linalg.svd cut to
+    `rank`."""
 
     name: ClassVar[str] = "svd"
     form: ClassVar[Form] = FORMS["svd"]

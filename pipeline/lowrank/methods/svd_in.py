@@ -18,8 +18,9 @@ from pipeline.lowrank.typed import options
 
 @options
 class SVDIn(Method):
-    """ranks = (rank,): cheaper than `SVD` where a layer has more inputs than outputs, or where
-    its inputs are the more correlated."""
+    """The truncated SVD of a kernel as the matrix in × (out·taps); ranks = (rank,). Cheaper than
+    `SVD` where a layer has more inputs than outputs, or where its inputs are the more
+    correlated."""
 
     name: ClassVar[str] = "svd_in"
     form: ClassVar[Form] = FORMS["svd_in"]

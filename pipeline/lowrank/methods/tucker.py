@@ -21,8 +21,9 @@ from pipeline.lowrank.typed import options
 
 @options
 class Tucker(Method):
-    """ranks = (out rank, in rank, a rank for each axis of the kernel). HOSVD and HOOI as in
-    `Tucker2`. For Conv1d and Conv2d without groups."""
+    """Tucker of all modes of a kernel; ranks = (out rank, in rank, a rank for each axis of the
+    kernel). HOSVD and HOOI as in `Tucker2`; as tensorly.decomposition.tucker. For Conv1d and Conv2d
+    without groups."""
 
     hooi_iterations: int = SWEEPS
     hooi_tolerance: float = TOLERANCE
@@ -46,8 +47,8 @@ class Tucker(Method):
         return self._grid(target, self._errors(weight, spectra), ranks[2:]).find(ranks)
 
     def _errors(self, weight: Tensor, spectra: Spectra) -> Tensor:
-        """Squared HOSVD errors of all rank tuples, one axis a mode: as in tucker2, from sums of
-        squares of the core."""
+        """Squared HOSVD errors of all rank tuples, one dimension a mode: as in `Tucker2`, from sums
+        of squares of the core."""
         bases = [spectra.views[view].basis for view in self.views[: weight.ndim]]
         kernel = split_groups(weight.double(), 1)
         core, _ = hooi(kernel, bases, iterations=0, tolerance=0.0)

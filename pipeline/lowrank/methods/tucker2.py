@@ -20,9 +20,10 @@ from pipeline.lowrank.typed import options
 
 @options
 class Tucker2(Method):
-    """ranks = (out rank, in rank), of each group. HOSVD by Gram eigendecomposition, then HOOI
-    sweeps until the error falls by less than `hooi_tolerance`·‖K‖² in a sweep, at most
-    `hooi_iterations` of them; 0 leaves the HOSVD as it is."""
+    """Tucker of the channel modes of a kernel (Kim et al. 2016); ranks = (out rank, in rank), of
+    each group. HOSVD by Gram eigendecomposition, then HOOI sweeps, which minimise ‖K − K̂‖², until
+    the error falls by less than `hooi_tolerance`·‖K‖² in a sweep, at most `hooi_iterations` of them
+    (0 keeps the HOSVD). As tensorly.decomposition.partial_tucker with modes [0, 1]."""
 
     hooi_iterations: int = SWEEPS
     hooi_tolerance: float = TOLERANCE
@@ -35,7 +36,7 @@ class Tucker2(Method):
         return self._grid(target, spectra).worthwhile(target)
 
     def _grid(self, target: Target, spectra: Spectra) -> CandidateGrid:
-        """All ranks, worthwhile or not."""
+        """Candidates at all rank pairs, worthwhile or not."""
         assert spectra.core_energy is not None
         # ‖K − K̂‖² = ‖K‖² − ‖core[:R₀, :R₁]‖², exact for the HOSVD of every rank pair at once.
         kept = spectra.core_energy.cumsum(0).cumsum(1)

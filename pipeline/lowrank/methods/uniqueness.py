@@ -1,4 +1,4 @@
-"""When is a CP unique? Two figures that are often taken for each other."""
+"""When is a CP unique? Two conditions that are often taken for each other."""
 
 from __future__ import annotations
 
@@ -14,30 +14,37 @@ from pipeline.lowrank.forms.cp import rank_upper_bound
 
 @dataclass(frozen=True)
 class Uniqueness:
-    """The two figures of a CP: `rank_limit`, which its rank never exceeds and which
-    Theorem 6 of the course module (docs/theorems.md) takes for a condition of uniqueness, and
-    whether Kruskal's condition, which is one, holds for factors without special structure."""
+    """What is known of the uniqueness of a CP.
+
+    rank_limit: a number that the rank of a tensor never exceeds. Theorem 6 of the course module
+        (docs/theorems.md) takes it for a condition of uniqueness, which it is not.
+    kruskal: whether Kruskal's condition holds, which is one, for factors without special structure.
+    """
 
     rank_limit: int
     kruskal: bool
 
 
 def cp_uniqueness(sizes: Sequence[int], rank: int) -> Uniqueness:
-    """Of a CP of this rank of a tensor of these sizes; modes of size 1 don't count."""
+    """The two figures for a CP of this rank of a tensor of these sizes; modes of size 1 don't
+    count."""
     modes = [size for size in sizes if size > 1] or [1]
     k_ranks = generic_k_ranks(modes, rank)
     return Uniqueness(rank_upper_bound(modes), kruskal_sufficient(k_ranks, rank))
 
 
 def kruskal_sufficient(k_ranks: Sequence[int], rank: int) -> bool:
-    """Σk ≥ 2R + N − 1 makes a CP of N modes and rank R unique, up to the order and the scales of
-    its components (Kruskal 1977; N modes: Sidiropoulos & Bro 2000). Sufficient, not necessary.
+    """Whether Σk ≥ 2R + N − 1, which makes a CP of N modes and rank R unique up to the order and
+    the scales of its components (Kruskal 1977; N modes: Sidiropoulos & Bro 2000). Sufficient, not
+    necessary.
+
+    k_ranks: the k-rank of each factor.
     """
     return sum(k_ranks) >= 2 * rank + len(k_ranks) - 1
 
 
 def generic_k_ranks(sizes: Sequence[int], rank: int) -> list[int]:
-    """min(I, R) a mode: the k-ranks of factors without special structure."""
+    """The k-ranks of factors without special structure: min(I, R) for each mode."""
     return [min(size, rank) for size in sizes]
 
 
