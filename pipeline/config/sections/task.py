@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
+from pipeline.lowrank.tasks import TASKS, get_task
 from pipeline.lowrank.typed import knob, options
 
 
@@ -11,6 +10,7 @@ from pipeline.lowrank.typed import knob, options
 class TaskOptions:
     """What the network predicts: its loss, its quality, and how two networks are compared."""
 
-    name: Literal["classification", "causal_lm", "sequence_classification", "encoder"] = knob(
-        help="one of the tasks of pipeline.lowrank.tasks"
-    )
+    name: str = knob(help=f"a task of pipeline.lowrank.tasks: {', '.join(TASKS)}")
+
+    def __post_init__(self) -> None:
+        get_task(self.name)
