@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pipeline.lowrank.analysis.options import HELD_OUT
 from pipeline.lowrank.typed import knob, options
 
 
@@ -46,7 +47,7 @@ class DataOptions:
     )
     calibration: int = knob(180, ge=1, help="held out for statistics")
     held_out: float = knob(
-        0.25,
+        HELD_OUT,
         ge=0,
         lt=1,
         help="fraction of the calibration examples that statistics never see; plans and refits are "

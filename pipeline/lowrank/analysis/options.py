@@ -7,6 +7,9 @@ from typing import Literal
 
 from pipeline.lowrank.typed import knob, options
 
+# Of the calibration examples, the last: statistics never see them, plans are measured on them.
+HELD_OUT = 0.25
+
 MetricName = Literal["weight", "input", "fisher"]
 
 

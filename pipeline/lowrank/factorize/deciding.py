@@ -15,7 +15,7 @@ from torch import nn
 from pipeline.lowrank.analysis.analysis import Analysis, analyze
 from pipeline.lowrank.analysis.divergence import Divergence
 from pipeline.lowrank.analysis.metrics import DAMPING
-from pipeline.lowrank.analysis.options import AnalysisOptions, MetricName
+from pipeline.lowrank.analysis.options import HELD_OUT, AnalysisOptions, MetricName
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.factorize.apply import Compression, apply_
 from pipeline.lowrank.factorize.contest import choose_plan
@@ -26,6 +26,7 @@ from pipeline.lowrank.planning.files import load_plan
 from pipeline.lowrank.planning.from_file import FromFile
 from pipeline.lowrank.planning.making import make_plan
 from pipeline.lowrank.planning.offers import make_offers
+from pipeline.lowrank.planning.options import CONTEST_EXAMPLES
 from pipeline.lowrank.planning.overrides import Override, named_methods
 from pipeline.lowrank.planning.plan import Plan
 from pipeline.lowrank.planning.policies import Policy
@@ -34,8 +35,6 @@ from pipeline.lowrank.typed import keywords_checked
 
 P = ParamSpec("P")
 
-HELD_OUT = 0.25  # the last part of the calibration examples, which statistics never see
-CONTEST_EXAMPLES = 512
 METHODS = (PivotedTucker2(),)
 
 

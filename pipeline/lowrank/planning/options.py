@@ -13,6 +13,8 @@ from pipeline.lowrank.planning.overrides import make_overrides
 from pipeline.lowrank.planning.policies import POLICIES, Budget, Policy, make_policy
 from pipeline.lowrank.typed import knob, options
 
+CONTEST_EXAMPLES = 512  # held out from the statistics, on which plans are measured
+
 # A plan from a file is named by its path, and pinned by its content.
 _FILE = "file"
 
@@ -29,7 +31,7 @@ class RankSelectOptions:
     policy: str = knob(help="the rule; each option of the group names one")
     budget: float = knob(default=0.2, gt=0, le=1, help="budget: fraction of the dense cost to keep")
     contest_examples: int = knob(
-        default=512,
+        default=CONTEST_EXAMPLES,
         ge=0,
         help="budget, loss: held-out calibration examples on which plans are measured, the one "
         "closest to the dense network wins; 0 measures none, error_scale decides",
