@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
-from safetensors.torch import save_model
 from torch import nn
 
 from pipeline.data.files import load_facts, load_split, load_task
 from pipeline.evaluation.quality import check_fit
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.forms.files import build_model, load_weights, save
+from pipeline.lowrank.forms.files import build_model, load_weights, save, save_weights
 from pipeline.machine.checksums import check_sha256, file_sha256
 from pipeline.models.huggingface import self_contained
 from pipeline.training.curve import Curve, OnStep
@@ -51,7 +50,7 @@ def make_baseline(
     else:
         if fabric.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
-            save_model(model, str(folder / INIT))
+            save_weights(model, folder / INIT)
         curve = train(
             model,
             load_split(data, "train"),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.analysis.spectra import Spectra, analyze_weight
+from pipeline.lowrank.forms import Form
 from pipeline.lowrank.forms.surgery import Factorized, fill_, unfilled
 from pipeline.lowrank.methods import METHODS, Method, make_method
 from pipeline.lowrank.network.costs import describe_target, trace_positions
@@ -115,6 +116,17 @@ def case_of(module: nn.Module, example: Tensor) -> Case:
     weight = dense_weight(module)
     target = describe_target("layer", module, trace_positions(module, example)[""])
     return Case(module, example, target, weight, analyze_weight(weight, groups_of(module)))
+
+
+def full_ranks(form: Form, case: Case) -> tuple[int, ...]:
+    """The largest ranks that the form takes for this layer."""
+    shape = case.target.group_shape
+    counts = (count for count in range(1, 9) if form.check_ranks(shape, (1,) * count) is None)
+    full = [1] * next(counts)
+    for place in range(len(full)):
+        while form.check_ranks(shape, [*full[:place], full[place] + 1, *full[place + 1 :]]) is None:
+            full[place] += 1
+    return tuple(full)
 
 
 def build(case: Case, method: Method, ranks: tuple[int, ...]) -> Factorized:

@@ -22,6 +22,7 @@ from pipeline.lowrank.analysis.metrics import (
 )
 from pipeline.lowrank.analysis.moments import Moments, collect_moments
 from pipeline.lowrank.analysis.options import AnalysisOptions, MetricName
+from pipeline.lowrank.analysis.overview import analysis_table
 from pipeline.lowrank.analysis.record import AnalysisRecord, TargetRecord, diagnose_view
 from pipeline.lowrank.analysis.spectra import (
     Spectra,
@@ -70,6 +71,15 @@ class Analysis:
         if name in self.metrics:
             return self.metrics[name].whiten(weight)
         return weight.to(torch.float64)
+
+    def __repr__(self) -> str:
+        return f"Analysis({self.metric}, {len(self.targets)} targets)"
+
+    def __str__(self) -> str:
+        return analysis_table(self).text()
+
+    def _repr_html_(self) -> str:
+        return analysis_table(self).html()
 
 
 class _OnDemand(Mapping[str, Tensor]):

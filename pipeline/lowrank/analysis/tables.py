@@ -83,9 +83,17 @@ def skipped_note(skipped: Mapping[str, str], most: int = 5) -> list[str]:
     return [f"skipped: {', '.join(shown)}{more}"]
 
 
+def compact(count: int) -> str:
+    """Up to 99,999 as it is, in thousands, millions, … above: 12,345, 134.2M."""
+    if count < 100_000:
+        return f"{count:,}"
+    size = next(size for size in (1, 2, 3, 4, 5) if size == 5 or count < 999.95 * 1000**size)
+    return f"{count / 1000**size:.1f}{'kMGTP'[size - 1]}"
+
+
 def _wrapped(text: str, width: int) -> list[str]:
     lines = [""]
-    for word in text.split(" "):
+    for word in (shortened(word, width) for word in text.split(" ")):
         if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
             lines.append(word)
         else:

@@ -14,8 +14,9 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.factorize.layer import LayerFactorization, LayerReport
 from pipeline.lowrank.forms.surgery import check_ranks_fit, layer_at, replace_
 from pipeline.lowrank.network.costs import Totals
+from pipeline.lowrank.network.targets import find_targets
 from pipeline.lowrank.planning.expected import checked
-from pipeline.lowrank.planning.plan import Plan
+from pipeline.lowrank.planning.plan import DENSE, Plan
 from pipeline.lowrank.typed import keywords_checked
 
 
@@ -97,8 +98,8 @@ def apply_(
     Raises LowRankError when the plan does not fit the model, or when a measured error is outside
     its certified bounds; the model is then as it was.
     """
-    analysis = analysis or plan.analysis or _analyzed(model, plan, example)
     _check_fit(model, plan)
+    analysis = analysis or plan.analysis or _analyzed(model, plan, example)
     plan, told = checked(plan, analysis, analysis.whitened(model))
     built, reports = {}, {}
     for name, layer in plan.factorized.items():
@@ -120,9 +121,10 @@ def _analyzed(model: nn.Module, plan: Plan, example: object) -> Analysis:
         )
     if example is None:
         raise LowRankError("a plan from a file needs its analysis, or an example (a batch of one)")
-    names = list(plan.layers)
-    literal = tuple(_literal(name) for name in names)
-    return analyze(model, example, chosen=AnalysisOptions(metric="weight", include=literal))
+    # Without what the plan skips: of every other target it has to say something.
+    layers, _ = find_targets(model)
+    skipped = tuple(_literal(name) for name in layers if name in plan.skipped)
+    return analyze(model, example, chosen=AnalysisOptions(metric="weight", exclude=skipped))
 
 
 def _literal(name: str) -> str:
@@ -132,6 +134,7 @@ def _literal(name: str) -> str:
 
 def _check_fit(model: nn.Module, plan: Plan) -> None:
     """The whole plan is checked before the first layer is built."""
-    for name, layer in plan.factorized.items():
+    for name, layer in plan.layers.items():
         module = layer_at(model, name)
-        check_ranks_fit(name, module, plan.methods[layer.method].form, layer.ranks)
+        if layer.method != DENSE:
+            check_ranks_fit(name, module, plan.methods[layer.method].form, layer.ranks)

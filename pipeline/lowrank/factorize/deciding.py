@@ -29,7 +29,7 @@ from pipeline.lowrank.planning.offers import make_offers
 from pipeline.lowrank.planning.options import CONTEST_EXAMPLES
 from pipeline.lowrank.planning.overrides import Override, named_methods
 from pipeline.lowrank.planning.plan import Plan
-from pipeline.lowrank.planning.policies import Policy
+from pipeline.lowrank.planning.policies import Policy, check_policy
 from pipeline.lowrank.tasks import Task, get_task
 from pipeline.lowrank.typed import keywords_checked
 
@@ -79,6 +79,8 @@ def plan(
 
     Raises LowRankError, with the remedy, where model, data, policy and methods do not fit together.
     """
+    check_policy(policy)
+    with_matrices(methods)  # raises where they are none, before anything is computed
     kind = get_task(task) if isinstance(task, str) else task
     chosen_metric: MetricName = metric or ("fisher" if len(calibration) else "weight")
     chosen = AnalysisOptions(
@@ -120,10 +122,7 @@ def plan_from(
     divergence: makes the measure of networks against the dense one, when it is first needed; None
         measures nothing. The other arguments are those of `plan`.
     """
-    if not isinstance(policy, Policy):
-        raise LowRankError(
-            f"policy: {policy!r} is no policy; give an object such as lr.Budget(params=0.4)"
-        )
+    check_policy(policy)
     known = with_matrices([*methods, *named_methods(overrides or {})])
     names = [method.name for method in methods]
     weights = analysis.whitened(model)
@@ -165,12 +164,12 @@ def _content(path: Path) -> bytes:
 def _then_applied(decide: Callable[P, Plan]) -> Callable[P, Compression]:
     def compress_(*values: P.args, **named: P.kwargs) -> Compression:
         """`plan`, with its arguments, and `apply_` in one call: the network is changed in place."""
-        model = values[0] if values else named["model"]
-        return apply_(cast(nn.Module, model), decide(*values, **named))
+        chosen = decide(*values, **named)
+        return apply_(cast(nn.Module, values[0] if values else named["model"]), chosen)
 
     signature = inspect.signature(decide).replace(return_annotation="Compression")
     compress_.__signature__ = signature  # type: ignore[attr-defined]
-    return compress_
+    return keywords_checked(compress_)
 
 
 compress_ = _then_applied(plan)

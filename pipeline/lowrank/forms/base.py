@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Self
 
 from torch import Tensor, nn
 
@@ -24,6 +25,9 @@ class Form(ABC):
     """
 
     name: str
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # it holds nothing that a copy of a network could change
 
     @abstractmethod
     def costs(self, target: Target, ranks: Tensor) -> tuple[Tensor, Tensor]:

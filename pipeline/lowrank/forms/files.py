@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
@@ -56,6 +56,8 @@ def build_model(spec: Mapping[str, Any]) -> nn.Module:
     target = spec.get("_target_")
     if not target:
         raise LowRankError("model._target_ is empty: give the import path of an nn.Module class")
+    if not isinstance(target, str):
+        raise LowRankError(f"model._target_={target}: give the import path of an nn.Module class")
     try:
         builder = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
@@ -88,8 +90,7 @@ def save(model: nn.Module, folder: Path | str, builder: Mapping[str, Any] | None
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # save_model keeps tied weights once, where save_file would refuse them.
-    save_model(model, str(folder / WEIGHTS))
+    save_weights(model, folder / WEIGHTS)
     layers = {
         name: FactorizedLayer(module.form.name, module.ranks)
         for name, module in model.named_modules()
@@ -97,6 +98,12 @@ def save(model: nn.Module, folder: Path | str, builder: Mapping[str, Any] | None
     }
     known = getattr(model, _BUILDER, None) if builder is None else builder
     save_record(folder / NETWORK, NetworkFile(2, known and dict(known), layers))
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Writes parameters and buffers, tied ones once; the same network gives the same bytes (which
+    safetensors' own save_model does not, where several names are tied)."""
+    save_file(_once(model.state_dict()), path)
 
 
 def read_network(folder: Path | str) -> NetworkFile:
@@ -222,9 +229,24 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
+def _once(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of tensors that share their numbers the one whose name comes first, as safetensors wants
+    them: contiguous, in storages of their own."""
+    tied, found, storages = _tied_names(state), {}, set()
+    for key, value in state.items():
+        if key != min(tied[key]):
+            continue
+        storage = value.untyped_storage().data_ptr()
+        found[key] = value.clone() if storage in storages else value
+        found[key] = found[key].contiguous()
+        storages.add(storage)
+    return found
+
+
 def _tied_names(state: Mapping[str, Tensor]) -> dict[str, set[str]]:
     """Key → all keys that share its storage (safetensors keeps one of them)."""
-    by_storage: dict[int, set[str]] = {}
+    by_storage: dict[object, set[str]] = {}
     for key, value in state.items():
-        by_storage.setdefault(value.data_ptr() if value.numel() else id(value), set()).add(key)
+        same = (value.data_ptr(), value.shape, value.stride()) if value.numel() else key
+        by_storage.setdefault(same, set()).add(key)
     return {key: names for names in by_storage.values() for key in names}

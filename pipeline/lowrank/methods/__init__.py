@@ -39,6 +39,7 @@ __all__ = [
     "Tucker",
     "Tucker2",
     "candidates_of",
+    "check_method_fits",
     "exact_candidate",
     "get_method",
     "make_method",
@@ -99,13 +100,21 @@ def exact_candidate(
 
     weights: {target: weight in the metric}; read only for methods that need the weight.
 
-    Raises LowRankError for ranks that the layer cannot have.
+    Raises LowRankError for a method and ranks that the layer cannot have.
     """
-    if problem := method.form.check_ranks(target.group_shape, ranks):
-        raise LowRankError(
-            f"layer {target.name!r} ({' × '.join(map(str, target.group_shape))}): {problem}"
-        )
+    check_method_fits(method, target, ranks)
     return method.candidate(target, _read(method, target, weights), spectra, ranks)
+
+
+def check_method_fits(method: Method, target: Target, ranks: Sequence[int]) -> None:
+    """Raises LowRankError for a method and ranks that the layer cannot have."""
+    layer = f"layer {target.name!r} ({' × '.join(map(str, target.group_shape))})"
+    if target.is_matrix and method.name != method.on_matrices:
+        raise LowRankError(
+            f"{layer}: on a matrix {method.name} is {method.on_matrices}, with one rank; name that"
+        )
+    if problem := method.form.check_ranks(target.group_shape, ranks):
+        raise LowRankError(f"{layer}: {problem}")
 
 
 def candidates_of(

@@ -47,7 +47,7 @@ class Method(ABC):
     form: ClassVar[Form]
     views: ClassVar[tuple[str, ...]]
     on_matrices: ClassVar[str] = "svd"
-    reads_weight: ClassVar[bool] = False
+    reads_weight: ClassVar[bool] = True
 
     @abstractmethod
     def candidates(self, target: Target, weight: Tensor, spectra: Spectra) -> list[Candidate]:

@@ -66,7 +66,6 @@ class CP(Method):
     )
 
     name: ClassVar[str] = "cp"
-    reads_weight: ClassVar[bool] = True
     form: ClassVar[Form] = FORMS["cp"]
     views: ClassVar[tuple[str, ...]] = ()
 

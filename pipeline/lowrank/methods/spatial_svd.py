@@ -23,6 +23,7 @@ class SpatialSVD(Method):
     `SVD`."""
 
     name: ClassVar[str] = "spatial_svd"
+    reads_weight: ClassVar[bool] = False
     form: ClassVar[Form] = FORMS["spatial_svd"]
     views: ClassVar[tuple[str, ...]] = ("spatial",)
 

@@ -24,6 +24,7 @@ class SVD(Method):
     `rank`."""
 
     name: ClassVar[str] = "svd"
+    reads_weight: ClassVar[bool] = False
     form: ClassVar[Form] = FORMS["svd"]
     views: ClassVar[tuple[str, ...]] = ("mode0",)
 

@@ -23,6 +23,7 @@ class SVDIn(Method):
     correlated."""
 
     name: ClassVar[str] = "svd_in"
+    reads_weight: ClassVar[bool] = False
     form: ClassVar[Form] = FORMS["svd_in"]
     views: ClassVar[tuple[str, ...]] = ("mode1",)
 

@@ -29,12 +29,11 @@ class Tucker(Method):
     hooi_tolerance: float = TOLERANCE
 
     name: ClassVar[str] = "tucker"
-    reads_weight: ClassVar[bool] = True
     form: ClassVar[Form] = FORMS["tucker"]
     views: ClassVar[tuple[str, ...]] = ("mode0", "mode1", "mode2", "mode3")
 
     def candidates(self, target: Target, weight: Tensor, spectra: Spectra) -> list[Candidate]:
-        if target.kind not in ("conv1d", "conv2d") or target.groups > 1:
+        if not self._fits(target):
             return []
         error = self._errors(weight, spectra)
         every = product(*(range(1, size + 1) for size in error.shape[2:]))
@@ -44,7 +43,12 @@ class Tucker(Method):
     def candidate(
         self, target: Target, weight: Tensor, spectra: Spectra, ranks: Sequence[int]
     ) -> Candidate | None:
+        if not self._fits(target):
+            return None
         return self._grid(target, self._errors(weight, spectra), ranks[2:]).find(ranks)
+
+    def _fits(self, target: Target) -> bool:
+        return target.kind in ("conv1d", "conv2d") and target.groups == 1
 
     def _errors(self, weight: Tensor, spectra: Spectra) -> Tensor:
         """Squared HOSVD errors of all rank tuples, one dimension a mode: as in `Tucker2`, from sums

@@ -29,6 +29,7 @@ class Tucker2(Method):
     hooi_tolerance: float = TOLERANCE
 
     name: ClassVar[str] = "tucker2"
+    reads_weight: ClassVar[bool] = False
     form: ClassVar[Form] = FORMS["tucker2"]
     views: ClassVar[tuple[str, ...]] = ("mode0", "mode1")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.lowrank.analysis.analysis import Analysis
 from pipeline.lowrank.errors import LowRankError, suggest
-from pipeline.lowrank.methods import Method, exact_candidate
+from pipeline.lowrank.methods import Method, check_method_fits, exact_candidate
 from pipeline.lowrank.methods.candidate import Candidate, dense_candidate
 from pipeline.lowrank.network.costs import CostUnit, Totals
 from pipeline.lowrank.network.targets import Target
@@ -104,8 +104,14 @@ def _candidate(
     weights: Mapping[str, Tensor],
 ) -> Candidate:
     if layer.method == DENSE:
+        if layer.ranks:
+            raise LowRankError(
+                f"layer {target.name!r}: it stays dense, but has ranks {list(layer.ranks)}; give "
+                "[], or the method that is meant"
+            )
         return dense_candidate(target)
     method = plan.methods[layer.method]
+    check_method_fits(method, target, layer.ranks)
     known = plan.expected.layers.get(target.name)
     if known and (known.method, known.ranks) == (layer.method, layer.ranks):
         return _as_known(analysis, target, method, known)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.lowrank.analysis.options import MetricName
 from pipeline.lowrank.methods import Method, get_method
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.planning.from_file import FromFile
@@ -46,7 +47,7 @@ class _Expected:
 @dataclass(frozen=True)
 class _PlanFile:
     format: Literal[2]
-    metric: str
+    metric: MetricName
     damping: float | None
     seed: int
     policy: Mapping[str, Any]

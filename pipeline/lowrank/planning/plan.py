@@ -11,10 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from pipeline.lowrank.analysis.analysis import Analysis
+from pipeline.lowrank.analysis.options import MetricName
+from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.methods import Method, get_method
 from pipeline.lowrank.methods.candidate import ErrorKind
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.planning.policies import Policy
+from pipeline.lowrank.typed import plain
 
 DENSE = "dense"  # in place of a method: the layer stays as it is
 
@@ -26,6 +29,14 @@ class PlannedLayer:
     method: str
     ranks: tuple[int, ...]
     why: str = ""
+
+    def __post_init__(self) -> None:
+        ranks = plain(self.ranks)
+        if not isinstance(ranks, list | tuple) or any(type(rank) is not int for rank in ranks):
+            raise LowRankError(
+                f"ranks is {self.ranks!r}: give whole numbers, one for each rank of {self.method}"
+            )
+        object.__setattr__(self, "ranks", tuple(ranks))
 
 
 @dataclass(frozen=True)
@@ -85,7 +96,7 @@ class Plan:
     analysis: what the plan was made from; it is not part of the file.
     """
 
-    metric: str
+    metric: MetricName
     seed: int
     policy: Policy
     methods: Mapping[str, Method]

@@ -16,7 +16,6 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
-from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeVar, dataclass_transform, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -66,15 +65,15 @@ def options(cls: type[T]) -> type[T]:
 
 
 def plain(value: Any) -> Any:
-    """The value with numbers of numpy, also inside lists, tuples and dicts, as Python's own: a
-    number is a number, whoever made it."""
+    """The value with numbers and arrays of numpy, also inside lists, tuples and dicts, as Python's
+    own: a number is a number, whoever made it."""
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+        return value.tolist()
     if type(value) in (list, tuple):
         return type(value)(map(plain, value))
     if type(value) is dict:
         return {key: plain(one) for key, one in value.items()}
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return value
-    return int(value) if isinstance(value, Integral) else float(value)
+    return value
 
 
 def knob_names(cls: type) -> list[str]:

@@ -46,7 +46,7 @@ def load_record(path: Path, cls: type[T], remedy: str) -> T:
     Raises LowRankError, one line with the place in the file, for what is no such record.
     """
     try:
-        return _adapter(cls).validate_json(path.read_bytes(), strict=True)
+        return _adapter(cls).validate_json(path.read_bytes(), strict=True, extra="forbid")
     except OSError as error:
         raise LowRankError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     except ValidationError as error:
@@ -67,7 +67,8 @@ def from_json(value: object, cls: type[T], source: str, remedy: str) -> T:
 def _no_record(source: str, error: ValidationError, remedy: str) -> LowRankError:
     first = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"]) or "the file"
-    return LowRankError(f"{source}: {place}: {first['msg']}; {remedy}")
+    told = "unknown key" if first["type"] == "unexpected_keyword_argument" else first["msg"]
+    return LowRankError(f"{source}: {place}: {told}; {remedy}")
 
 
 _ADAPTERS: dict[Any, TypeAdapter[Any]] = {}

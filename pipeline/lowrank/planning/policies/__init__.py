@@ -31,6 +31,7 @@ __all__ = [
     "OptimalThreshold",
     "Policy",
     "Selection",
+    "check_policy",
     "get_policy",
 ]
 
@@ -40,6 +41,15 @@ def get_policy(name: str) -> type[Policy]:
     if name in POLICIES:
         return POLICIES[name]
     raise LowRankError(f"unknown policy {name!r}: {suggest(name, POLICIES)}")
+
+
+def check_policy(value: object) -> None:
+    """Raises LowRankError for what is no policy."""
+    if not isinstance(value, Policy):
+        raise LowRankError(
+            f"policy: {value!r} is no policy; give an object such as lr.Budget(params=0.4), or "
+            f"make_policy(name, options) for a name of {', '.join(POLICIES)}"
+        )
 
 
 def make_policy(name: str, knobs: Mapping[str, object]) -> Policy:
