@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
 
 from pipeline.lowrank.analysis.history import WeightSpectra, save_weight_spectra
 from pipeline.lowrank.analysis.metrics import (
@@ -30,10 +29,11 @@ from pipeline.lowrank.analysis.spectra import (
     load_spectra,
     save_spectra,
 )
+from pipeline.lowrank.analysis.survey import Survey, survey
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.calling import first_example
-from pipeline.lowrank.network.costs import Totals, describe_target, totals_at, trace_positions
-from pipeline.lowrank.network.targets import Target, dense_weight, find_targets, groups_of
+from pipeline.lowrank.network.costs import Totals
+from pipeline.lowrank.network.targets import Target, dense_weight, groups_of
 from pipeline.lowrank.tasks import Task
 from pipeline.lowrank.typed import load_record, save_record
 
@@ -98,39 +98,6 @@ class _OnDemand(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._analysis.targets)
-
-
-@dataclass(frozen=True)
-class Survey:
-    """A network and its targets before any statistic: {name: module} and {name: facts} of the
-    targets, why other layers are `skipped`, and what the whole network costs."""
-
-    modules: Mapping[str, nn.Module]
-    targets: Mapping[str, Target]
-    skipped: Mapping[str, str]
-    totals: Totals
-
-
-def survey(
-    model: nn.Module, example: Any, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
-) -> Survey:
-    """Finds the targets and counts costs, in one forward pass of `example`, a batch of one.
-
-    A layer that the forward pass never reaches is skipped, with that reason. Raises LowRankError
-    when no target is left, or where a layer has no shape yet.
-    """
-    lazy = [n for n, p in model.named_parameters() if isinstance(p, UninitializedParameter)]
-    if lazy:
-        raise LowRankError(f"{lazy[0]} has no shape yet: run the network once, and analyze it then")
-    modules, skipped = find_targets(model, include, exclude)
-    positions = trace_positions(model, example)
-    for name in [n for n in modules if positions.get(n, (0,))[-1] == 0]:
-        skipped[name] = "not used in the forward pass"
-        del modules[name]
-    if not modules:
-        raise LowRankError("the model has no layer to factorize: no target is used in its forward")
-    targets = {n: describe_target(n, m, positions[n]) for n, m in modules.items()}
-    return Survey(modules, targets, skipped, totals_at(model, positions))
 
 
 def analyze(
