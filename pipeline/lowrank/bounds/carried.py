@@ -1,4 +1,4 @@
-"""A value on its way through the network with the bounds on its error, and how they combine."""
+"""A value on its way through the network, with bounds on its error, and how steps combine them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from pipeline.lowrank.bounds.norms import EPS
 
 @dataclass(frozen=True)
 class Carried:
-    """A value of the dense network and what is known of it.
+    """A value h(x) of the dense network, and bounds on its distance to ĥ(x), the approximate
+    network's.
 
-    value: (N, …) float64. error: (N,) ≥ ‖h(x) − ĥ(x)‖ for these x. norm ≥ ‖h(x)‖ and
-    worst ≥ ‖h(x) − ĥ(x)‖ for every x no longer than the longest input.
+    value: (N, …) float64, h of the given inputs.
+    error: (N,) ≥ ‖h(x) − ĥ(x)‖ for these inputs.
+    norm, worst: ≥ ‖h(x)‖ and ≥ ‖h(x) − ĥ(x)‖ for every x no longer than the longest input.
     """
 
     value: Tensor
@@ -30,9 +32,15 @@ class Carried:
 
 @dataclass(frozen=True)
 class Gain:
-    """Constants of one step: Lipschitz constants of the dense and of the approximate map, the
-    norm of their difference, ‖f(0)‖, ‖f(0) − f̂(0)‖, and rounding for ‖input‖ = 1. `local` and
-    `cap` as in `Lipschitz`; `activation` is the constant of an elementwise φ, else 1."""
+    """Constants of one step f of the dense network and f̂ of the approximate one.
+
+    dense, approximate: Lipschitz constants of f and f̂.
+    difference: ‖f − f̂‖, without their offsets.
+    offset, offset_difference: ‖f(0)‖ and ‖f(0) − f̂(0)‖.
+    rounding: what arithmetic can add for ‖input‖ = 1.
+    local, cap: as in `Lipschitz`.
+    activation: the constant of an elementwise φ, else 1.
+    """
 
     dense: float
     approximate: float
@@ -46,9 +54,13 @@ class Gain:
 
 
 def advance(carried: Carried, gain: Gain, value: Tensor, source: Tensor | None) -> Carried:
-    """‖f(h) − f̂(ĥ)‖ ≤ ‖f(h) − f̂(h)‖ + ‖f̂(h) − f̂(ĥ)‖: `source`, and f̂'s constant.
+    """The value behind a step: ‖f(h) − f̂(ĥ)‖ ≤ ‖f(h) − f̂(h)‖ + ‖f̂(h) − f̂(ĥ)‖.
 
-    Rounding is part of the bound: of the four products that are compared, and of the output.
+    value: f(h).
+    source: (N,) ‖f(h) − f̂(h)‖, the error that the step itself makes; None for a step that is the
+        same in both networks. The other term is f̂'s constant times the error of h.
+
+    Rounding is part of the bound: that of the four products that are compared, and of the output.
     """
     _check_batch(value, carried)
     before, after = example_norms(carried.value), example_norms(value)
@@ -75,6 +87,8 @@ def rearranged(
     parts: list[Carried],
     call: Callable[..., Any],
 ) -> Any:
+    """The value behind an operation that only moves numbers (reshape, transpose, split, …), which
+    keeps norms and errors. Raises NotCertifiedError where it moves them between examples."""
     if not isinstance(args[0], Carried):
         return call(*args, **kwargs)  # an entry of a tuple of values
     carried, rest = args[0], values(args[1:])
@@ -98,7 +112,8 @@ def _like_first(value: Tensor) -> Tensor:
 
 
 def added(args: tuple[Any, ...], parts: list[Carried], call: Callable[..., Any]) -> Carried:
-    """Errors add up (‖I + F‖ ≤ 1 + ‖F‖); broadcasting repeats a value √(copies) times."""
+    """The value of a sum: errors add up (‖I + F‖ ≤ 1 + ‖F‖), and broadcasting makes a value
+    √(copies) times as long. Raises NotCertifiedError where it broadcasts over the examples."""
     value = call(*values(args))
     grown = [math.sqrt(value.numel() / carried.value.numel()) for carried in parts]
     error = sum((g * f.error for g, f in zip(grown, parts, strict=True)), value.new_zeros(1))
@@ -120,6 +135,8 @@ def concatenated(
     parts: list[Carried],
     call: Callable[..., Any],
 ) -> Carried:
+    """The value of a concatenation: the squares of norms and errors add up. Raises
+    NotCertifiedError where it joins examples, or constants."""
     value = call(*values(args), **values(kwargs))
     dim = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else 0))
     if dim % value.ndim == 0 or len(parts) != len(leaves(args[0] if args else kwargs["tensors"])):
@@ -138,6 +155,7 @@ def _check_batch(value: Any, carried: Carried) -> None:
 
 
 def leaves(value: Any) -> list[Any]:
+    """The entries of nested tuples, lists and mappings, in their order."""
     if isinstance(value, tuple | list):
         return [leaf for item in value for leaf in leaves(item)]
     if isinstance(value, Mapping):
@@ -146,7 +164,7 @@ def leaves(value: Any) -> list[Any]:
 
 
 def values(value: Any) -> Any:
-    """Flows replaced by their values, in nested arguments."""
+    """Nested arguments with each `Carried` replaced by its value."""
     if isinstance(value, Carried):
         return value.value
     if isinstance(value, dict):

@@ -1,4 +1,5 @@
-"""The constants of every kind of step: linear layers, BatchNorm, the rest, traced_functions."""
+"""The constants (`Gain`) of every kind of step: linear layers, BatchNorm, other layers,
+functions."""
 
 from __future__ import annotations
 
@@ -25,7 +26,13 @@ _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 def linear_gain(pair: LinearPair, maps: tuple[Op, Op], value: Tensor) -> Gain:
-    """Of a weight layer, `maps` being both sides with their biases (and their BatchNorm)."""
+    """The constants of a layer with a weight.
+
+    maps: both sides of the pair with their biases (and their BatchNorm).
+    value: the layer's input.
+
+    Raises NotCertifiedError where the approximate network has no linear layer in this place.
+    """
     example = torch.zeros_like(value[:1])
     if not is_linear(pair.approximate):
         kind = type(pair.approximate).__name__
@@ -41,7 +48,8 @@ def linear_gain(pair: LinearPair, maps: tuple[Op, Op], value: Tensor) -> Gain:
 
 
 def batch_norm_gain(dense: nn.Module, other: nn.Module, value: Tensor) -> Gain:
-    """Of an eval BatchNorm that no linear map could take in: a diagonal map."""
+    """The constants of an eval BatchNorm that could not be merged into a linear map: a diagonal
+    map."""
     scale, approximate = batch_norm_scale(dense), batch_norm_scale(other)
     first, second, change = (
         s.abs().max().item() for s in (scale, approximate, scale - approximate)
@@ -51,14 +59,22 @@ def batch_norm_gain(dense: nn.Module, other: nn.Module, value: Tensor) -> Gain:
 
 
 def module_gain(module: nn.Module, value: Tensor) -> Gain:
-    """Of a layer that is the same in both networks."""
+    """The constants of a layer that is the same in both networks, for an input like `value`."""
     return _same(module_constant(module, value.shape), module, value)
 
 
 def function_gain(
     target: Any, op: Op, value: Tensor, rest: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Gain:
-    """Of `op` = `target` of its first argument alone; `rest` and `kwargs` are the others."""
+    """The constants of a function in the graph.
+
+    target: the function, as fx names it.
+    op: the function of its first argument alone.
+    value: the first argument.
+    rest, kwargs: the other arguments.
+
+    Raises NotCertifiedError where no constant is known.
+    """
     if target in traced.AS_MODULE:
         return _same(module_constant(_as_module(target, rest, kwargs), value.shape), op, value)
     if target in traced.NON_NEGATIVE:
@@ -74,7 +90,8 @@ def function_gain(
 
 
 def folded_into(node: fx.Node, dense: nn.Module) -> fx.Node | None:
-    """The convolution (or Linear) before an eval BatchNorm that alone reads it; else None."""
+    """The convolution before an eval BatchNorm, if that is the only one that reads it; else
+    None."""
     if node.op != "call_module" or len(node.all_input_nodes) != 1:
         return None
     if not isinstance(dense.get_submodule(str(node.target)), _BatchNorm):

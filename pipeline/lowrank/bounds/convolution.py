@@ -31,9 +31,14 @@ _MOST_PRODUCTS = 2**31  # complex multiply-adds in the products K̂K̂ᴴ of all
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution as a linear map: kernel (out, in / groups, *taps), its geometry, and the
-    size of the image that it reads (of the image that it *writes* if it is transposed: a
-    transposed convolution is the adjoint of a convolution, and has the same norm)."""
+    """A convolution as a linear map.
+
+    kernel: (out, in / groups, *taps).
+    size: of the image that it reads. A transposed convolution is the adjoint of a convolution, and
+        has its norm: for it `size` is that of the image that it *writes*.
+    stride, padding, dilation, groups, padding_mode: as of nn.Conv*; padding (before, after) each
+        axis.
+    """
 
     kernel: Tensor
     size: tuple[int, ...]
@@ -45,7 +50,7 @@ class Convolution:
 
     @classmethod
     def of(cls, module: nn.Module, kernel: Tensor, size: Sequence[int]) -> Convolution:
-        """The map of an nn.Conv* or nn.ConvTranspose* with `kernel` in the place of its own."""
+        """The map of an nn.Conv* or nn.ConvTranspose*, with `kernel` in the place of its own."""
         assert isinstance(module, nn.modules.conv._ConvNd)
         pads = module._reversed_padding_repeated_twice  # last axis first, (before, after) each
         before, after = pads[0::2][::-1], pads[1::2][::-1]
@@ -76,8 +81,9 @@ class Convolution:
 
     @property
     def copies(self) -> tuple[int, ...]:
-        """How often padding copies one input position, at most, along each axis. Reflection,
-        replication and wrapping are a 0/1 matrix P with ‖P‖₂ = √copies (PᵀP is diagonal)."""
+        """The largest number of copies that padding makes of one input position, along each axis.
+        Reflection, replication and wrapping are a 0/1 matrix P with ‖P‖₂ = √copies (PᵀP is
+        diagonal)."""
         if self.padding_mode == "zeros":
             return (1,) * len(self.size)
         return tuple(
@@ -91,11 +97,12 @@ class Convolution:
 
 
 def convolution_norm(conv: Convolution) -> Norm:
-    """‖conv‖₂ from above as a map of images of `conv.size`; the smallest valid bound.
+    """The smallest valid bound on ‖conv‖₂, as a map of images of `conv.size`; as
+    torch.linalg.matrix_norm of the convolution's own matrix, from above.
 
-    "fft": the frequency response (Sedghi et al. 2019) on the circle of the padded image, of
-    which the convolution is a part; exact for circular padding of stride 1. "reshape": Singla
-    & Feizi 2021. "schur": √(‖·‖₁‖·‖_∞). A 1×1 kernel is a matrix ("svd", "gram").
+    "fft": the frequency response (Sedghi et al. 2019) on the circle of the padded image, of which
+    the convolution is a part; exact for circular padding of stride 1. "reshape": Singla & Feizi
+    2021. "schur": √(‖·‖₁‖·‖_∞). A 1×1 kernel is a matrix ("svd", "gram").
     """
     row, column = absolute_sums(conv)
     bounds = [Norm(absolute_norm(row, column), "schur")]
@@ -111,7 +118,8 @@ def convolution_norm(conv: Convolution) -> Norm:
 
 
 def absolute_sums(conv: Convolution) -> tuple[float, float]:
-    """Bounds on the largest absolute row sum and column sum of the operator."""
+    """(row, column): bounds on the largest absolute row sum and column sum of the operator's
+    matrix."""
     absolute = conv.kernel.abs()
     row = absolute.flatten(1).sum(1).max().item()
     column = torch.unflatten(absolute, 0, (conv.groups, -1)).flatten(3).sum(dim=(1, 3)).max().item()

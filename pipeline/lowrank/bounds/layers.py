@@ -1,4 +1,5 @@
-"""One layer at a time: the certified norm of what was cut off, and the largest seen."""
+"""Bounds of one layer at a time: the certified norm of W − Ŵ, and the largest error that was
+measured."""
 
 from __future__ import annotations
 
@@ -17,11 +18,14 @@ from pipeline.lowrank.errors import LowRankError
 
 @dataclass(frozen=True)
 class LayerBound:
-    """‖Wx − Ŵx‖ ≤ `bound`·‖x‖ for every x, W and Ŵ as operators on images of the size seen.
+    """‖Wx − Ŵx‖ ≤ `bound`·‖x‖ for every x, W and Ŵ as operators on images of the size that was
+    seen.
 
-    `theorem` names where ‖W − Ŵ‖₂ ≤ bound comes from. `measured` is the largest
-    ‖(W − Ŵ)h‖/‖h‖ over the layer's inputs h in the dense network (bias left out), and
-    `tightness` = measured / bound. For the plain truncated SVD of a matrix bound = σ_{k+1}.
+    bound: ≥ ‖W − Ŵ‖₂; σ_{k+1} for the plain truncated SVD of a matrix.
+    theorem: where the bound comes from.
+    measured: the largest ‖(W − Ŵ)h‖/‖h‖ over the layer's inputs h in the dense network, without
+        bias.
+    slack: by how much rounding may move `measured`.
     """
 
     bound: float
@@ -31,6 +35,7 @@ class LayerBound:
 
     @property
     def tightness(self) -> float:
+        """measured / bound; 1 is a bound that is reached."""
         return self.measured / self.bound if self.bound else 1.0
 
 
@@ -44,7 +49,7 @@ class LayerBounds:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Every call of a dense layer is measured as long as this lasts."""
+        """A context in which every call of a dense layer is measured."""
         hooks = [
             pair.dense.register_forward_hook(self._hook(name)) for name, pair in self._pairs.items()
         ]
@@ -55,7 +60,7 @@ class LayerBounds:
                 hook.remove()
 
     def result(self) -> dict[str, LayerBound]:
-        """By layer; of one that saw images of several sizes, the one with the largest bound.
+        """{layer: its bound}; the largest one for a layer that saw images of several sizes.
 
         Raises LowRankError when a measurement exceeds its bound by more than rounding.
         """

@@ -1,4 +1,4 @@
-"""Layers as linear maps: their norms, the norm of the change, and what rounding can add."""
+"""Layers as linear maps: their norms, the norm of W − Ŵ, and what rounding can add."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 class NotCertifiedError(Exception):
-    """Why no bound can be given; caught where the result then says `certified: false`."""
+    """Says why no bound can be given. `certify` catches it and returns a result with
+    certified=False."""
 
 
 @dataclass(frozen=True)
 class LinearPair:
-    """A layer of the dense network and what stands in its place, each followed by the factors
-    (out,) of an eval BatchNorm where there is one; module and replacement in float64."""
+    """A layer of the dense network and the layer in its place, both float64.
+
+    dense_scale, approximate_scale: (out,) factors of an eval BatchNorm that follows; None where
+        there is none.
+    """
 
     dense: nn.Module
     approximate: nn.Module
@@ -33,15 +37,18 @@ class LinearPair:
 
     @property
     def weight(self) -> Tensor:
+        """The dense layer's weight with the factors of its BatchNorm, (out, in / groups,
+        *kernel)."""
         return _scaled(effective_weight(self.dense), self.dense_scale)
 
     @property
     def approximate_weight(self) -> Tensor:
+        """As `weight`, of the layer in its place."""
         return _scaled(effective_weight(self.approximate), self.approximate_scale)
 
     def norm(self, weight: Tensor, example: Tensor) -> Norm:
-        """‖·‖₂ from above of the map with `weight` in this layer's geometry, for inputs of the
-        shape of `example` (1, …)."""
+        """An upper bound on ‖·‖₂ of the map with `weight` in this layer's geometry, for inputs of
+        the shape of `example` (1, …)."""
         return map_norm(self.dense, weight, example)
 
     def rounding(self, example: Tensor) -> float:
@@ -62,12 +69,15 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def effective_weight(module: nn.Module) -> Tensor:
-    """(out, in / groups, *kernel) float64; multiplied out where the layer is factorized."""
+    """The layer's weight (out, in / groups, *kernel) float64, multiplied out where it is
+    factorized."""
     weight = module.dense_weight() if isinstance(module, Factorized) else dense_weight(module)
     return weight.detach().to(torch.float64)
 
 
 def map_norm(module: nn.Module, weight: Tensor, example: Tensor) -> Norm:
+    """An upper bound on ‖·‖₂ of the map that `module` would be with `weight`, for inputs of the
+    shape of `example` (1, …)."""
     if not isinstance(module, _Conv):
         return spectral_norm(weight.flatten(1))
     return convolution_norm(_convolution(module, weight, example))
@@ -107,6 +117,7 @@ def batch_norm_scale(norm: nn.Module) -> Tensor:
 
 
 def run(module: nn.Module, inputs: Tensor) -> Tensor:
+    """The module's output, without gradients."""
     with torch.no_grad():
         outputs = module(inputs)
     assert isinstance(outputs, Tensor)
@@ -114,7 +125,7 @@ def run(module: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def example_norms(values: Tensor) -> Tensor:
-    """(N,) ‖·‖₂ of every example of (N, …)."""
+    """(N,) Euclidean norm of every example of (N, …), all its numbers as one vector."""
     norms: Tensor = torch.linalg.vector_norm(values.reshape(len(values), -1), dim=1)
     return norms
 
@@ -130,7 +141,8 @@ def _scaled(weight: Tensor, scale: Tensor | None) -> Tensor:
 
 
 def matrix_norms(pair: LinearPair) -> tuple[float, float]:
-    """(‖W‖₂, ‖W − Ŵ‖₂) of the weights as out × rest matrices, BatchNorm left out: what the
-    source puts into its formula (σ_{k+1} for the plain truncated SVD)."""
+    """(‖W‖₂, ‖W − Ŵ‖₂) of the weights as out × rest matrices, BatchNorm left out, which Theorem 4
+    of the course module (docs/theorems.md) reads; the second is σ_{k+1} for the plain truncated
+    SVD."""
     dense, other = (effective_weight(m).flatten(1) for m in (pair.dense, pair.approximate))
     return spectral_norm(dense).value, spectral_norm(dense - other).value

@@ -69,9 +69,15 @@ _NON_NEGATIVE = (
 
 @dataclass(frozen=True)
 class Lipschitz:
-    """`constant` holds everywhere. `local`, where it is better, is (N,) constants for inputs
-    within `error` (N,) of `value` (N, …). `cap` bounds ‖output‖ whatever the input. `rounding`:
-    what arithmetic can add for ‖input‖ = 1. `activation`: an elementwise φ."""
+    """Lipschitz constants of one map.
+
+    constant: holds everywhere.
+    rounding: what arithmetic can add for ‖input‖ = 1.
+    local: local(value, error) is (N,) constants for inputs within `error` (N,) of `value` (N, …);
+        None where it would be no better.
+    cap: ‖output‖ ≤ cap for every input.
+    activation: whether the map is an elementwise φ.
+    """
 
     constant: float
     rounding: float = 0.0
@@ -106,6 +112,7 @@ def module_constant(module: nn.Module, shape: torch.Size) -> Lipschitz:
 
 
 def no_constant(module: nn.Module) -> NotCertifiedError:
+    """The error that no constant is known for this layer."""
     kind = type(module).__name__
     if isinstance(module, _ATTENTION):
         return NotCertifiedError(f"{kind}: {_KIM}")
@@ -113,16 +120,18 @@ def no_constant(module: nn.Module) -> NotCertifiedError:
 
 
 def attention_refused(what: str) -> NotCertifiedError:
+    """The error that attention has no constant."""
     return NotCertifiedError(
         f"{what} multiplies activations with each other, as attention does: {_KIM}"
     )
 
 
 def non_negative_constant(op: Callable[[Tensor], Tensor], shape: torch.Size) -> Lipschitz:
-    """Of a linear (or affine) map with non-negative entries: averages, sums, padding, upsampling.
+    """The constant of a linear (or affine) map with non-negative entries: averages, sums, padding,
+    upsampling.
 
-    Its row sums are its values on ones, its column sums are the gradient of the sum of its
-    values; ‖A‖₂ ≤ √(row·column) by Schur's test, which is exact for a plain average.
+    Its row sums are its values on ones, its column sums are the gradient of the sum of its values;
+    ‖A‖₂ ≤ √(row·column) by Schur's test, which is exact for a plain average.
     """
     ones = torch.ones(1, *shape[1:], dtype=torch.float64, requires_grad=True)
     with torch.enable_grad():

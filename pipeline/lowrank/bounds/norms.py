@@ -1,7 +1,7 @@
-"""Spectral norms from above: of matrices, and of stacks of matrices.
+"""Spectral norms from above, of matrices and of stacks of matrices.
 
-Only an upper bound certifies. Power iteration bounds from below: it says what to try first, and
-what is not worth trying.
+Only an upper bound certifies. Power iteration bounds from below: it says which matrices to try
+first, and which are not worth trying.
 """
 
 from __future__ import annotations
@@ -29,22 +29,27 @@ class Norm:
     theorem: str
 
     def scaled(self, factor: float) -> Norm:
+        """The bound times `factor` ≥ 0."""
         return Norm(self.value * factor, self.theorem)
 
 
 def spectral_norm(matrix: Tensor) -> Norm:
-    """‖A‖₂ of an (m, n) matrix from above; see `largest_norm`."""
+    """‖A‖₂ of an (m, n) matrix, as torch.linalg.matrix_norm(matrix, 2), from above; see
+    `largest_norm`."""
     return largest_norm([matrix[None]])
 
 
 def largest_norm(stacks: Iterable[Tensor]) -> Norm:
-    """max over all matrices of ‖·‖₂ from above, for stacks (f, m, n), real or complex.
+    """The largest ‖·‖₂ of all matrices, as torch.linalg.matrix_norm(stack, 2).max(), from above,
+    float64.
 
-    Float64. With the smaller side ≤ `EXACT_UP_TO` it is the largest singular value itself
-    ("svd", by the eigenvalues of A·Aᴴ, where the *largest* loses no digits); else Gram
-    iteration ("gram": Delattre et al. 2023, ‖A‖₂ ≤ ‖(AAᴴ)^(2^t)‖_F^(1/2^(t+1)), rescaled at
-    every step against overflow). Matrices that cannot hold the maximum are dropped on the way.
-    The value is rounded up by what the arithmetic can lose.
+    stacks: (f, m, n) each, real or complex.
+
+    With the smaller side ≤ `EXACT_UP_TO` it is the largest singular value itself ("svd", by the
+    eigenvalues of A·Aᴴ, where the *largest* loses no digits); else Gram iteration ("gram": Delattre
+    et al. 2023, ‖A‖₂ ≤ ‖(AAᴴ)^(2^t)‖_F^(1/2^(t+1)), rescaled at every step against overflow).
+    Matrices that cannot hold the maximum are dropped on the way. The value is rounded up by what
+    the arithmetic can lose.
     """
     best, theorem, terms = 0.0, "svd", 1
     for stack in stacks:
@@ -61,7 +66,7 @@ def largest_norm(stacks: Iterable[Tensor]) -> Norm:
 
 
 def norm_from_below(matrix: Tensor) -> float:
-    """A lower bound on ‖A‖₂ of an (m, n) matrix by a few power steps: certifies nothing."""
+    """A lower bound on ‖A‖₂ of an (m, n) matrix by a few power steps; it certifies nothing."""
     vector = matrix.sum(0) + matrix[0]
     for _ in range(_POWER_STEPS):
         vector = matrix.T @ (matrix @ functional.normalize(vector, dim=0))
@@ -69,7 +74,7 @@ def norm_from_below(matrix: Tensor) -> float:
 
 
 def absolute_norm(row_sum: float, column_sum: float) -> float:
-    """‖|A|‖₂ ≤ √(‖A‖_∞·‖A‖₁), from the largest absolute row and column sum (Schur's test)."""
+    """√(‖A‖_∞·‖A‖₁) ≥ ‖|A|‖₂, from the largest absolute row and column sum (Schur's test)."""
     return math.sqrt(row_sum * column_sum)
 
 

@@ -49,11 +49,11 @@ class Propagation:
     """
 
     def __init__(self, dense: nn.Module, approximate: nn.Module) -> None:
-        # Wrapped, so that a network that is a single layer is a node like any other.
+        # In a Sequential a network that is a single layer is a node like any other.
         self.dense, self.approximate = nn.Sequential(dense), nn.Sequential(approximate)
         try:
             self.graph = fx.symbolic_trace(self.dense).graph
-        except Exception as error:  # whatever the network's own code raises on symbolic values
+        except Exception as error:  # the network's own code may raise anything on symbolic values
             first = (str(error).splitlines() or [""])[0]
             raise NotCertifiedError(f"torch.fx cannot trace the network: {first}") from error
         self._gains: dict[str, Gain] = {}
@@ -61,7 +61,7 @@ class Propagation:
 
     @property
     def activation(self) -> float:
-        """The largest Lipschitz constant of an activation on the way."""
+        """The largest Lipschitz constant of an activation in the network; 1 without any."""
         return max((gain.activation for gain in self._gains.values()), default=1.0)
 
     def run(self, inputs: Tensor, longest: float) -> Carried:
@@ -103,10 +103,8 @@ class Propagation:
                 del env[read]
 
     def _apart(self, node: fx.Node, env: dict[fx.Node, Any], given: Any) -> Any:
-        """`given` with copies in the place of what an operation in place would change.
-
-        Refused where the changed memory is read again under another name.
-        """
+        """`given`, with copies of the values that an operation in place would change. Refused where
+        the changed memory is read again under another name."""
         if not self._in_place(node):
             return given
         memory = {_storage(leaf) for leaf in leaves(given) if isinstance(leaf, Carried)}

@@ -1,4 +1,5 @@
-"""What functions and methods in a traced graph do to an error: the names fx meets them under."""
+"""The functions and methods in a traced graph, by the names that fx has for them, sorted by what
+they do to an error."""
 
 from __future__ import annotations
 
@@ -102,7 +103,7 @@ PRODUCTS: tuple[Any, ...] = (
     "matmul",
     "bmm",
 )
-# The same for every input of one shape.
+# Methods and attributes whose value is the same for every input of one shape.
 SHAPES: tuple[Any, ...] = ("size", "dim", "numel", "ndimension")
 SHAPE_ATTRIBUTES = ("shape", "ndim", "dtype", "device")
 
@@ -115,6 +116,7 @@ def of_shape_only(target: Any, args: tuple[Any, ...]) -> bool:
 
 
 def in_place(target: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether the function or method changes its first argument."""
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
     augmented = target in (operator.iadd, operator.isub, operator.imul, operator.itruediv)
     return augmented or bool(kwargs.get("inplace")) or (name.endswith("_") and name[:1] != "_")

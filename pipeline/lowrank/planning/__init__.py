@@ -1,1 +1,1 @@
-"""From candidates to one choice a target, and the plan that says it."""
+"""From candidates to one choice for each target, and the plan that records it."""

@@ -1,4 +1,5 @@
-"""What a plan comes to: costs and errors from methods and ranks, and what an edit changes."""
+"""What is expected of a plan: costs and errors computed from methods and ranks, and the differences
+that an edit makes."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from pipeline.lowrank.planning.plan import DENSE, Expected, ExpectedLayer, Plan,
 
 
 def expected_layer(analysis: Analysis, target: Target, candidate: Candidate) -> ExpectedLayer:
-    """The record of one candidate, with errors in the metric of the analysis."""
+    """Costs and errors of one candidate, in the metric of the analysis."""
     norm = analysis.spectra[target.name].squared_norm
     in_nats = analysis.metric == "fisher"
     return ExpectedLayer(
@@ -37,7 +38,7 @@ def expected_layer(analysis: Analysis, target: Target, candidate: Candidate) -> 
 
 
 def expected_of(analysis: Analysis, candidates: Mapping[str, Candidate]) -> Expected:
-    """What the candidates, one of every target, come to together."""
+    """Costs and errors of a network whose targets become these candidates, one for every target."""
     targets = analysis.targets
     planned = {
         unit: analysis.totals.cost(unit)
@@ -53,7 +54,8 @@ def expected_of(analysis: Analysis, candidates: Mapping[str, Candidate]) -> Expe
 
 
 def candidate_cost(target: Target, candidate: Candidate, unit: CostUnit) -> int:
-    """What the candidate costs; bytes are those of the layer's own number format."""
+    """The cost of a layer built as the candidate; bytes are counted in the layer's own number
+    format."""
     if unit == "macs":
         return candidate.macs
     return candidate.params * (target.bytes_per_param if unit == "bytes" else 1)
@@ -62,11 +64,14 @@ def candidate_cost(target: Target, candidate: Candidate, unit: CostUnit) -> int:
 def checked(
     plan: Plan, analysis: Analysis, weights: Mapping[str, Tensor]
 ) -> tuple[Plan, list[str]]:
-    """The plan with what is expected of it computed again, and what that changes, a line a layer.
+    """The plan with what is expected of it computed again, and a line for each layer that this
+    changes.
 
-    weights: {target: (out, in/groups, *kernel)} in the metric of the analysis, of which only
-    those of edited layers are looked at. Raises LowRankError where the plan and the analysis speak
-    of different layers, metrics, or of ranks that a layer cannot have.
+    weights: {target: (out, in/groups, *kernel)} in the metric of the analysis; only those of edited
+        layers are read.
+
+    Raises LowRankError where the plan and the analysis have different layers or metrics, and for
+    ranks that a layer cannot have.
     """
     _check_names(plan, analysis)
     candidates = {
@@ -79,7 +84,7 @@ def checked(
 
 
 def differences(before: Expected, after: Expected) -> Iterator[str]:
-    """One line for each layer that costs or errs otherwise than a plan says."""
+    """One line for each layer whose cost or error is another one than a plan expects."""
     for name, new in after.layers.items():
         old = before.layers.get(name)
         if old is None:
@@ -128,7 +133,8 @@ def _candidate(
 def _as_known(
     analysis: Analysis, target: Target, method: Method, known: ExpectedLayer
 ) -> Candidate:
-    """The costs anew; the error as the plan has it (it is measured when the plan is applied)."""
+    """The candidate with the error that the plan has (it is measured when the plan is applied) and
+    with costs computed again."""
     params, macs = method.form.costs(target, torch.tensor([known.ranks]))
     squared = known.relative_error**2 * analysis.spectra[target.name].squared_norm
     if known.loss_increase is not None:

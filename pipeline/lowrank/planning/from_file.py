@@ -13,8 +13,8 @@ from pipeline.lowrank.typed import knob, options
 
 @options
 class FromFile(Policy):
-    """The decisions of a plan.json; `sha256` is that of its content, so that another content is
-    another policy."""
+    """The policy of a plan that was read from a file. `sha256` is the checksum of the file's
+    content, so that another content is another policy."""
 
     sha256: str = knob(help="file: checksum of the plan")
 

@@ -23,11 +23,13 @@ def make_plan(
     methods: Mapping[str, Method],
     seed: int = 0,
 ) -> Plan:
-    """The policy's choice among the offers (`planning.offers.make_offers`), with the uniform
-    plan of the same cost beside it.
+    """The policy's choice among the offers, with the uniform plan of the same cost beside it.
 
-    methods: by name, all that an offer may name. Raises LowRankError where the policy cannot
-    choose.
+    offers: of `planning.offers.make_offers`, one for each target.
+    methods: {name: method} of all methods that an offer may name.
+    seed: of the analysis and the methods, for the record.
+
+    Raises LowRankError where the policy cannot choose.
     """
     if policy.name == "loss" and analysis.metric != "fisher":
         raise LowRankError(
@@ -70,10 +72,8 @@ def _plan(
 
 
 def uniform(offers: Mapping[str, Offer], unit: CostUnit, chosen: Selection) -> Selection:
-    """The same kept fraction in every layer, the largest that costs no more than `chosen`.
-
-    Given choices stand in both.
-    """
+    """The selection that keeps the same fraction of every layer, the largest that costs no more
+    than `chosen`. Choices that were given by overrides stand in both."""
     free = {n: o for n, o in offers.items() if not o.given}
     allowed = sum(offers[n].cost(chosen.choices[n].candidate, unit) for n in free)
     costs = {n: [o.cost(c, unit) for c in o.front(unit)] for n, o in free.items()}

@@ -1,4 +1,4 @@
-"""What a policy may choose from: the candidates of all methods, and the user's overrides."""
+"""Offers, from which a policy chooses: the candidates of all methods, and the user's overrides."""
 
 from __future__ import annotations
 
@@ -29,11 +29,15 @@ def make_offers(
     unit: CostUnit,
     overrides: Mapping[str, Override] | None = None,
 ) -> dict[str, Offer]:
-    """Candidates of the methods `names` for every target, and the choices that overrides make.
+    """{target: the candidates of the methods `names`, and the choice that an override makes}.
 
-    weights: {target: (out, in/groups, *kernel) in the metric}, asked for where a method reads
-    them. unit: decides between methods where an override gives ranks and no method. Of several
-    patterns the first that matches a layer counts.
+    weights: {target: (out, in/groups, *kernel) in the metric}; read only for methods that need the
+        weight.
+    methods: {name: method}, with those on matrices (`with_matrices`).
+    unit: decides between methods where an override gives ranks and no method.
+    overrides: {shell-style pattern on layer names: what is decided}; the first that matches counts.
+
+    Raises LowRankError for a pattern that matches no target, and for ranks that save nothing.
     """
     overrides = overrides or {}
     check_patterns("rank_select.overrides", overrides, analysis.targets)
@@ -63,9 +67,11 @@ def make_offer(
     names: Sequence[str],
     methods: Mapping[str, Method],
 ) -> Offer:
-    """Candidates of the methods `names` for one target."""
+    """The candidates of the methods `names` for one target; the other arguments as of
+    `make_offers`."""
     found = candidates_of(target, weights, spectra, names, methods)
-    # A method may also offer what another one builds, which then is none of its own.
+    # CP offers candidates of Tucker-2 where its fit diverges: `views` has only the methods that
+    # were named.
     used = [methods[name].on_matrices if target.is_matrix else name for name in names]
     offered = {candidate.method for candidate in found}
     return Offer(
@@ -88,8 +94,8 @@ def make_offer(
 
 
 def _at_ranks(offer: Offer, value: Ranks, unit: CostUnit, why: str) -> Choice:
-    """The candidate with the ranks of an override. Raises LowRankError where they save nothing:
-    an override is kept as it was given, or not at all."""
+    """The candidate with exactly the ranks of an override. Raises LowRankError where they save
+    nothing, since an override is never replaced by other ranks in silence."""
     ranks = named_ranks(offer, value)
     found = [worthwhile(offer, method, own) for method, own in ranks.items()]
     candidates = [candidate for candidate in found if candidate]

@@ -25,8 +25,8 @@ _FILE = "file"
     without=("params", "macs", "bytes"),
 )
 class RankSelectOptions:
-    """Which candidate each layer gets. Options of policies that are not chosen are checked too: a
-    slip in one is never meant."""
+    """Which candidate each layer gets. Options of policies that are not chosen are checked too,
+    since a slip in one is never meant."""
 
     policy: str = knob(help="the rule; each option of the group names one")
     budget: float = knob(default=0.2, gt=0, le=1, help="budget: fraction of the dense cost to keep")
@@ -60,5 +60,5 @@ class RankSelectOptions:
         return Path(self.path) if self.policy == _FILE and self.path else None
 
     def to_policy(self) -> Policy:
-        """The policy with those of the options that it takes."""
+        """The policy with those of the options that are its own."""
         return make_policy(self.policy, vars(self))

@@ -1,4 +1,4 @@
-"""What a user decides for some layers, in place of the policy."""
+"""Decisions of the user for some layers, in place of the policy."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from pipeline.lowrank.typed import knob, options
 
 @options
 class Override:
-    """What the user decides for some layers, in place of the policy; what is None is left open.
+    """A decision of the user for some layers, in place of the policy; an option that is None is
+    left to the policy.
 
-    keep: "dense", to leave them as they are. ranks: as in the policy `Fixed`. method: the only
-    one that may be used; without `ranks` the policy still chooses them. A name stands for the
-    method with its default options.
+    method: the only method that may be used; a name stands for the method with its default options.
+    ranks: as in the policy `Fixed`; None lets the policy choose them.
+    keep: "dense" leaves the layers as they are.
     """
 
     method: Any = knob(default=None, help="the only method for these layers: an object, or a name")
@@ -40,10 +41,12 @@ class Override:
 def make_overrides(
     value: Mapping[str, Mapping[str, Any]] | None, method_of: Callable[[str], Method]
 ) -> dict[str, Override]:
-    """Overrides by pattern, from a configuration, which names methods. Raises LowRankError naming
-    the pattern.
+    """Overrides by pattern, from a configuration, which names methods.
 
-    method_of: the method of a name, with the configuration's options.
+    value: {pattern: options of `Override`}.
+    method_of: gives the method of a name, with the configuration's options.
+
+    Raises LowRankError that names the pattern.
     """
     made = {}
     for pattern, given in (value or {}).items():
@@ -58,5 +61,5 @@ def make_overrides(
 
 
 def named_methods(overrides: Mapping[str, Override]) -> list[Method]:
-    """The methods that overrides ask for."""
+    """The methods that the overrides name."""
     return [override.method for override in overrides.values() if override.method]

@@ -19,12 +19,17 @@ from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.planning.policies import Policy
 from pipeline.lowrank.typed import plain
 
-DENSE = "dense"  # in place of a method: the layer stays as it is
+DENSE = "dense"  # stands in place of a method: the layer stays as it is
 
 
 @dataclass(frozen=True)
 class PlannedLayer:
-    """What becomes of one target; `method` is "dense" where it stays as it is."""
+    """The decision for one target.
+
+    method: "dense" where the target stays as it is.
+    ranks: in the order of the method; () for dense.
+    why: the policy's reason, for people.
+    """
 
     method: str
     ranks: tuple[int, ...]
@@ -41,9 +46,12 @@ class PlannedLayer:
 
 @dataclass(frozen=True)
 class ExpectedLayer:
-    """What `method` at `ranks` makes of one target: costs with and without it, and the relative
-    error in the plan's metric, which is exact, at most, or about this (`error_kind`). Under
-    `fisher`, `loss_increase` is half the squared error: nats per unit."""
+    """What is expected of one target with `method` at `ranks`.
+
+    params, macs, dense_params, dense_macs: costs with the plan and without it.
+    relative_error: ‖W − Ŵ‖/‖W‖ in the plan's metric; exactly, at most or about this (`error_kind`).
+    loss_increase: under `fisher`, half the squared error: nats per unit. Else None.
+    """
 
     method: str
     ranks: tuple[int, ...]
@@ -58,7 +66,8 @@ class ExpectedLayer:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a plan comes to: its layers, and the network without (`dense`) and with it."""
+    """What is expected of a plan: its layers, and the network's costs without it (`dense`) and with
+    it (`planned`)."""
 
     layers: Mapping[str, ExpectedLayer]
     dense: Totals
@@ -66,16 +75,20 @@ class Expected:
 
     @property
     def loss_increase(self) -> float | None:
-        """Sum over the layers, nats per unit; None but under `fisher`."""
+        """The sum over the layers, in nats per unit; None but under `fisher`."""
         found = [layer.loss_increase for layer in self.layers.values()]
         return None if None in found else math.fsum(x for x in found if x is not None)
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """One plan of a contest (`factorize.contest`): how it spends the budget, what it then costs,
-    the loss increase that the metric predicts (nats, `fisher` only) and the measured divergence
-    from the dense network (in the task's unit)."""
+    """One plan of a contest (`factorize.contest`).
+
+    allocation: how the plan spends the budget.
+    params, macs: costs of the network.
+    predicted_loss_increase: what the metric predicts, in nats per unit; None but under `fisher`.
+    measured_kl: the measured divergence from the dense network, in the task's unit.
+    """
 
     allocation: str
     params: int
@@ -86,13 +99,19 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Plan:
-    """Decisions for all targets under one policy.
+    """The decisions for all targets under one policy. They stand in policy, methods, layers,
+    metric, damping and seed; the rest follows from them.
 
-    metric, damping, seed: of the analysis. methods: by name, with their options; a method that a
-    layer names and that is not given has its defaults. skipped: {layer: why it is no target}.
+    metric, damping, seed: of the analysis.
+    methods: {name: method with its options}; a method that a layer names and that is missing here
+        has its defaults.
+    layers: {target: the decision}.
+    expected: costs and errors, which are computed again when the plan is applied.
+    skipped: {layer: why it is no target}.
     optimality_gap: the fraction of the total error that a better allocation could save at most;
-    None for policies that decide layer by layer. uniform: the plan of the same cost that keeps the
-    same fraction of every layer. contest: what was measured to choose this plan among several.
+        None for policies that decide layer by layer.
+    uniform: the plan of the same cost that keeps the same fraction of every layer.
+    contest: the plans that were measured to choose this one.
     analysis: what the plan was made from; it is not part of the file.
     """
 
@@ -124,11 +143,12 @@ class Plan:
 
     @property
     def factorized(self) -> dict[str, PlannedLayer]:
+        """{target: decision} of the targets that do not stay dense."""
         return {n: layer for n, layer in self.layers.items() if layer.method != DENSE}
 
     def with_layers(self, **changes: PlannedLayer) -> Plan:
-        """The plan with other decisions for some layers, as an edit of its file makes them; what
-        is expected stays as it was, until the plan is applied or checked."""
+        """The plan with other decisions for some layers, as an edit of its file makes them. What is
+        expected stays as it was, until the plan is applied or checked."""
         return replace(self, layers={**self.layers, **changes})
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What `print(plan)` shows."""
+"""The table that `print(plan)` shows."""
 
 from __future__ import annotations
 

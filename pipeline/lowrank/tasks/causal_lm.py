@@ -32,7 +32,7 @@ _PERPLEXITY = Measure(
 
 
 class CausalLM(Logits):
-    """The network reads token ids (N, T) and gives logits (N, vocabulary, T); those at padding
+    """The network reads token ids (N, T) and gives logits (N, vocabulary, T); logits at padding
     count nowhere."""
 
     name = "causal_lm"
@@ -55,7 +55,7 @@ class CausalLM(Logits):
         )
 
     def scores(self, output: Tensor, labels: Tensor) -> ExampleScores:
-        """Of each sequence: the fraction of next tokens that are put first, and the mean
+        """For each sequence: the fraction of next tokens that get the largest logit, and the mean
         cross-entropy in nats a token."""
         rows = output.transpose(1, 2).flatten(0, 1).float()
         losses = functional.cross_entropy(rows, labels.flatten(), reduction="none")
@@ -75,7 +75,7 @@ class CausalLM(Logits):
         self, scores: Sequence[ExampleScores], dense: Sequence[ExampleScores]
     ) -> dict[str, float]:
         """accuracy (of the next token), loss (nats a token), perplexity = exp(loss), and
-        perplexity_ratio to the dense network's; `_low` and `_high` are 95 % bootstrap intervals
+        perplexity_ratio to the dense network's. `_low` and `_high` are 95 % bootstrap intervals
         over sequences, for the ratio over pairs (the same sequences in both networks)."""
         right, losses = (_joined(scores, key) for key in ("right", "loss"))
         return {

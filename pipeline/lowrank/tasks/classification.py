@@ -11,8 +11,8 @@ from pipeline.lowrank.tasks.measure import ACCURACY, LOSS
 
 
 class Classification(OneClass):
-    """The network reads values (N, …) and gives logits (N, classes). The library takes logits
-    (N, classes, …), a class at each place, as well."""
+    """The network reads values (N, …) and gives logits (N, classes). The library also takes logits
+    (N, classes, …), with a class at each place."""
 
     name = "classification"
     unit = "nats per example"

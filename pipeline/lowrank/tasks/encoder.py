@@ -35,9 +35,9 @@ _RECALL = Measure(
 
 
 class Encoder(Task):
-    """The network reads token ids (N, T), perhaps padded, and gives embeddings (N, width), known
-    up to their length. The divergence is 1 − cosine, which is ½‖u − v‖² of the unit vectors u
-    and v; the sampled loss is ⟨z, u⟩ with z normal."""
+    """The network reads token ids (N, T), perhaps padded, and gives embeddings (N, width), whose
+    length means nothing. The divergence is 1 − cosine, which is ½‖u − v‖² of the unit vectors u and
+    v; the sampled loss is ⟨z, u⟩ with z normal."""
 
     name = "encoder"
     unit = "1 − cosine"
@@ -105,7 +105,7 @@ class Encoder(Task):
 
 
 def recall(truth: Tensor, found: Tensor, nearest: int) -> float:
-    """Mean fraction of each row's nearest others by `truth` that are nearest by `found`, too.
+    """The mean fraction of each row's `nearest` others by `truth` that are also nearest by `found`.
 
     truth, found: (N, width) with rows of norm 1; nearest at most N − 1 are compared.
     """

@@ -1,4 +1,4 @@
-"""What the tasks that predict one of several classes share."""
+"""The part that all tasks share which predict one of several classes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from pipeline.lowrank.tasks.measure import ACCURACY
 
 
 class Logits(Task):
-    """Predictions are logits, known up to a constant a row. The divergence is KL(dense ‖ other)
-    in nats; the sampled loss is the cross-entropy with labels drawn from the prediction itself."""
+    """Predictions are logits, of which a constant a row means nothing. The divergence is KL(dense ‖
+    other) in nats, as torch.nn.functional.kl_div; the sampled loss is the cross-entropy with labels
+    drawn from the prediction itself."""
 
     watched = ACCURACY
 
@@ -46,7 +47,7 @@ class Logits(Task):
 
 
 class OneClass(Logits):
-    """One label an example: accuracy and mean cross-entropy."""
+    """A task with one label for each example: accuracy and mean cross-entropy."""
 
     def misfit(self, output: Any, examples: Examples) -> str | None:
         if isinstance(output, Tensor) and tuple(output.shape) == (1, examples.classes):
@@ -83,10 +84,10 @@ def _sum(losses: Tensor) -> Tensor:
 
 
 def logits_of(output: Any) -> Tensor:
-    """(N, classes, …) logits of a network's output: a tensor has its classes in dimension 1, as
-    torch's cross-entropy reads it, and the `.logits` of an object of transformers have them last.
+    """(N, classes, …) logits of a network's output. A tensor has its classes in dimension 1, as
+    torch's cross-entropy reads it; the `.logits` of an object of transformers have them last.
 
-    Raises LowRankError where the output is neither.
+    Raises LowRankError for another output.
     """
     if isinstance(output, Tensor):
         return output
@@ -100,8 +101,8 @@ def logits_of(output: Any) -> Tensor:
 
 
 def rows_of(logits: Tensor, mask: Tensor | None = None) -> Tensor:
-    """(N, classes, …) → (units, classes): the softmax of a large vocabulary wants them last.
-    Positions that the mask marks false are left out where there is a prediction for each of its
-    positions."""
+    """(N, classes, …) → (units, classes); classes last make the softmax of a large vocabulary fast.
+    Where there is a prediction for each position of the mask, those that it marks false are left
+    out."""
     rows = logits.movedim(1, -1).flatten(0, -2)
     return rows if mask is None or mask.numel() != len(rows) else rows[mask.flatten()]

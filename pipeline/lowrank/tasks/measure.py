@@ -13,10 +13,14 @@ Scores = Mapping[str, float]
 class Measure:
     """One figure of a network's quality.
 
-    name: its key among the results; label: for tables, and `elsewhere` for the same figure on a
-    second text of another domain, whose key is "ood_" + name (None: it is not shown). direction:
-    which way is better. unit: "" for a plain number. show: writes a value. change: (key, the
-    dense network's results, another's) → what became of it, written.
+    name: its key among the results.
+    label: for tables.
+    direction: which way is better.
+    unit: "" for a plain number.
+    show: writes a value.
+    change: (key, the dense network's results, another's) → the difference, written.
+    elsewhere: the label of the same figure on a second text of another domain, whose key is "ood_"
+        + name; None: it is not shown.
     """
 
     name: str
@@ -45,7 +49,7 @@ def four_digits(value: float) -> str:
 
 
 def short_number(value: float) -> str:
-    """Three digits or so: 1.47, 29.2, 9146, 1.9e+04."""
+    """A number in about three digits: 1.47, 29.2, 9146, 1.9e+04."""
     digits = 2 if value < 10 else 1 if value < 100 else 0
     return f"{value:.{digits}f}" if value < 10_000 else f"{value:.2g}"
 
@@ -61,7 +65,7 @@ def difference(key: str, dense: Scores, other: Scores) -> str:
 
 
 def ratio_with_interval(key: str, dense: Scores, other: Scores) -> str:
-    """The ratio to dense and its interval, which the results hold: 1.47× (1.43–1.52)."""
+    """The ratio to the dense network and its interval, from the results: 1.47× (1.43–1.52)."""
     ratio, low, high = (short_number(other[f"{key}_ratio{end}"]) for end in ("", "_low", "_high"))
     return f"{ratio}× ({low}–{high})"
 

@@ -37,7 +37,8 @@ __all__ = [
 
 
 def get_policy(name: str) -> type[Policy]:
-    """The class of a policy; LowRankError with the nearest name if there is none."""
+    """The class of the policy `name`. Raises LowRankError with the nearest name if there is
+    none."""
     if name in POLICIES:
         return POLICIES[name]
     raise LowRankError(f"unknown policy {name!r}: {suggest(name, POLICIES)}")
@@ -53,6 +54,10 @@ def check_policy(value: object) -> None:
 
 
 def make_policy(name: str, knobs: Mapping[str, object]) -> Policy:
-    """The policy `name` with those of the `knobs`, which may be of several policies, that it
-    takes."""
+    """The policy `name` with its options.
+
+    knobs: options of this policy, and perhaps of others, which are ignored.
+
+    Raises LowRankError for an unknown name, and for a value out of its range.
+    """
     return get_policy(name).from_knobs(knobs)

@@ -1,4 +1,4 @@
-"""The contract of a policy: candidates of all targets in, one candidate a target out."""
+"""The contract of a policy: it is given the candidates of all targets, and chooses one for each."""
 
 from __future__ import annotations
 
@@ -28,13 +28,16 @@ class Choice:
 
 @dataclass(frozen=True)
 class Offer:
-    """What a policy is given for one target.
+    """Everything from which a policy chooses for one target.
 
-    candidates: the worthwhile ones, with the dense one. singular_values: {view: (r,) descending,
-    float64}, r ≤ both sides of the view. views: {competing method: the view that each of its
-    ranks truncates}, () for a method that truncates none. exact(method, ranks): the candidate
-    with exactly these ranks, also where another one beats it or it saves nothing; LowRankError
-    where the method cannot have them. given: the choice, where an override made it already.
+    squared_norm: ‖W‖² in the metric.
+    candidates: the worthwhile ones, with the dense one.
+    singular_values: {view: (r,) descending, float64}, r ≤ both sides of the view.
+    views: {competing method: the view that each of its ranks truncates}; () for a method that
+        truncates none.
+    exact: exact(method, ranks) is the candidate with exactly these ranks, even if another one beats
+        it or it saves nothing; it raises LowRankError where the method cannot have them.
+    given: the choice, where an override made it already.
     """
 
     target: Target
@@ -51,23 +54,27 @@ class Offer:
 
     @property
     def dense(self) -> Candidate:
+        """The candidate that leaves the layer as it is."""
         return dense_candidate(self.target)
 
     @property
     def settled(self) -> Choice | None:
-        """The choice where there is none to make: the given one, or dense if it stands alone."""
+        """The choice, where nothing is left to choose: the given one, or dense if there is no other
+        candidate. Else None."""
         if self.given is None and len(self.candidates) == 1:
             return Choice(self.dense, "dense: no rank is below break-even")
         return self.given
 
     def cost(self, candidate: Candidate, unit: CostUnit) -> int:
-        """What the candidate costs; bytes are those of the layer's own number format."""
+        """The cost of a layer built as the candidate; bytes are counted in the layer's own number
+        format."""
         if unit == "macs":
             return candidate.macs
         return candidate.params * (self.target.bytes_per_param if unit == "bytes" else 1)
 
     def front(self, unit: CostUnit) -> list[Candidate]:
-        """Candidates that no other beats in both `unit` and error: cost up, error down."""
+        """The candidates that no other beats in both `unit` and error, by rising cost and falling
+        error."""
         front: list[Candidate] = []
         # Bytes of one layer are in proportion to its parameters.
         cheapest_first = sorted(
@@ -81,8 +88,12 @@ class Offer:
 
 @dataclass(frozen=True)
 class Selection:
-    """Choices by target name. `optimality_gap` is set by global policies: how much of the total
-    error could at most be saved by a better allocation, as a fraction of it."""
+    """The choices of a policy.
+
+    choices: {target: its choice}.
+    optimality_gap: the fraction of the total error that a better allocation could save at most;
+        None for policies that decide layer by layer.
+    """
 
     choices: Mapping[str, Choice]
     optimality_gap: float | None = None
@@ -100,19 +111,23 @@ class Policy(ABC):
 
     @classmethod
     def from_knobs(cls, knobs: Mapping[str, object]) -> Self:
-        """The policy with those of the knobs, which may be of several policies, that it has."""
+        """The policy with those of the knobs that are options of its own; knobs may be of several
+        policies."""
         own = [f.name for f in fields(cls)]  # type: ignore[arg-type]
         return cls(**{key: value for key, value in knobs.items() if key in own})
 
     def rivals(self) -> tuple[Policy, ...]:
-        """Policies of the same promise, of which the one whose plan measures best is meant."""
+        """Policies that promise the same and may choose differently; a contest takes the one whose
+        plan measures best. By default the policy alone."""
         return (self,)
 
     @abstractmethod
     def select(self, offers: Mapping[str, Offer], totals: Totals) -> Selection:
-        """The choice for every target; where an override gave one already (`Offer.given`), that.
+        """The choice for every target. A choice that an override made (`Offer.given`) is kept.
 
-        Raises LowRankError when that is impossible.
+        totals: costs of the dense network.
+
+        Raises LowRankError where no choice keeps what the policy promises.
         """
 
 
@@ -121,7 +136,7 @@ class LocalPolicy(Policy):
 
     @abstractmethod
     def choose(self, offer: Offer) -> Choice:
-        """The candidate of one target, which has others than the dense one."""
+        """The choice for one target that has other candidates than the dense one."""
 
     def select(self, offers: Mapping[str, Offer], totals: Totals) -> Selection:
         return Selection({n: o.settled or self.choose(o) for n, o in offers.items()})

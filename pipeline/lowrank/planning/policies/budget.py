@@ -24,15 +24,17 @@ Allocation = Literal["greedy", "exact"]
 
 @options
 class Budget(Policy):
-    """Keep at most this fraction of the parameters, of the MACs or of the bytes (one of them).
+    """Keep at most a fraction of the parameters, of the MACs or of the bytes (name one): min Σ
+    error subject to Σ cost ≤ budget, which is never exceeded.
 
-    The fraction is of the whole network (`scope="network"`: everything that is not a target
-    counts as spent) or of the targets alone (`scope="targets"`). Errors are weighed relative to
-    each layer's ‖W‖² (raw Frobenius errors of different layers are not comparable) or as they
-    are. `max_relative_error` bars candidates with a larger ‖W − Ŵ‖/‖W‖: a sum of errors may
-    otherwise be least where one layer loses nearly everything. `allocation` names the solver
-    (`knapsack.greedy` or `knapsack.exact`); both report the optimality gap against the bound of
-    linear programming. A budget is never exceeded.
+    scope: what the fraction is of: "network", where everything that is not a target counts as
+        spent, or "targets" alone.
+    error_scale: "relative" weighs errors relative to each layer's ‖W‖² (raw Frobenius errors of
+        different layers are not comparable); "absolute" takes them as they are.
+    max_relative_error: bars candidates with a larger ‖W − Ŵ‖/‖W‖: a sum of errors may otherwise be
+        least where one layer loses nearly everything.
+    allocation: the solver, `knapsack.greedy` or `knapsack.exact`; both report the optimality gap
+        against the bound of linear programming.
     """
 
     params: float | None = knob(default=None, help="fraction of the parameters to keep, in (0, 1]")
@@ -67,7 +69,7 @@ class Budget(Policy):
 
     @classmethod
     def from_knobs(cls, knobs: Mapping[str, object]) -> Budget:
-        """Of a configuration: `budget` is the fraction, `cost` its unit."""
+        """The policy of a configuration, in which `budget` is the fraction and `cost` its unit."""
         unit, own = knobs["cost"], ("scope", "error_scale", "allocation", "max_relative_error")
         if unit not in get_args(CostUnit):
             raise LowRankError(f"cost is {unit!r}: {suggest(unit, get_args(CostUnit))}")
@@ -75,7 +77,8 @@ class Budget(Policy):
         return cls(**kept, **{key: knobs[key] for key in own if key in knobs})  # type: ignore[arg-type]
 
     def rivals(self) -> tuple[Policy, ...]:
-        """Both error scales: which of them spends the budget better, measurement says."""
+        """The policy with either error scale: measurement says which of them spends the budget
+        better."""
         return (replace(self, error_scale="absolute"), replace(self, error_scale="relative"))
 
     def _given(self) -> dict[CostUnit, float]:
@@ -89,6 +92,7 @@ class Budget(Policy):
 
     @property
     def kept(self) -> float:
+        """The fraction that is kept."""
         return self._given()[self.cost]
 
     def select(self, offers: Mapping[str, Offer], totals: Totals) -> Selection:
@@ -118,7 +122,8 @@ class Budget(Policy):
         )
 
     def allowance(self, offers: Mapping[str, Offer], totals: Totals) -> int:
-        """What the targets may cost together. Raises LowRankError below the smallest possible."""
+        """The cost that all targets may have together. Raises LowRankError where it is below the
+        smallest that is possible."""
         unit = self.cost
         dense = sum(offer.cost(offer.dense, unit) for offer in offers.values())
         fixed = totals.cost(unit) - dense if self.scope == "network" else 0

@@ -15,11 +15,11 @@ from pipeline.lowrank.typed import knob, options
 
 @options
 class Fixed(LocalPolicy):
-    """Given ranks: one number for all, a fraction of the full rank of each view, or a mapping
-    of shell-style patterns on layer names to numbers, fractions or lists (one number a rank).
+    """Ranks that the user gives: one number for all, a fraction of the full rank of each view, or
+    {shell-style pattern on layer names: number, fraction, or list with one number a rank}.
 
-    Of several patterns the first that matches counts; a layer that none matches stays dense.
-    Ranks at or above break-even become the nearest below it. `cost` decides between methods.
+    Of several patterns the first that matches counts; a layer that none matches stays dense. Ranks
+    at or above break-even become the nearest below it. `cost` decides between methods.
     """
 
     ranks: Any = knob(
@@ -55,7 +55,7 @@ class Fixed(LocalPolicy):
 
 
 def first_match(patterns: Mapping[str, object], name: str) -> str | None:
-    """The first shell-style pattern that matches the name."""
+    """The first shell-style pattern that matches the name; None where none does."""
     return next((pattern for pattern in patterns if fnmatchcase(name, pattern)), None)
 
 

@@ -18,8 +18,9 @@ _ROUNDS = 4  # of dynamic programming, each on the finer grid that the last one'
 class Knapsack:
     """min Σ error subject to Σ cost ≤ capacity, over one item of each group.
 
-    costs: (n,) int64 ascending a group; errors: (n,) float64 descending: Pareto fronts.
-    The first items of all groups together fit into the capacity.
+    costs: for each group (n,) int64, ascending.
+    errors: for each group (n,) float64, descending: both are a Pareto front.
+    capacity: at least the cost of the first items of all groups together.
     """
 
     costs: Sequence[Tensor]
@@ -34,8 +35,13 @@ class Knapsack:
 
 
 class Solution(NamedTuple):
-    """`items`: the chosen index of each group. `bound`: no choice has less error (the linear
-    relaxation's). `price`: error a unit of cost at which the relaxation stops buying."""
+    """The items that a solver chose.
+
+    items: the chosen index of each group.
+    error: Σ error of the items.
+    bound: no choice has less error, by the linear relaxation.
+    price: error a unit of cost at which the relaxation stops buying.
+    """
 
     items: list[int]
     error: float
@@ -55,7 +61,7 @@ class _Step(NamedTuple):
 
 def greedy(problem: Knapsack) -> Solution:
     """Walks the lower convex hulls of (cost, error) in order of error saved per cost, over all
-    groups at once (Lagrangian relaxation); what is left is spent on single exchanges.
+    groups at once (Lagrangian relaxation); the remaining capacity is spent on single exchanges.
 
     The relaxation, which may take a fraction of one step, is the lower bound.
     """
@@ -81,11 +87,11 @@ def greedy(problem: Knapsack) -> Solution:
 def exact(problem: Knapsack, cells: int = _CELLS) -> Solution:
     """Dynamic programming over a grid of `cells` costs (Dudziński & Walukiewicz 1987).
 
-    Items that the bound rules out go first: with the relaxation's price λ, an item whose
-    e + λc lies above its group's least by more than (best known error − bound) is in no better
-    solution. What is left spans a narrow range of costs, on which the grid is mostly exact;
-    where it is not, costs are rounded *up*, so that the capacity holds, and the remainder is
-    spent on single exchanges. Never worse than `greedy`; the optimum where no cost was rounded.
+    Items that the bound rules out go first: with the relaxation's price λ, an item whose e + λc
+    lies above its group's least by more than (best known error − bound) is in no better solution.
+    The other items span a narrow range of costs, on which the grid is mostly exact; where it is
+    not, costs are rounded *up*, so that the capacity holds, and the remainder is spent on single
+    exchanges. Never worse than `greedy`; the optimum where no cost was rounded.
     """
     best = greedy(problem)
     for _ in range(_ROUNDS):

@@ -1,4 +1,4 @@
-"""Three rules that look at one layer at a time: energy, error and compute."""
+"""Three policies that look at one layer at a time: energy, error and compute."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _ROUNDING = 1e-13
 
 @options
 class Energy(LocalPolicy):
-    """The cheapest candidate that keeps the energy fraction τ: ‖W − Ŵ‖² ≤ (1 − τ)‖W‖².
-    For the SVD this is min{k : E_k ≥ τ}. τ in (0, 1]."""
+    """The cheapest candidate of each layer that keeps the energy fraction τ = `energy`, in (0, 1]:
+    ‖W − Ŵ‖² ≤ (1 − τ)‖W‖². For the SVD this is min{k : E_k ≥ τ}."""
 
     energy: float = knob(default=0.9, gt=0, le=1, help="energy: fraction of ‖W‖² to keep")
     cost: CostUnit = COST
@@ -30,7 +30,7 @@ class Energy(LocalPolicy):
 
 @options
 class Error(LocalPolicy):
-    """The cheapest candidate with relative error ‖W − Ŵ‖/‖W‖ ≤ ε. ε ≥ 0."""
+    """The cheapest candidate of each layer with ‖W − Ŵ‖/‖W‖ ≤ `relative_error`, which is ≥ 0."""
 
     relative_error: float = knob(default=0.3, ge=0, help="error: largest ‖W − Ŵ‖/‖W‖ of a layer")
     cost: CostUnit = COST
@@ -44,8 +44,8 @@ class Error(LocalPolicy):
 
 @options
 class Compute(LocalPolicy):
-    """The smallest error among candidates with cost ≤ dense cost / ρ in every layer. ρ > 1.
-    A layer with candidates but none that cheap takes its cheapest, and the plan says so."""
+    """The candidate of least error with cost ≤ dense cost / `compression_ratio` (> 1) in every
+    layer. A layer whose candidates all cost more takes its cheapest one, and the plan says so."""
 
     compression_ratio: float = knob(
         default=2.0, gt=1, help="compute: dense cost / kept cost of every layer"
@@ -59,7 +59,8 @@ class Compute(LocalPolicy):
 
 
 def kept_fraction(offer: Offer, unit: CostUnit, fraction: float) -> Choice:
-    """The smallest error at no more than `fraction` of the layer's dense cost."""
+    """The candidate of least error that costs at most `fraction` of the dense layer; the cheapest
+    where all cost more."""
     front = offer.front(unit)
     dense = offer.cost(offer.dense, unit)
     fitting = [c for c in front if offer.cost(c, unit) <= fraction * dense]

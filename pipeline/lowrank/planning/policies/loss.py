@@ -19,7 +19,8 @@ _HALVINGS = 100  # of the interval of prices, which spans 60 orders of magnitude
 
 @options
 class Loss(Policy):
-    """min Σ cost subject to ½ Σ squared error ≤ nats (metric `fisher`: nats of loss per unit).
+    """The smallest network whose loss increases by at most `nats`: min Σ cost subject to ½ Σ
+    squared error ≤ nats (metric `fisher`: nats of loss per unit).
 
     By Lagrangian relaxation: every target takes the candidate with the least cost + price · error,
     at the smallest price that keeps the limit. The limit is on the *predicted* increase, which is
@@ -61,8 +62,8 @@ class Loss(Policy):
 
 
 def _least_price(columns: Mapping[str, tuple[Tensor, Tensor]], limit: float) -> dict[str, int]:
-    """Places on the fronts at the smallest price of error whose errors add up to ≤ limit; the
-    dense ones, without error, at an infinite price."""
+    """{name: place on its front} at the smallest price of error at which the errors add up to ≤
+    limit; at an infinite price these are the dense candidates, which have no error."""
 
     def at(price: float) -> dict[str, int]:
         return {n: int((cost + price * error).argmin()) for n, (cost, error) in columns.items()}

@@ -1,4 +1,4 @@
-"""From ranks that somebody named to a candidate: views, whole numbers, fractions, lists."""
+"""From ranks that a user or a rule names (whole numbers, fractions, lists) to a candidate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.lowrank.methods.candidate import Candidate
 from pipeline.lowrank.network.costs import CostUnit
 from pipeline.lowrank.planning.policies.base import Choice, Offer
 
-# A whole number for every rank, a fraction of the full rank, or one number a rank.
+# One whole number for every rank, a fraction of the full rank, or a list with one number a rank.
 Ranks = int | float | Sequence[int]
 
 
@@ -33,7 +33,8 @@ def view_shape(shape: Sequence[int], view: str) -> tuple[int, int]:
 
 
 def check_given(value: object) -> None:
-    """Raises LowRankError unless `value` is a Ranks."""
+    """Raises LowRankError unless `value` is a whole number ≥ 1, a fraction in (0, 1), or a list of
+    whole numbers."""
     many = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     whole = all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in many)
     if many and (whole or (isinstance(value, float) and 0.0 < value < 1.0)):
@@ -45,11 +46,12 @@ def check_given(value: object) -> None:
 
 
 def named_ranks(offer: Offer, value: Ranks) -> dict[str, tuple[int, ...]]:
-    """{competing method: its ranks} under `value`.
+    """{competing method: its ranks} for ranks that a user gave.
 
-    A whole number and a fraction stand for every rank; the number is cut to each view's full
-    rank, the fraction of it rounded down, but not to 0. A list stands for the methods that have
-    so many ranks. Methods without views have one rank and no full rank to take a fraction of.
+    value: a whole number stands for every rank, and is cut to each view's full rank; a fraction of
+        the full rank is rounded down, but not to 0; a list stands for the methods that have so many
+        ranks. Methods without views have one rank and no full rank to take a fraction of.
+
     Raises LowRankError when no method is left.
     """
     ranks: dict[str, tuple[int, ...]] = {}
@@ -73,8 +75,8 @@ def named_ranks(offer: Offer, value: Ranks) -> dict[str, tuple[int, ...]]:
 
 
 def worthwhile(offer: Offer, method: str, ranks: tuple[int, ...]) -> Candidate | None:
-    """The method's candidate with exactly these ranks if it saves parameters and MACs, also
-    where another one beats it and it is not listed."""
+    """The method's candidate with exactly these ranks, if it saves parameters and MACs, even if
+    another one beats it; else None."""
     for candidate in offer.candidates:
         if candidate.method == method and candidate.ranks == ranks:
             return candidate
@@ -88,9 +90,13 @@ def worthwhile(offer: Offer, method: str, ranks: tuple[int, ...]) -> Candidate |
 def at_ranks(
     offer: Offer, ranks: Mapping[str, tuple[int, ...]], unit: CostUnit, rule: str
 ) -> Choice:
-    """The candidate with exactly these ranks where it is below break-even; otherwise the one of
-    least error with no rank above them; dense where there is none. Of several methods the
-    cheapest in `unit`, exact ones first."""
+    """The choice for given ranks: the candidate with exactly these ranks where it is below
+    break-even, otherwise the candidate of least error with no rank above them, otherwise dense.
+
+    ranks: {method: its ranks}. Of several methods the cheapest in `unit` is chosen, exact ranks
+        first.
+    rule: the words for where the ranks come from.
+    """
     found: list[tuple[bool, int, Choice]] = []
     for method, wanted in ranks.items():
         text = f"{rule}: {method} {ranks_text(wanted)}"

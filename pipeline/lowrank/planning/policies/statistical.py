@@ -1,4 +1,5 @@
-"""Ranks from the noise in the spectra, no number to choose: EVBMF and the optimal threshold."""
+"""Ranks from the noise in the spectra, without a number to choose: EVBMF and the optimal
+threshold."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ RankOfView = Callable[[Tensor, tuple[int, int]], int]
 
 @options
 class EVBMF(LocalPolicy):
-    """Each rank from empirical variational Bayes on the view that it truncates (Nakajima et
+    """Estimates each rank by empirical variational Bayes on the view that it truncates (Nakajima et
     al. 2013), as Kim et al. (2016) do for Tucker-2. `cost` decides between methods."""
 
     cost: CostUnit = COST
@@ -32,8 +33,9 @@ class EVBMF(LocalPolicy):
 
 @options
 class OptimalThreshold(LocalPolicy):
-    """Each rank by the hard threshold on the singular values of its view that is optimal in
-    mean square for unknown noise (Gavish & Donoho 2014). `cost` decides between methods."""
+    """Takes for each rank the number of singular values of its view above the hard threshold that
+    is optimal in mean square for unknown noise (Gavish & Donoho 2014). `cost` decides between
+    methods."""
 
     cost: CostUnit = COST
 
@@ -44,8 +46,8 @@ class OptimalThreshold(LocalPolicy):
 
 
 def _above_noise(offer: Offer, unit: CostUnit, rule: str, rank_of: RankOfView) -> Choice:
-    """Ranks of all methods with views. A rank of 0 (nothing stands out of the noise) becomes 1,
-    the smallest there is, and the reason says so."""
+    """The choice at the ranks that `rank_of` estimates, among the methods with views. A rank of 0
+    (nothing stands out of the noise) becomes 1, the smallest there is, and the reason says so."""
     estimated = {
         method: tuple(
             rank_of(offer.singular_values[view], view_shape(offer.target.group_shape, view))
