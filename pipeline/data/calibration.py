@@ -1,4 +1,4 @@
-"""Calibration data in two parts: one for statistics, one that no statistic has seen."""
+"""Calibration data in two parts: one for statistics, and one that no statistic has seen."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from pipeline.data.splits import Split
 
 
 def statistics_batches(data: Path, batch_size: int, *, most: int | None = None) -> list[Any]:
-    """The split "calibration" in batches as the model takes them; up to `most` examples of it,
-    None: all."""
+    """The split "calibration" in batches as the model takes them.
+
+    most: examples at most; None takes all.
+    """
     return _batches(load_split(data, "calibration"), batch_size, most)
 
 
 def held_out_batches(data: Path, batch_size: int, *, most: int) -> list[Any]:
-    """The split "held_out" in batches, up to `most` examples of it."""
+    """The split "held_out" in batches as the model takes them, at most `most` examples."""
     return _batches(load_split(data, "held_out"), batch_size, most)
 
 

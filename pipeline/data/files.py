@@ -1,4 +1,4 @@
-"""Splits on disk, as the stage prepare left them."""
+"""Splits on disk, as the stage prepare writes them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,16 @@ DATA_JSON = "data.json"
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What data.json says of prepared data.
+    """The content of data.json: the facts of prepared data.
 
-    name: of the source, as in the configuration; source: the same in words. input_shape: of one
-    example. sizes: {split: examples}. sha256: {what was read: its checksum}. classes and
-    class_names: None where examples have no class; vocabulary: number of the tokenizer's tokens,
-    None where examples are values, which then have the mean and std of each channel.
+    name: of the source, as in the configuration.
+    source: where the data come from, in words.
+    input_shape: of one example.
+    sizes: {split: number of examples}.
+    sha256: {what was read: its checksum}.
+    classes, class_names: None where examples have no class.
+    vocabulary: number of the tokenizer's tokens; None where examples are values, which then have
+        the mean and std of each channel.
     """
 
     name: str
@@ -44,7 +48,7 @@ class DataFacts:
 
     @property
     def examples(self) -> Examples:
-        """What a task has to know of them."""
+        """The facts that a task needs to know of the examples."""
         return Examples(self.name, self.input_shape, self.classes, self.vocabulary)
 
 
@@ -54,7 +58,7 @@ def load_facts(folder: Path) -> DataFacts:
 
 
 def load_task(folder: Path) -> Task:
-    """What a network of this prepared data predicts."""
+    """The task that this data was prepared for."""
     return get_task(load_facts(folder).task)
 
 
@@ -74,6 +78,6 @@ def load_split(folder: Path, split: str) -> Split:
 
 
 def example_input(examples: Examples, task: Task) -> Tensor:
-    """An example of zeros as the network takes it, a batch of one: float32, or token ids."""
+    """An example of zeros as the network takes it, a batch of one: float32 values, or token ids."""
     dtype = torch.int64 if task.inputs == "tokens" else torch.float32
     return torch.zeros(1, *examples.shape, dtype=dtype)

@@ -1,6 +1,6 @@
 """Text that a language model writes itself: calibration data of every domain that it knows.
 
-Statistics of one text alone make a compressed network forget the others; what the network
+Statistics of one text alone make a compressed network forget other domains; text that the network
 itself writes covers them all, and needs no data (Liu et al. 2023, "LLM-QAT", arXiv 2305.17888).
 """
 
@@ -18,10 +18,12 @@ _TOGETHER = 32  # sequences; their keys and values stay in memory
 def generate_sequences(
     name: str, sha256: str | None, count: int, length: int, seed: int, *, task: str
 ) -> Tensor:
-    """(count, length) int64 tokens, drawn from the language model `name` of the task `task` as it
-    predicts them (temperature 1, the whole vocabulary) after a first token drawn uniformly; seeded.
+    """(count, length) int64 tokens that the language model `name` of the task `task` writes: the
+    first one is drawn uniformly, the others as it predicts them (temperature 1, the whole
+    vocabulary); seeded.
 
-    The end of a text is never drawn. Raises LowRankError for what cannot be loaded or is too short.
+    The end of a text is never drawn. Raises LowRankError for a model that cannot be loaded or that
+    takes shorter texts only.
     """
     model = from_pretrained(name, sha256, task=task, dtype="float32")
     fed = length - 1  # the last token is never an input

@@ -1,4 +1,4 @@
-"""Splits made once: read, checked, split, written with checksums."""
+"""Splits, made once: examples are read, checked, split and written with checksums."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def prepare_data(folder: Path, options: DataOptions, task: Task, seed: int) -> D
 
 
 def _with_held_out(splits: Splits, share: float) -> Splits:
-    """The calibration split in two, "held_out" the last `share` of it."""
+    """The splits with the calibration split in two, "held_out" being the last `share` of it."""
     parts: Splits = {}
     for name, split in splits.items():
         if name != "calibration":

@@ -1,4 +1,4 @@
-"""Pure parts of the data: a split in memory, and what goes into which split."""
+"""Pure parts of the data: a split in memory, and the rules by which examples get into splits."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.calling import PADDING
 
-# {split: {"inputs" or "labels": (N, …)}}, as they are written.
+# {split: {"inputs" or "labels": (N, …)}}, in the layout of the files.
 Splits = dict[str, dict[str, Tensor]]
 
 
 class Split:
     """Examples as stored, (N, C, …) uint8 or float32, and labels (N, …).
 
-    What comes out is float32 and normalised by channel: (x − mean)/std, where uint8 counts as
-    x/255. Without mean and std the values are only converted.
+    The inputs that it gives are float32 and normalised by channel: (x − mean)/std, where uint8
+    counts as x/255. Without mean and std the values are only converted.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Split:
         return self.normalise(self.stored[chosen]), self.labels[chosen]
 
     def followed_by(self, other: Split) -> Split:
-        """These examples and then those of another split of the same data."""
+        """A split with these examples, and after them those of another split of the same data."""
         both = copy.copy(self)
         both.__dict__.pop("inputs", None)
         both.stored = torch.cat([self.stored, other.stored])
@@ -68,7 +68,7 @@ class TokenSplit(Split):
     and labels: (N,) classes, (N, T) the next tokens, or (N, 0) where there are none."""
 
     def normalise(self, stored: Tensor) -> Tensor:
-        """Token ids, as many as the longest of these sequences has."""
+        """The token ids, cut to the length of the longest of these sequences."""
         return stored[:, : int((stored != PADDING).any(0).sum())]
 
 

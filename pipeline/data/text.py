@@ -102,7 +102,8 @@ def _generated(text: TextOptions, task: Task, seed: int) -> dict[str, Tensor]:
 
 
 def _spread(some: Tensor, others: Tensor) -> Tensor:
-    """Rows of both in their order, evenly mixed, so that every part holds its share of each."""
+    """The rows of both tensors in their order, evenly mixed, so that every part holds its share of
+    each."""
     place = [(torch.arange(len(rows)) + 0.5) / len(rows) for rows in (some, others)]
     return torch.cat([some, others])[torch.cat(place).argsort(stable=True)]
 

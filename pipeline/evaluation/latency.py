@@ -85,7 +85,7 @@ def measured_once(
 
 
 def forms(network: nn.Module) -> dict[str, nn.Module]:
-    """The forms in which a network may run, all of one function: as stored; with pivoted factors
+    """{form: the network in that form}, all of one function: as stored; with pivoted factors
     multiplied out; and with the kernels of its 2-D convolutions in channels last."""
     found = {"as stored": network}
     if has_pivots(network):
@@ -108,7 +108,7 @@ def interleaved_latencies(
 ) -> dict[_Name, Latency]:
     """{name: its latency}.
 
-    The models take turns within each repetition, so that whatever else the machine does hits
+    The models take turns within each repetition, so that other work of the machine hits
     all of them alike. The number of threads and the models' modes are restored.
     """
     nanoseconds: dict[_Name, list[int]] = {name: [] for name in models}
@@ -144,7 +144,7 @@ def machine_facts(threads: int) -> Machine:
 
 
 def _used(options: EvaluateOptions, threads: int | None) -> dict[str, int]:
-    """What a timing depends on."""
+    """The options and the number of threads that a timing depends on."""
     return {
         "latency_batch_size": options.latency_batch_size,
         "latency_repetitions": options.latency_repetitions,

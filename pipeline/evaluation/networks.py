@@ -1,4 +1,4 @@
-"""Networks against the dense one, in the measures of their task."""
+"""Networks compared with the dense one, in the measures of their task."""
 
 from __future__ import annotations
 

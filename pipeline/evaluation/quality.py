@@ -33,7 +33,8 @@ def evaluate_quality(
 def split_scores(
     model: nn.Module, split: Split, task: Task, batch_size: int
 ) -> list[ExampleScores]:
-    """What the task's measures are made of, batch by batch, for all examples of a split."""
+    """The task's scores of all examples of a split, batch by batch; its measures are made of
+    them."""
     return list(_scores(model, split, torch.arange(len(split)), task, batch_size))
 
 

@@ -1,5 +1,5 @@
-"""What a latency measurement found, as it is stored. Needs no torch: who only reads it, as a
-sweep's view does, starts at once."""
+"""The stored result of a latency measurement. It needs no torch, so that a reader, such as a
+sweep's view, starts at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOLDER = "timings"  # of the scratch folder
 
 @dataclass(frozen=True)
 class Latency:
-    """Of one forward pass: the median and the interquartile range."""
+    """The time of one forward pass: the median and the interquartile range."""
 
     latency_ms: float
     iqr_ms: float
@@ -22,7 +22,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a latency depends on besides the network."""
+    """The facts of a machine on which a latency depends."""
 
     cpu: str
     cores: int | None
@@ -49,7 +49,7 @@ class Timings:
 
     @property
     def networks(self) -> dict[str, Latency]:
-        """By name, in the order of the chain."""
+        """{network: its latency}, in the order of the chain."""
         return {"dense": self.dense, "compressed": self.compressed, "fine_tuned": self.fine_tuned}
 
 

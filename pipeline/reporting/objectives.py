@@ -1,4 +1,5 @@
-"""What a job returns to its sweeper: figures of the fine-tuned network, by name."""
+"""Objectives of a sweep: figures of the fine-tuned network that a job returns to its sweeper, by
+name."""
 
 from __future__ import annotations
 

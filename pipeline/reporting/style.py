@@ -63,7 +63,7 @@ _STYLE = {
 
 
 def save_png(draw: Callable[[], Figure], path: Path) -> None:
-    """Draws in our style, whatever matplotlibrc says, and writes the same bytes every time."""
+    """Draws in our style, which no matplotlibrc changes, and writes the same bytes every time."""
     with matplotlib.style.context(["default", _STYLE]):
         figure = draw()
         figure.set_dpi(DPI)
@@ -83,7 +83,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def headed(figure: Figure, title: str, note: str = "") -> None:
-    """Title, and under it in small type what is left out or how to read it."""
+    """Adds a title, and under it in small type a note on what is left out or how to read the
+    figure."""
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     if note:
         figure.text(0.01, 0.004, note, ha="left", va="bottom", fontsize=8, color="#666666")
@@ -101,7 +102,7 @@ class OfLayer(Protocol):
 
 
 def layer_names(rows: Iterable[OfLayer]) -> list[str]:
-    """Names in their first order."""
+    """The layers' names, in the order in which they come first."""
     return list(dict.fromkeys(row.layer for row in rows))
 
 
@@ -127,14 +128,14 @@ def short(name: str, longest: int = _LONGEST_NAME) -> str:
 
 
 def layer_axis(axes: Axes, labels: Sequence[str]) -> None:
-    """One line a layer, the first on top."""
+    """Labels an axis with one line for each layer, the first on top."""
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.grid(False, axis="y")
 
 
 def plain_numbers(axis: Axis) -> None:
-    """1000, 10, 0.01 on a logarithmic axis, where matplotlib writes powers of ten."""
+    """Writes 1000, 10, 0.01 on a logarithmic axis, where matplotlib writes powers of ten."""
     axis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_minor_locator(NullLocator())
 

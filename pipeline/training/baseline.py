@@ -1,5 +1,5 @@
-"""The dense network that everything is compared with: trained here, the user's own, or one
-that comes with its weights."""
+"""The dense network that everything is compared with: trained here, the user's own, or
+pretrained."""
 
 from __future__ import annotations
 

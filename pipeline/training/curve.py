@@ -1,4 +1,4 @@
-"""What a training remembers: its curve, and its best state."""
+"""The curve of a training, and its best state."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class EpochPoint:
 
 @dataclass(frozen=True)
 class SubsetPoint:
-    """What `DescentProbe` measures on its batches after a step. `smoothness` is an estimate from
-    below, ‖∇L(w − η∇L) − ∇L(w)‖ / ‖η∇L‖."""
+    """Figures that `DescentProbe` measures on its batches after a step. `smoothness` is an estimate
+    from below, ‖∇L(w − η∇L) − ∇L(w)‖ / ‖η∇L‖."""
 
     step: int
     epoch: float
@@ -56,7 +56,8 @@ class SubsetPoint:
 
 @dataclass(frozen=True)
 class DescentPoint(SubsetPoint):
-    """What was measured, and what the three formulas of `training.descent` say of the loss."""
+    """Measured figures of a step, and the loss by each of the three formulas of
+    `training.descent`."""
 
     printed_false: float
     descent: float
@@ -85,7 +86,7 @@ class Curve:
 
     @property
     def best(self) -> EpochPoint | None:
-        """The validation of the state that was kept; None of a training without a validation."""
+        """The validation of the state that was kept; None where the training had no validation."""
         return next((point for point in self.epochs if point.epoch == self.best_epoch), None)
 
 
@@ -95,7 +96,7 @@ def read_curve(folder: Path) -> Curve:
 
 
 def values_at(point: Point) -> dict[str, float]:
-    """{name: value} of what a point measures: all but its step and epoch."""
+    """{name: value} of the figures of a point: all fields but its step and epoch."""
     return {key: value for key, value in vars(point).items() if key not in ("step", "epoch")}
 
 
@@ -129,8 +130,8 @@ class Recorder:
         learning_rate: float,
         last: bool = False,
     ) -> float | None:
-        """Takes the figures of step `number` (from 1). The mean loss where an entry was due, as
-        it is after the last step."""
+        """Takes the figures of step `number` (from 1). Returns the mean loss where an entry of the
+        curve was due, as it is after the last step; else None."""
         self.learning_rates.append(learning_rate)
         self._pending.append(torch.stack([loss.detach(), gradient_norm.to(loss)]))
         if number % self._every and number != self._total and not last:
@@ -164,7 +165,7 @@ class Recorder:
         return not self._pending
 
     def state(self) -> dict[str, Any]:
-        """What `resume` takes, in plain types."""
+        """The state for `resume`, in plain types."""
         return {
             "steps": [asdict(point) for point in self.curve.steps],
             "epochs": [asdict(point) for point in self.curve.epochs],
@@ -188,14 +189,14 @@ class Recorder:
 
 
 class BestState:
-    """A copy of the state with the least validation loss; ties go to the earlier one."""
+    """A copy of the state with the least validation loss; of equal ones the earlier is kept."""
 
     def __init__(self, model: nn.Module, loss: float) -> None:
         self.epoch, self._loss = 0, loss
         self._state = _copy_state(model)
 
     def state(self) -> dict[str, Any]:
-        """What `resume` takes."""
+        """The state for `resume`."""
         return {"epoch": self.epoch, "loss": self._loss, "state": self._state}
 
     def resume(self, state: dict[str, Any]) -> None:

@@ -1,9 +1,9 @@
 """The descent theorem beside a real training: what it says, and what is measured.
 
 The course module that this project started from (docs/theorems.md) states L_T ≤ L_0 − T·η·‖∇L‖²/2.
-That is false (½x², η = ½, T = 5). For an L-smooth loss and *full-gradient* descent with η ≤ 1/L
-the truth is L_T ≤ L_0 − (η/2)·Σ_t‖∇L_t‖²; stochastic gradients of variance s² add T·L·η²·s²/2, in
-the mean (Bottou, Curtis & Nocedal 2018, section 4). For momentum, ReLU networks and a finite subset
+That is false (½x², η = ½, T = 5). For an L-smooth loss and *full-gradient* descent with η ≤ 1/L the
+truth is L_T ≤ L_0 − (η/2)·Σ_t‖∇L_t‖²; stochastic gradients of variance s² add T·L·η²·s²/2, in the
+mean (Bottou, Curtis & Nocedal 2018, section 4). For momentum, ReLU networks and a finite subset
 these are diagnostics, no bounds.
 """
 
@@ -42,7 +42,7 @@ def descent_bound(loss: float, rates: Sequence[float], squared_norms: Sequence[f
 def noise_term(
     rates: Sequence[float], smoothness: Sequence[float], variances: Sequence[float]
 ) -> float:
-    """½·Σ_t L_t·η_t²·s_t²: what gradients of variance s² add to the bound on E[L_T]."""
+    """½·Σ_t L_t·η_t²·s_t², which gradients of variance s² add to the bound on E[L_T]."""
     return sum(a * r**2 * v for a, r, v in zip(smoothness, rates, variances, strict=True)) / 2
 
 
@@ -74,12 +74,12 @@ class DescentProbe:
         self._measured: list[SubsetPoint] = []
 
     def at(self, step: int, network: nn.Module) -> None:
-        """Measures if this is one of the steps to measure after."""
+        """Measures if `step` is one of the steps to measure after."""
         if step in self._steps:
             self._measured.append(self.measure(network, step))
 
     def state(self) -> list[dict[str, Any]]:
-        """What `resume` takes, in plain types."""
+        """The state for `resume`, in plain types."""
         return [asdict(point) for point in self._measured]
 
     def resume(self, state: list[dict[str, Any]]) -> None:
@@ -88,7 +88,7 @@ class DescentProbe:
     def points(
         self, rates: Sequence[float], batch_squared_norms: Sequence[float]
     ) -> list[DescentPoint]:
-        """`descent_points` of what `at` measured; empty if it was nothing."""
+        """`descent_points` of all that `at` measured; empty where it measured nothing."""
         return descent_points(self._measured, rates, batch_squared_norms) if self._measured else []
 
     def measure(self, network: nn.Module, step: int = 0) -> SubsetPoint:

@@ -1,4 +1,4 @@
-"""Repair of a compressed network."""
+"""Fine-tuning of a compressed network, which takes back the accuracy that it lost."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def fine_tune(
         objective, dense_scores = label_loss(task, options.label_smoothing), None
         if options.objective == "distill":
             dense = load(baseline)
-            # Of an answer that is kept from an earlier step there are no states.
+            # An answer that is kept from an earlier step has no states.
             keep = not options.states_weight
             teacher = Teacher(dense, training, fabric, options.augment, keep=keep)
             if task.labels is None:
@@ -132,7 +132,7 @@ def _key(
     options: FineTuneOptions,
     seed: int,
 ) -> list[Any]:
-    """All that the result depends on, but for how it is computed."""
+    """Everything that the result depends on, except for how it is computed."""
     folders = [compressed] if options.objective == "labels" else [compressed, baseline]
     weights = [file_sha256(folder / "model.safetensors") for folder in folders]
     return [weights, asdict(load_facts(data)), asdict(options), seed]

@@ -1,4 +1,4 @@
-"""The loop itself: steps, validations, and what is kept of them."""
+"""The training loop itself: steps, validations, and the records of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ _NO_CLIPPING: dict[str, Any] = {"max_norm": math.inf, "error_if_nonfinite": Fals
 
 @dataclass(frozen=True)
 class TrainingParts:
-    """What a loop minimises and measures, and whom it tells; `train` has the words for each."""
+    """Everything that a loop works with: what it minimises and measures, and whom it tells; `train`
+    explains each."""
 
     objective: Objective
     quality: Quality
@@ -94,7 +95,7 @@ class Loop:
             self.parts.resumption.finish(self.fabric)
 
     def _begin(self) -> int:
-        """How many steps are done: those of an interrupted training, or none."""
+        """Returns the number of steps that an interrupted training has done; 0 for a new one."""
         resumption = self.parts.resumption
         kept = resumption and resumption.load(self.fabric, self.wrapped, self.optimizer)
         if not kept:
@@ -164,7 +165,8 @@ class Loop:
         return DescentProbe(batches, self.parts.objective, rate, steps, self.steps_per_epoch)
 
     def _effective(self, learning_rate: float) -> float:
-        """The rate of plain descent that momentum amounts to once it has gathered speed."""
+        """The learning rate of plain descent that goes as far as this rate does with momentum at
+        speed."""
         return learning_rate / (1 - self.options.momentum)
 
     def _batches(self, epoch: int) -> Iterator[tuple[int, Batch]]:

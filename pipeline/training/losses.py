@@ -1,4 +1,4 @@
-"""What a training minimises: the loss with the labels, or that and a teacher's answers."""
+"""The objectives of a training: the loss with the labels, or that and a teacher's answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Batch(NamedTuple):
     examples: Tensor
 
 
-# (network, batch) → the scalar to minimise.
+# objective(network, batch) is the scalar to minimise.
 Objective = Callable[[Callable[[Tensor], Tensor], Batch], Tensor]
 
 
@@ -64,7 +64,7 @@ class Teacher:
 
     @torch.no_grad()
     def answers(self, batch: Batch) -> Tensor:
-        """What the network gives for the batch, (n, …) float32."""
+        """The teacher's outputs for the batch, (n, …) float32."""
         if self._cache is not None:
             return self._cache[batch.examples].to(self._fabric.device)
         return self._answer(batch.inputs)
@@ -88,8 +88,9 @@ class Teacher:
 def distillation(
     task: Task, teacher: Teacher, *, temperature: float, weight: float, label_smoothing: float
 ) -> Objective:
-    """(1 − w)·loss with the labels + w·distance to the teacher's answers, by the task; of examples
-    without labels the distance alone. `weight` w in [0, 1], `temperature` above 0."""
+    """(1 − w)·loss with the labels + w·distance to the teacher's answers, as the task defines both
+    (Hinton et al. 2015); for examples without labels the distance alone. `weight` w in [0, 1],
+    `temperature` above 0."""
 
     def objective(network: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
         output = network(batch.inputs)

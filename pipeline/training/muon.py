@@ -47,7 +47,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step with the gradients that are there; a closure is not called."""
+        """One step with the parameters' present gradients; a closure is not called."""
         matrices, *vectors = self.param_groups
         for parameter in matrices["params"]:
             if parameter.grad is not None:

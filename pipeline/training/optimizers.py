@@ -1,4 +1,4 @@
-"""Optimizers, and the course of the learning rate."""
+"""Optimizers, and the schedule of the learning rate."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def make_optimizer(
 
 
 def one_cycle(position: float, total: int, peak: float) -> float:
-    """Learning rate after `position` of `total` steps: from peak/25 up to `peak` in the first
-    three tenths, then down to peak/250,000, both along half a cosine (Smith & Topin 2018; the
-    same numbers as torch's OneCycleLR over total + 1 steps)."""
+    """The learning rate after `position` of `total` steps: it rises from peak/25 to `peak` in the
+    first three tenths and then falls to peak/250,000, both along half a cosine (Smith & Topin 2018;
+    the same numbers as torch.optim.lr_scheduler.OneCycleLR over total + 1 steps)."""
     turn = _WARM_UP * (total + 1) - 1
     if 0 < turn >= position:
         return _cosine(peak * _FIRST, peak, position / turn)
@@ -50,10 +50,13 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 
 class Clock:
-    """How far a training is, in steps: those done, or more where its time runs out first.
+    """Says how far a training is, in steps: the steps that are done, or more where its time runs
+    out first.
 
-    minutes: all that the training may take, None without limit; the position then follows the
-    first process's clock. `seconds` is what was used, also before an interruption.
+    minutes: all the time that the training may take; None without limit. The position then follows
+        the first process's clock.
+
+    `seconds` is the time that was used, also before an interruption.
     """
 
     def __init__(self, total: int, minutes: float | None, fabric: Fabric) -> None:
@@ -66,11 +69,11 @@ class Clock:
         return time.monotonic() - self._start
 
     def resume(self, seconds: float) -> None:
-        """Counts the seconds of the training that this one goes on with."""
+        """Adds the seconds that the interrupted training, which this one continues, has used."""
         self._start = time.monotonic() - seconds
 
     def position(self, done: int) -> float:
-        """Between `done` and the total number of steps; the total when the time is up."""
+        """A number between `done` and the total number of steps; the total when the time is up."""
         if self._limit is None:
             return done
         seconds: float = self._fabric.broadcast(self.seconds)

@@ -14,7 +14,8 @@ from pipeline.lowrank.tasks.measure import Measure
 
 
 class Display(Protocol):
-    """What the training loop tells: mean losses, and the measure that the task watches."""
+    """The events of a training loop that are shown: mean losses, and the measure that the task
+    watches."""
 
     def step(self, done: int, train_loss: float) -> None: ...
 
@@ -22,7 +23,7 @@ class Display(Protocol):
 
 
 class SilentDisplay:
-    """For all processes but the first."""
+    """Shows nothing: for all processes but the first."""
 
     def step(self, done: int, train_loss: float) -> None:
         pass
@@ -32,7 +33,7 @@ class SilentDisplay:
 
 
 class LineDisplay:
-    """One line an epoch, for logs and pipes."""
+    """Writes one line an epoch, for logs and pipes."""
 
     def __init__(self, label: str, epochs: int, measure: Measure) -> None:
         self._label, self._epochs, self._measure = label, epochs, measure
@@ -51,7 +52,7 @@ class LineDisplay:
 
 
 class BarDisplay:
-    """A bar with loss, quality on validation and the time that is left."""
+    """Shows a bar with loss, quality on validation and the remaining time."""
 
     def __init__(self, progress: Progress, label: str, steps: int, measure: Measure) -> None:
         self._progress, self._measure = progress, measure

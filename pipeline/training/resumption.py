@@ -1,4 +1,4 @@
-"""A training that was stopped goes on where it was."""
+"""Keeps a training's state on disk, so that a training that was stopped continues where it was."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.machine.scratch import scratch
 
 State = dict[str, Any]
 
-_SECONDS = 60.0  # of training that may be lost
+_SECONDS = 60.0  # seconds of training that an interruption may lose
 
 
 class Resumption:
@@ -38,8 +38,8 @@ class Resumption:
     def load(
         self, fabric: Fabric, model: nn.Module, optimizer: torch.optim.Optimizer
     ) -> State | None:
-        """What `offer` was given last, with model and optimizer set to what they were then;
-        None where nothing is kept."""
+        """The state that `offer` was last given, with model and optimizer set to what they were
+        then; None where nothing is kept."""
         if not self.file.is_file():
             return None
         state = fabric.load(self.file, {"model": model, "optimizer": optimizer})
@@ -53,7 +53,8 @@ class Resumption:
         optimizer: torch.optim.Optimizer,
         make: Callable[[], State],
     ) -> None:
-        """Keeps model, optimizer and make() (of tensors and plain types) if a minute has passed."""
+        """Keeps model, optimizer and the state that `make` returns (tensors and plain types), if a
+        minute has passed."""
         if not fabric.broadcast(time.monotonic() - self._last >= self._seconds):
             return
         part = self.file.with_suffix(".part")

@@ -1,4 +1,4 @@
-"""What the baseline stage kept of training, as spectra."""
+"""Spectra of the weights in training, from the states that the stage baseline kept."""
 
 from __future__ import annotations
 

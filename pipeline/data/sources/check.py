@@ -1,4 +1,4 @@
-"""What every source's examples must fulfil before they are split."""
+"""Conditions that the examples of every source must fulfil before they are split."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pipeline.lowrank.errors import LowRankError
 
 
 def check_examples(raw: RawData) -> None:
-    """Raises LowRankError for data that would train to nonsense: NaN or Inf, labels out of
-    range or with gaps, unequal lengths or shapes, nothing at all."""
+    """Raises LowRankError for data that would train to nonsense: NaN or Inf, labels out of range or
+    with gaps, unequal lengths or shapes, no examples at all."""
     _check_part(raw, "inputs", raw.inputs, "labels", raw.labels)
     if raw.test_inputs is not None and raw.test_labels is not None:
         _check_part(raw, "test_inputs", raw.test_inputs, "test_labels", raw.test_labels)

@@ -38,10 +38,10 @@ _DOWNLOAD_SHA256 = {
 
 
 def read_fashion_mnist(path: str | None, sha256: str | None) -> RawData:
-    """inputs (60000, 1, 28, 28) uint8 and the source's own test split of 10,000.
+    """inputs (60000, 1, 28, 28) uint8, and the published test split of 10,000.
 
-    The four IDX files (.gz or plain) come from the folder `path`; without one from Debian's
-    package dataset-fashion-mnist, or else they are downloaded once to the user's cache.
+    The four IDX files (.gz or plain) come from the folder `path`; without one from Debian's package
+    dataset-fashion-mnist, or else they are downloaded once to the user's cache.
     """
     refuse_unused("fashion_mnist", {"sha256": sha256})
     folder = _folder(path)

@@ -1,4 +1,4 @@
-"""What every source of images gives."""
+"""The examples that every source of images gives."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RawData:
 
 
 def refuse_unused(name: str, options: dict[str, str | None]) -> None:
-    """Raises LowRankError for an option that the source would ignore in silence."""
+    """Raises LowRankError for an option that this data source would ignore in silence."""
     for key, value in options.items():
         if value is not None:
             raise LowRankError(

@@ -22,7 +22,7 @@ _SUFFIXES = (*_PLAIN, *_MARKUP, *_ROWS)
 @dataclass(frozen=True)
 class Document:
     """A text that belongs together (a chapter, an article, a row); no split cuts through it.
-    `label` as the source holds it, None where no label column was asked for."""
+    `label` is its label as it was read; None where no label column was asked for."""
 
     text: str
     label: str | int | None = None
@@ -30,8 +30,8 @@ class Document:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents in the source's order; `sha256` of what was read, `name` without a machine's
-    paths."""
+    """Documents in the order in which they were read; `sha256` is their checksum, and `name` has no
+    machine's paths."""
 
     documents: list[Document]
     sha256: str
@@ -79,7 +79,7 @@ def _files(place: Path) -> list[Path]:
 
 
 def _in_reading_order(index: Path, files: list[Path]) -> list[Path]:
-    """Those first that a book's index.html names, in its order; the others by name."""
+    """The files that a book's index.html names, in its order, and then the others by name."""
     if not index.is_file():
         return files
     named = re.findall(r'href="([^"#]+)', index.read_text(errors="replace"))

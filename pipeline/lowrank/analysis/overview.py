@@ -1,4 +1,4 @@
-"""What `print(analysis)` shows."""
+"""The table that `print(analysis)` shows."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def analysis_table(analysis: Analysis) -> Table:
-    """A row a target: kind, shape, costs, and the effective and the stable rank of the matrix
-    out × (in·taps) in the metric."""
+    """A table with a row for each target: kind, shape, costs, and the effective and the stable rank
+    of the matrix out × (in·taps) in the metric."""
     rows = []
     for name, target in analysis.targets.items():
         values = analysis.spectra[name].views["mode0"].singular_values

@@ -43,5 +43,5 @@ class MethodsOptions:
             get_method(name)
 
     def made(self, name: str, seed: int) -> Method:
-        """The method of a name with those of the options that it has."""
+        """The method `name` with those of the options that are its own."""
         return make_method(name, vars(self), seed)

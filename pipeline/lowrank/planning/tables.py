@@ -11,7 +11,8 @@ _SIGNS = {"exact": "", "upper_bound": "≤ ", "estimate": "≈ "}
 
 
 def plan_table(plan: Plan) -> Table:
-    """A row a target: method, ranks, parameters, the part that is kept, expected error."""
+    """A table with a row for each target: method, ranks, parameters, the part that is kept, and the
+    expected error."""
     in_nats = plan.metric == "fisher"
     columns = ["layer", "method", "ranks", "params", "kept", "error"]
     rows = [

@@ -1,4 +1,4 @@
-"""Everything the stages before evaluate wrote, read once."""
+"""All results of the stages before evaluate, read once."""
 
 from __future__ import annotations
 
@@ -21,11 +21,15 @@ REMEDY = "run dvc repro"
 
 @dataclass(frozen=True)
 class Facts:
-    """`analysis`, `plan`: the files of those names. `compression`: measured errors and bounds of
-    the factorized layers, and of a refit; `bounds`: of the layers' outputs, and of the network's.
-    `spectra` (in the metric) and `weights` (of the weights themselves, in training) hold all
-    targets in the network's order, which every list of layers in the reports follows.
-    `baseline` and `fine_tuning` are the curves of the two trainings."""
+    """The results of the stages before evaluate.
+
+    analysis, plan: the content of the files of those names.
+    compression: measured errors and bounds of the factorized layers, and of a refit.
+    bounds: of the layers' outputs, and of the network's.
+    spectra, weights: spectra in the metric, and of the weights themselves in training; both hold
+        all targets in the network's order, which every list of layers in the reports follows.
+    baseline, fine_tuning: the curves of the two trainings.
+    """
 
     analysis: AnalysisRecord
     spectra: dict[str, Spectra]
@@ -42,8 +46,8 @@ class Facts:
         return list(self.spectra)
 
     def weight(self, name: str) -> WeightDiagnosis:
-        """What is known of the weight of one target. Raises LowRankError if analyze did not
-        diagnose the weights."""
+        """The diagnosis of one target's weight. Raises LowRankError if analyze did not diagnose the
+        weights."""
         found = self.analysis.targets[name].weights
         if found is None:
             raise LowRankError(f"the analysis has no diagnosis of {name!r}'s weight; rerun analyze")

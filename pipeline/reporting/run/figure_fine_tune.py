@@ -1,4 +1,4 @@
-"""fine_tuning.png: loss and accuracy while the compressed network is repaired."""
+"""fine_tuning.png: loss and accuracy during the fine-tuning of the compressed network."""
 
 from __future__ import annotations
 
@@ -124,7 +124,8 @@ def _validation(
 
 
 def _widen(axes: Axes) -> None:
-    """At least two points of accuracy, or one example more or less would look like a cliff."""
+    """Makes the axis at least two points of accuracy high: one example more or less would otherwise
+    look like a cliff."""
     low, high = axes.get_ylim()
     missing = max(0.0, 2.0 - (high - low)) / 2
     axes.set_ylim(low - missing, high + missing)

@@ -1,4 +1,4 @@
-"""training.png: what training did to every layer's singular values and effective rank."""
+"""training.png: the change of every layer's singular values and effective rank in training."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _ratios(axes: Axes, table: Sequence[SpectralRow], place: Mapping[str, int]) 
 
 
 def _ratio_axis(axes: Axes) -> None:
-    """Ticks at 0.5, 1, 2 … and room beside them, whatever the range."""
+    """Puts ticks at 0.5, 1, 2 … and room beside them, for any range."""
     low, high = axes.get_xlim()
     low, high = min(low, 0.8), max(high, 1.25)
     step = max(1, math.ceil(math.log2(high / low) / 8))

@@ -65,7 +65,7 @@ def draw_weights(rows: Sequence[WeightRow], table: Sequence[SpectralRow]) -> Fig
 
 
 def _panels(rows: Sequence[WeightRow], table: Sequence[SpectralRow]) -> dict[str, _Panel]:
-    """By layer, of those whose noise has a fit."""
+    """{layer: its panel}, for the layers whose noise has a fit."""
     spikes = {row.name: row.spikes or 0 for row in table}
     panels: dict[str, _Panel] = {}
     for row in rows:
@@ -108,7 +108,7 @@ def _panel(axes: Axes, name: str, panel: _Panel) -> None:
 
 
 def _common_height(axes: Axes, heights: Sequence[float]) -> None:
-    """One range for all panels, and marks at 1, 2 and 5 of every power of ten in it."""
+    """Gives all panels one range, with marks at 1, 2 and 5 of every power of ten in it."""
     low = 0.8 * max(min(heights, default=0.1), _LOWEST)
     high = 1.5 * max(*heights, 1.5) if heights else 2.0
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
@@ -129,7 +129,7 @@ def _legend(figure: Figure, states: set[str]) -> None:
 
 
 def _note(shown: int, fitted: int, total: int) -> str:
-    """What the picture leaves out, and what it must not be taken for."""
+    """Says what the picture leaves out, and for what it must not be taken."""
     parts = ["a diagnostic: trained weights are not independent entries"]
     if shown < fitted:
         parts.append(f"the {shown} of {fitted} layers with the most energy in spikes")

@@ -17,10 +17,12 @@ FILE = "layers.json"
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One target; a dense layer has no ranks and no error. Errors are relative Frobenius norms in
-    the plan's metric. `output_error_…`: the largest ‖(W − Ŵ)h‖/‖h‖ that was seen, what bounds it,
-    and by which theorem; None where nothing was measured. `refit_correction` is None without a
-    refit, `cp_…` but for a CP."""
+    """One target; a dense layer has no ranks and no error.
+
+    Errors are relative Frobenius norms in the plan's metric. `output_error_…` are the largest ‖(W −
+    Ŵ)h‖/‖h‖ that was seen, its bound and the theorem behind it; None where nothing was measured.
+    `refit_correction` is None without a refit, `cp_…` but for a CP.
+    """
 
     name: str
     kind: str
@@ -57,7 +59,7 @@ class LayerTable:
 
 
 def layer_table(facts: Facts) -> LayerTable:
-    """One row a target."""
+    """The table with a row for each target."""
     return LayerTable(tuple(_row(facts, name) for name in facts.names))
 
 

@@ -12,8 +12,8 @@ ELSEWHERE = "ood_"  # before the name of a measure on the second text
 
 
 def measures(scores: Mapping[str, float]) -> list[Measure]:
-    """Those of the task that were measured, the most telling first; each is followed by the same
-    on a text of another domain, where there is one."""
+    """The measures of the task in which a network was scored, the most telling one first; each is
+    followed by the same measure on a text of another domain, where there is one."""
     return [measure for measure in _all(_task_of(scores)) if measure.name in scores]
 
 

@@ -63,9 +63,9 @@ class SpectraFigures:
 
 @dataclass(frozen=True)
 class OutputError:
-    """The largest errors over the certified examples, and tightness (measured / bound: of the
-    network the median, of the layers the mean). What has no certificate has only what was
-    measured."""
+    """The largest errors over the certified examples, and tightness (measured / bound; the
+    network's is the median, the layers' the mean). Without a certificate only the measured errors
+    are there."""
 
     certified: bool
     measured: float
@@ -102,7 +102,7 @@ class Metrics:
 
     @property
     def networks(self) -> dict[str, Network]:
-        """The three by their names, in the order of the chain."""
+        """{name: network} of the three, in the order of the chain."""
         return {"dense": self.dense, "compressed": self.compressed, "fine_tuned": self.fine_tuned}
 
     def to_json(self) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def read_metrics(path: Path) -> Metrics:
 
 
 def output_error(bounds: Bounds) -> OutputError:
-    """The part of the metrics on the outputs of layers and network."""
+    """The part of the metrics about the outputs of layers and network."""
     network, layers = bounds.network, _by_name(bounds.layers)
     return OutputError(
         certified=network.certified,

@@ -20,7 +20,7 @@ from pipeline.reporting.run.rows import (
 from pipeline.training.curve import Curve
 
 MOST_POINTS = 200  # a line
-MOST_ROWS = 20_000  # a file, whatever the number of layers: lines get coarser, never fewer
+MOST_ROWS = 20_000  # at most in a file: with more layers lines get coarser, never fewer
 FEWEST_POINTS = 20
 
 
@@ -45,7 +45,7 @@ class _ShownView:
 
 
 def spectra_rows(facts: Facts) -> list[SpectrumRow]:
-    """Descending, view by view."""
+    """Rows of plots/spectra.csv, view by view, values descending."""
     rows = []
     for shown in _shown_views(facts):
         values = shown.view.singular_values
@@ -57,7 +57,7 @@ def spectra_rows(facts: Facts) -> list[SpectrumRow]:
 
 
 def energy_rows(facts: Facts) -> list[EnergyRow]:
-    """Ascending, view by view."""
+    """Rows of plots/energy.csv, view by view, ranks ascending."""
     rows = []
     for shown in _shown_views(facts):
         energy = shown.view.energy
@@ -68,7 +68,7 @@ def energy_rows(facts: Facts) -> list[EnergyRow]:
 
 
 def rank_rows(facts: Facts) -> list[RankRow]:
-    """One row a view that the method cuts."""
+    """Rows of plots/ranks.csv, one for each view that the method cuts."""
     rows = []
     for shown in _shown_views(facts):
         if not shown.cut:
@@ -92,7 +92,7 @@ def rank_rows(facts: Facts) -> list[RankRow]:
 
 
 def error_rows(facts: Facts) -> list[ErrorRow]:
-    """Of the factorized layers, in the network's order."""
+    """Rows for the factorized layers, in the network's order."""
     layers = facts.compression.layers
     return [
         ErrorRow(
@@ -110,7 +110,7 @@ def error_rows(facts: Facts) -> list[ErrorRow]:
 
 
 def bound_rows(facts: Facts) -> list[BoundRow]:
-    """Of the layers whose outputs are bounded, in the network's order."""
+    """Rows for the layers whose outputs are bounded, in the network's order."""
     layers = facts.bounds.layers
     return [
         BoundRow(name, found.theorem, found.measured, found.bound, found.tightness)
@@ -120,7 +120,7 @@ def bound_rows(facts: Facts) -> list[BoundRow]:
 
 
 def network_bound_rows(facts: Facts) -> list[NetworkBoundRow]:
-    """What is known of the whole network; a figure that does not exist is left out."""
+    """A row for each known bound of the whole network, and for what was measured."""
     network = facts.bounds.network
     rows = [
         ("measured", network.measured.max, "nothing: the largest over the examples"),
@@ -144,7 +144,7 @@ def network_bound_rows(facts: Facts) -> list[NetworkBoundRow]:
 
 
 def fine_tuning_rows(curve: Curve) -> list[FineTuningRow]:
-    """By step. A validation is one row with the steps before it."""
+    """Rows by step; a validation shares its row with the steps before it."""
     rows = {
         point.step: FineTuningRow(point.step, point.epoch, train_loss=point.train_loss)
         for point in curve.steps

@@ -90,7 +90,7 @@ class NetworkBoundRow:
 
 @dataclass(frozen=True)
 class FineTuningRow:
-    """A step of the repair; what was not measured at it is None. Losses in nats."""
+    """A step of the fine-tuning; figures that were not measured at it are None. Losses in nats."""
 
     step: int
     epoch: float

@@ -1,4 +1,5 @@
-"""What the spectra of the weights say: the table, the plots' rows and a few headline figures."""
+"""Results from the spectra of the weights: the table, the plots' rows and a few headline
+figures."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ Verdict = Literal["yes", "no"] | None  # as spectra.csv has it
 
 @dataclass(frozen=True)
 class SpectralRow:
-    """spectra.csv: one target's weight; what does not exist is None. docs/spectra.md explains
-    the columns."""
+    """A row of spectra.csv: one target's weight. Figures that do not exist are None;
+    docs/spectra.md explains the columns."""
 
     name: str
     rows: int
@@ -60,12 +61,12 @@ class SpectralRow:
 
 
 def spectral_rows(facts: Facts) -> list[SpectralRow]:
-    """One row a target, in the network's order."""
+    """The rows of spectra.csv, one for each target, in the network's order."""
     return [_spectral_row(name, facts.weight(name)) for name in facts.names]
 
 
 def spectral_figures(facts: Facts) -> SpectraFigures:
-    """The part of the metrics on spectra."""
+    """The part of the metrics about spectra."""
     weights = [facts.weight(name) for name in facts.names]
     trained = [weight.trained for weight in weights]
     laws = [diagnosis.power_law for diagnosis in trained]
@@ -88,7 +89,7 @@ def spectral_figures(facts: Facts) -> SpectraFigures:
 
 
 def weight_rows(facts: Facts) -> list[WeightRow]:
-    """Descending, state by state."""
+    """Rows of plots/weights.csv, state by state, values descending."""
     spectra = facts.weights
     states = {"trained": -1} if spectra.absent is not None else {"initial": 0, "trained": -1}
     count = len(states) * len(facts.names)
@@ -106,7 +107,7 @@ def weight_rows(facts: Facts) -> list[WeightRow]:
 
 
 def training_rows(facts: Facts) -> list[TrainingRow]:
-    """By step; no rows where the initial weights are not known."""
+    """Rows of plots/training.csv by step; none where the initial weights are not known."""
     rows = []
     for name in facts.names:
         effect = facts.weight(name).training

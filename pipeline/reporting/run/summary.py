@@ -63,8 +63,8 @@ def print_summary(root: Path, console: Console | None = None) -> None:
 
 
 def forms_sentence(timings: Timings) -> str | None:
-    """Which form of the networks is the fastest, whose latency is shown; None where it is that
-    of the stored ones, or was not noted (stores of older versions)."""
+    """Says in which form the networks are the fastest, since that latency is shown; None where it
+    is the stored form, or where none was noted (stores of older versions)."""
     forms = timings.forms
     if forms is None or {*forms.values()} == {"as stored"}:
         return None
@@ -72,7 +72,7 @@ def forms_sentence(timings: Timings) -> str | None:
 
 
 def refit_lines(refit: RefitReport | None) -> list[str]:
-    """What a refit changed on held-out data; nothing where there was none."""
+    """Lines on the change that a refit made on held-out data; [] without a refit."""
     if refit is None:
         return []
     before, after = refit.divergence.without, refit.divergence.refit
@@ -84,7 +84,8 @@ def refit_lines(refit: RefitReport | None) -> list[str]:
 
 
 def networks_table(metrics: Metrics, timings: Timings | None, console: Console) -> Table:
-    """Dense, compressed and fine-tuned side by side, and what became of it."""
+    """A table of the dense, the compressed and the fine-tuned network side by side, with the
+    changes."""
     table = _table(console)
     for heading in ("", "dense", "compressed", "fine-tuned", "change"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
@@ -104,7 +105,7 @@ def networks_table(metrics: Metrics, timings: Timings | None, console: Console) 
 
 
 def layers_table(layers: Sequence[LayerRow], console: Console) -> Table:
-    """The layers with the most parameters, in the network's order."""
+    """A table of the layers with the most parameters, in the network's order."""
     table = _table(console)
     table.add_column("layer", overflow="fold", ratio=1, min_width=12)
     table.add_column("method", no_wrap=True)
@@ -118,8 +119,8 @@ def layers_table(layers: Sequence[LayerRow], console: Console) -> Table:
 
 
 def spectra_sentences(spectra: SpectraFigures) -> list[str]:
-    """What the spectra of the weights say, in up to three lines of at most 80 characters; those
-    on training are left out where the initial weights are not known."""
+    """Up to three lines of at most 80 characters on the spectra of the weights; those on training
+    are left out where the initial weights are not known."""
     sentences = [
         f"Weights: effective rank {percent(spectra.effective_rank_fraction)} of the full one, "
         f"{spectra.spikes} spikes above noise"
@@ -137,7 +138,7 @@ def spectra_sentences(spectra: SpectraFigures) -> list[str]:
 
 
 def print_adapter(extraction: Extraction, folder: str, console: Console) -> None:
-    """The layers of an extracted adapter, and what is not in it."""
+    """Prints the layers of an extracted adapter, and the tensors that are not in it."""
     table = _table(console)
     for heading in ("layer", "rank", "error", "kept", "change"):
         table.add_column(heading, justify="left" if heading == "layer" else "right", no_wrap=True)
@@ -157,7 +158,7 @@ def print_adapter(extraction: Extraction, folder: str, console: Console) -> None
 
 
 def output_error_lines(error: OutputError) -> list[str]:
-    """What is certified of the compressed network's output, in at most two lines."""
+    """At most two lines on the certified error of the compressed network's output."""
     measured = f"Error at the output before fine-tuning: at most {error.measured:.3g} measured"
     if not error.certified:
         return [f"{measured}; not certified (why: out/compressed/bounds.json)"]

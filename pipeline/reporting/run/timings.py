@@ -14,7 +14,7 @@ FOLDERS = {"dense": "out/baseline", "compressed": "out/compressed", "fine_tuned"
 
 
 def find_timings(root: Path) -> Timings | None:
-    """The newest timings of just these networks on just this machine; None without any.
+    """The newest timings of exactly these networks on this very machine; None where there are none.
 
     `measured_once` stored them, in $LOWRANK_SCRATCH or root/.scratch; nothing is measured here.
     """
@@ -32,5 +32,5 @@ def find_timings(root: Path) -> Timings | None:
 
 
 def _age(path: Path) -> tuple[int, str]:
-    """Sorts the newest first, and equally old ones by name."""
+    """A sorting key that puts the newest first, and equally old ones by name."""
     return -path.stat().st_mtime_ns, path.name

@@ -1,4 +1,4 @@
-"""What the jobs of a sweep came to, read from the sweep's folder."""
+"""The results of a sweep's jobs, read from the sweep's folder."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Entry:
 
     @property
     def link(self) -> str:
-        """Where a click leads."""
+        """The address that a click on the job opens."""
         return self.run or self.log or self.folder
 
 
@@ -136,7 +136,7 @@ def _entry(
 
 
 def _figures(network: Network, latency: Latency | None, measure: Measure) -> NetworkFigures | None:
-    """None where the network has no finite score in the measure."""
+    """The figures of a network; None where it has no finite score in the measure."""
     quality = network.scores.get(measure.name, math.nan)
     if not math.isfinite(quality):
         return None

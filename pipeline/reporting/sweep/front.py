@@ -1,4 +1,4 @@
-"""Which jobs are worth choosing from: the Pareto front of quality and a cost."""
+"""The Pareto front of quality and a cost: the jobs that are worth choosing from."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _NOISY = 0.25
 
 @dataclass(frozen=True)
 class Cost:
-    """`of` (network, dense network) is the cost, None where it is not known; `counts` says that
-    it is a number of things, written with k and M."""
+    """A cost of a network. `of` (network, dense network) is its value, None where it is not known;
+    `counts` says that it is a number of things, written with k and M."""
 
     key: str
     title: str
@@ -29,8 +29,8 @@ class Cost:
 
 
 def _relative_latency(network: NetworkFigures, dense: NetworkFigures) -> float | None:
-    """Timings of two jobs were taken apart, under another load; the dense network's was taken
-    beside each."""
+    """The latency relative to that of the dense network, which was measured beside it: two jobs are
+    measured at different times, under different loads."""
     if network.latency_ms is None or dense.latency_ms is None:
         return None
     return network.latency_ms / dense.latency_ms
@@ -84,7 +84,7 @@ def find_front(comparison: Comparison, cost: Cost) -> Front:
     points: list[Point] = []
     dense: dict[tuple[float, float], None] = {}  # in order, each once
     for entry in comparison.compared:
-        assert entry.last is not None and entry.dense is not None  # what compared means
+        assert entry.last is not None and entry.dense is not None  # `compared` has these only
         value, before = cost.of(entry.last, entry.dense), cost.of(entry.dense, entry.dense)
         if value is not None and before is not None:
             points.append(Point(entry, value, entry.last.quality))
@@ -108,7 +108,8 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def is_noisy(entry: Entry) -> bool:
-    """Whether the latency of a job, or of the dense network beside it, is hardly known."""
+    """Whether the latency of a job, or of the dense network beside it, is too noisy to be
+    trusted."""
     return any(
         network is not None
         and network.latency_ms is not None

@@ -27,7 +27,7 @@ _DARK = 0.65  # kept fractions from here on have light text
 
 
 def draw_fronts(comparison: Comparison) -> Figure:
-    """One panel a cost that is known."""
+    """A figure with one panel for each cost that is known."""
     fronts = [f for f in (find_front(comparison, cost) for cost in COSTS) if f.points]
     measure = comparison.measure
     assert measure is not None
@@ -117,5 +117,5 @@ def draw_ranks(ranks: Ranks) -> Figure:
 
 
 def _plain(text: str) -> str:
-    """Matplotlib reads what is between two $ as a formula."""
+    """The text as it is, where matplotlib would read the part between two $ as a formula."""
     return text.replace("$", r"\$")

@@ -1,6 +1,6 @@
-"""What a sweep's folder says of it: sweep.json, and the status of every job.
+"""The records in a sweep's folder: sweep.json, and the status of every job.
 
-sweep.json is what everything else about a sweep starts from (docs/sweeps.md describes it).
+Everything else about a sweep starts from sweep.json (docs/sweeps.md describes it).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the page and the pictures share: colours, names, which layers are shown, words."""
+"""Parts that the page and the pictures share: colours, names, which layers are shown, words."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def series_of(comparison: Comparison, front: Front) -> list[Series]:
 
 
 def describe(comparison: Comparison, entry: Entry) -> list[str]:
-    """A job in a few lines: what it is, how good, how large, how fast."""
+    """A few lines about a job: what it is, how good, how large, how fast."""
     last, dense, measure = entry.last, entry.dense, comparison.measure
     assert last is not None and dense is not None and measure is not None
     lines = [f"job {entry.number}"]
@@ -79,7 +79,7 @@ def describe(comparison: Comparison, entry: Entry) -> list[str]:
 
 
 def steps(front: Front) -> Iterator[tuple[float, float]]:
-    """Corners of the front: what can be had for at most each cost."""
+    """Corners of the front: the best quality for at most each cost."""
     best: float | None = None
     for point in front.best:
         if best is not None:
@@ -124,7 +124,7 @@ def ranks_along_front(comparison: Comparison) -> Ranks:
 
 
 def column_lines(entry: Entry) -> list[str]:
-    """How a job is called under its column."""
+    """The lines under a job's column, which name it."""
     return [
         f"job {entry.number}",
         *(short(value, _LONGEST_OPTION) for value in entry.options.values()),

@@ -1,6 +1,6 @@
-"""What a job is doing, on disk: one small JSON file in its workspace, replaced whole.
+"""The state of a job, on disk: one small JSON file in its workspace, which is replaced as a whole.
 
-Whoever watches a sweep (the launcher's live view, the comparison, a person with cat) reads
+Everyone who watches a sweep (the launcher's live view, the comparison, a person with cat) reads
 these files: they look the same under every launcher, on one machine or on a shared file system.
 """
 
@@ -47,12 +47,13 @@ def read_status(workspace: Path) -> JobStatus:
 
 
 def write_status(workspace: Path, status: JobStatus) -> None:
-    """A job has one writer at a time: its own process, or the runner that this waits for."""
+    """Writes a job's status. A job has one writer at a time: its own process, or the runner for
+    which that process waits."""
     save_record(workspace / FILE, status)
 
 
 def is_alive(status: JobStatus) -> bool:
-    """Whether the process of a running job is there; assumed of one on another machine."""
+    """Whether the process of a running job exists; on another machine it is taken to exist."""
     if status.host != socket.gethostname():
         return True
     try:

@@ -1,4 +1,4 @@
-"""The page's table: every job, whatever became of it."""
+"""The page's table of all jobs: done, failed and running ones."""
 
 from __future__ import annotations
 
