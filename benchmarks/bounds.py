@@ -23,7 +23,8 @@ from pipeline.models.resnet import ResNet
 
 
 def resnet18(images: torch.Tensor) -> nn.Module:
-    """As for CIFAR: a 3×3 stem, four groups of two blocks, one dense layer behind the average."""
+    """A ResNet-18 as for CIFAR: a 3×3 stem, four groups of two blocks, one dense layer behind the
+    average."""
     torch.manual_seed(0)
     model = ResNet(in_channels=3, widths=(64, 128, 256, 512), blocks=(2, 2, 2, 2), hidden=0)
     for layer in model.modules():

@@ -44,7 +44,7 @@ def planted(*shape: int) -> Tensor:
 
 
 def svd_contests() -> Iterator[Contest]:
-    """All candidates of a matrix at once, against one `eigh` of the Gram matrix' size."""
+    """All candidates of a matrix at once, against one `eigh` of a Gram matrix of that size."""
     for outputs, inputs in [(512, 128), (2048, 512), (512, 2048), (2048, 2048), (2048, 8192)]:
         matrix = planted(outputs, inputs)
         gram = matrix @ matrix.T if outputs <= inputs else matrix.T @ matrix
@@ -101,8 +101,8 @@ def tucker_contests() -> Iterator[Contest]:
 
 
 def cp_contests() -> Iterator[Contest]:
-    """One rank from a cold start, corrected, at two tolerances; TensorLy with its defaults (100
-    sweeps, tolerance 1e-8)."""
+    """CP of one rank from a cold start, corrected, at two tolerances; TensorLy has its defaults
+    (100 sweeps, tolerance 1e-8)."""
     for channels, rank in [(64, 32), (128, 64), (256, 64)]:
         kernel = planted(channels, channels, 3, 3)
         spectra = analyze_weight(kernel)
@@ -129,7 +129,7 @@ CONTESTS = {"svd": svd_contests, "tucker": tucker_contests, "cp": cp_contests}
 
 
 def measure(contest: Contest, repetitions: int) -> list[str]:
-    """One line a contestant: name, median seconds, its ratio to ours, relative error."""
+    """One line for each contestant: name, median seconds, their ratio to ours, relative error."""
     title, contestants = contest
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     errors: dict[str, float | None] = {}

@@ -149,7 +149,7 @@ def main() -> None:
 
 
 def repaired(workspace: Path, built: nn.Module, epochs: int) -> nn.Module:
-    """What the workspace's stage fine-tune makes of a network in so many epochs."""
+    """The network after so many epochs of the workspace's stage fine-tune."""
     out, params = workspace / "out", yaml.safe_load((workspace / "params.yaml").read_text())
     section, seed = params["fine_tune"] | {"epochs": epochs}, params["seed"]
     options = options_from(FineTuneOptions, section, "fine_tune")

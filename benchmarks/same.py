@@ -60,7 +60,7 @@ class Bits:
     __hash__ = None  # type: ignore[assignment]  # compared, never looked up
 
     def against(self, other: Bits) -> str:
-        """How they differ, for people."""
+        """Says for people how the two tensors differ."""
         if self._kind != other._kind:
             return f"{self._kind} → {other._kind}"
         unlike = (self._bytes() != other._bytes()).reshape(self._tensor.numel(), -1).any(dim=1)
@@ -88,7 +88,7 @@ def _flat(value: object, keys: tuple[str, ...]) -> Iterator[tuple[str, object]]:
 
 
 def differences(before: Values, after: Values) -> list[str]:
-    """One line for each name that only one of them has, or that has another value in the other."""
+    """One line for each name that only one of them has, or whose values differ."""
     lines = [f"{name}: only in BEFORE" for name in before if name not in after]
     lines += [f"{name}: only in AFTER" for name in after if name not in before]
     for name, value in before.items():

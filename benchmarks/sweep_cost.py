@@ -1,6 +1,6 @@
-"""What a sweep costs: 20 budgets against one cold run, and a further job that is all cached.
+"""The cost of a sweep: 20 budgets against one cold run, and a further job that is all cached.
 
-python -m benchmarks.sweep_cost [WORKERS]
+    python -m benchmarks.sweep_cost [WORKERS]
 
 Prints wall-clock seconds.
 """

@@ -83,7 +83,7 @@ def strike(sweep: Path, chance: random.Random) -> str | None:
 
 
 def run_struck(tree: Tree, seed: int, chance: random.Random) -> list[str]:
-    """One cold parallel sweep on `seed`, struck until it ends; returns what was killed."""
+    """Runs a cold parallel sweep on `seed`, striking it until it ends; returns what was killed."""
     struck: list[str] = []
     first = [*PARALLEL, *JOBS, f"seed={seed}", f"hydra.sweep.dir={_NAME}"]
     command = [sys.executable, "-m", "pipeline", "-m", *first]
@@ -121,7 +121,7 @@ def compare(tree: Tree, serial: Tree) -> None:
 
 
 def soak(folder: Path, number: int, serial: dict[int, Tree], chance: random.Random) -> list[str]:
-    """One sweep, struck, checked and cleared away; returns what was killed."""
+    """Runs, strikes, checks and clears away one sweep; returns what was killed."""
     seed = number % _SEEDS
     if seed not in serial:
         serial[seed] = make_small_tree(folder / f"serial{seed}")

@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @hydra.main(config_path="../conf", config_name="config", version_base="1.3")
 def run(config: DictConfig) -> float | tuple[float, ...] | None:
-    """One job; returns its objectives to the sweeper, None when it failed."""
+    """Runs one job; returns its objectives to the sweeper, None when it failed."""
     try:
         values = tuple(run_job(config, Job.current(ROOT)).values())
     except LowRankError as error:
@@ -50,7 +50,7 @@ def run(config: DictConfig) -> float | tuple[float, ...] | None:
 
 
 def sweep(command: Command) -> int:
-    """A whole sweep; its exit status is 0 when all jobs are done."""
+    """Runs a whole sweep; returns the exit status, 0 when all jobs are done."""
     described = describe_sweep(ROOT / "conf", command)
     folder = described["folder"]
     sys.argv[1:] = hydra_arguments(command, folder)
@@ -63,7 +63,7 @@ def sweep(command: Command) -> int:
                 run()
             except (KeyboardInterrupt, SystemExit):
                 opened_sweep.interrupted = interrupted = True
-            except Exception as error:  # of a launcher or a sweeper, whatever it is made of
+            except Exception as error:  # a launcher or a sweeper may raise anything
                 (folder / "launcher.log").write_text(traceback.format_exc())
                 first = str(error).partition("\n")[0]
                 print(

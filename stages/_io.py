@@ -1,4 +1,4 @@
-"""What every stage needs: its section of params.yaml, JSON written, and errors for people."""
+"""Parts that every stage needs: its section of params.yaml, JSON written, and errors for people."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PARAMS = Path("params.yaml")
 
 
 def section_options(name: str, cls: type[T]) -> T:
-    """A section of params.yaml as the options that it holds."""
+    """A section of params.yaml as an object with its options."""
     return options_from(cls, section(name), name)
 
 
@@ -41,7 +41,8 @@ def section(name: str) -> Any:
 
 @cache
 def _params(path: Path, written: int) -> dict[str, Any]:
-    """Parsed once a stage, and again only where it was `written` again."""
+    """The content of params.yaml, which is parsed once a stage, and again only where it was
+    `written` again."""
     params = yaml.safe_load(path.read_text())
     return params if isinstance(params, dict) else {}
 

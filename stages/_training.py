@@ -1,4 +1,4 @@
-"""What the stages that train share: devices, live curves, curve.json."""
+"""Parts that the stages that train share: devices, live curves, curve.json."""
 
 from __future__ import annotations
 

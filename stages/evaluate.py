@@ -23,7 +23,7 @@ DATA, OUT, REPORTS = Path("out/data"), Path("out"), Path("reports")
 
 def run() -> None:
     options = section_options("evaluate", EvaluateOptions)
-    # One process, whatever training used: the test split is small, and one process writes.
+    # One process, also where several trained: the test split is small, and one process writes.
     single = replace(
         section_options("fabric", FabricOptions), devices=1, num_nodes=1, strategy="auto"
     )

@@ -1,4 +1,4 @@
-"""fine-tune: repairs the compressed network; never returns a worse one than it got."""
+"""fine-tune: trains the compressed network; never returns a worse one than it got."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Shared by the tests of data and training: prepared digits, one Fabric, small networks."""
+"""Fixtures that the tests of data and training share: prepared digits, one Fabric, small
+networks."""
 
 from __future__ import annotations
 

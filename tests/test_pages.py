@@ -34,7 +34,7 @@ CONCEPTS = [
 
 
 def anchors(page: Path) -> set[str]:
-    """What a link may name behind #, as GitHub makes it of the headings."""
+    """The anchors that a link may name behind #, as GitHub makes them from the headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
     kept = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
     return {heading.replace(" ", "-") for heading in kept}
@@ -60,7 +60,7 @@ def test_every_page_is_in_the_index() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_page_speaks_of_the_source_without_saying_what_it_is(page: Path) -> None:
-    """Of the mathematics it is the course module, which docs/theorems.md names."""
+    """The mathematics comes from the course module, which docs/theorems.md names."""
     assert not re.search(r"\b[Tt]he source(?:'s)?\b", page.read_text())
 
 

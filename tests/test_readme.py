@@ -62,7 +62,7 @@ def test_the_command_works(tree: Tree, command: str) -> None:
 
 
 def test_the_own_network_was_not_trained_on_its_test_split() -> None:
-    """What trains in the example reads the arrays that the file gives as no test split."""
+    """The training in the example reads only arrays that are not in the file's test split."""
     (example,) = (block for block in BLOCKS if "<<'PY'" in block)
     assert {"test_inputs", "test_labels"} <= set(re.findall(r'"(\w+)":', example))
     trained = example[example.index("torch.manual_seed") :]

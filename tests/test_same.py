@@ -1,4 +1,4 @@
-"""benchmarks.same: what tells that a change changed no result."""
+"""benchmarks.same, which tells whether a change changed any result."""
 
 from __future__ import annotations
 

@@ -30,13 +30,14 @@ NOT_OF_THE_CHAIN = ("hydra", "objectives")
 def compose_params(conf: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The resolved and checked sections of the configuration in `conf`, as plain values.
 
-    Raises LowRankError for whatever is wrong with the configuration or the overrides.
+    Raises LowRankError for a wrong configuration and for wrong overrides.
     """
     return to_params(compose_config(conf, "config", overrides))
 
 
 def compose_config(conf: Path, name: str, overrides: Sequence[str]) -> DictConfig:
-    """What Hydra composes from conf/NAME.yaml; its errors become LowRankErrors."""
+    """The configuration that Hydra composes from conf/NAME.yaml; its errors become
+    LowRankErrors."""
     _refuse(conf, overrides)
     try:
         with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
@@ -110,8 +111,8 @@ def _without_bases(line: str) -> str:
 def check_overrides(conf: Path, overrides: Sequence[str]) -> None:
     """Composes and checks what the command line asks for before any job starts.
 
-    Of a sweep each value is tried on its own (not the product); continuous intervals and
-    everything of Hydra's own are left to Hydra.
+    Each value of a sweep is tried on its own (not the product); continuous intervals and everything
+    of Hydra's own are left to Hydra.
     """
     parsed = parse_overrides(conf, overrides)
     fixed: list[str] = []
@@ -153,7 +154,8 @@ def explain(error: Exception) -> str:
 
 
 def _refuse(conf: Path, overrides: Sequence[str]) -> None:
-    """Raises LowRankError for overrides that Hydra would take, or refuse with a worse message."""
+    """Raises LowRankError for overrides that Hydra would take by mistake, or refuse with a worse
+    message."""
     for line in overrides:
         key, _, value = line.lstrip("+~").partition("=")
         name = renamed(key)
@@ -177,7 +179,7 @@ def _now_called(key: str, name: str) -> str:
 
 
 def _keys_beside(key: str, error: Exception) -> list[str]:
-    """The keys that stand where `key` was looked for."""
+    """The keys in the place where `key` was looked for."""
     holder = getattr(error, "parent_node", None)
     prefix = f"{key.rpartition('.')[0]}." if "." in key else ""
     return [f"{prefix}{name!s}" for name in holder] if isinstance(holder, DictConfig) else []

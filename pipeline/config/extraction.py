@@ -23,9 +23,10 @@ _GENERATIVE = ("ForCausalLM", "LMHeadModel")
 
 
 def run_extraction(conf: Path, overrides: Sequence[str], console: Console | None = None) -> None:
-    """Composes conf/extract_lora.yaml with the overrides, extracts, writes and prints.
+    """Composes conf/extract_lora.yaml with the overrides, extracts the adapter, writes it and
+    prints a table.
 
-    Raises LowRankError for whatever is wrong; nothing is written then.
+    Raises LowRankError for anything that is wrong; nothing is written then.
     """
     options = _compose(conf, overrides)
     if options.rank_select.overrides:

@@ -1,6 +1,7 @@
-"""What is written from the options' classes: conf/GROUP/_base.yaml and docs/configuration.md.
+"""Files that are written from the options' classes: conf/GROUP/_base.yaml and
+docs/configuration.md.
 
-python -m pipeline.config.files
+    python -m pipeline.config.files
 """
 
 from __future__ import annotations

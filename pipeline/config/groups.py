@@ -14,7 +14,11 @@ LAUNCHERS, SWEEPERS = "hydra/launcher", "hydra/sweeper"
 
 @dataclass(frozen=True)
 class Option:
-    """A file of conf/GROUP. command: what its first line says to type; sentence: what it is."""
+    """A file of conf/GROUP.
+
+    command: what its first line says to type.
+    sentence: what the option is.
+    """
 
     name: str
     command: str

@@ -1,4 +1,4 @@
-"""python -m pipeline --help: what there is to choose, and how to type it."""
+"""python -m pipeline --help: the options that there are, and how to type them."""
 
 from __future__ import annotations
 
@@ -137,7 +137,8 @@ def _groups(conf: Path) -> Iterator[RenderableType]:
 
 
 def _options(conf: Path, group: str, *, short: bool = False) -> Table:
-    """Each option with what it is; short: in the first sentence."""
+    """A table of the options of a group, each with its description; `short` keeps the first
+    sentence."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, min_width=18)
     table.add_column()
@@ -155,7 +156,7 @@ def _all_groups(conf: Path) -> list[str]:
 
 
 def _defaults(conf: Path) -> dict[str, str]:
-    """The option of each group that stands in conf/config.yaml."""
+    """{group: the option that conf/config.yaml chooses}."""
     entries = yaml.safe_load((conf / "config.yaml").read_text())["defaults"]
     return {k: v for entry in entries if isinstance(entry, dict) for k, v in entry.items()}
 

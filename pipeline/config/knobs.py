@@ -1,4 +1,4 @@
-"""What a person is told about an option: default, range or choices, meaning."""
+"""Descriptions of an option for people: default, range or choices, meaning."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def knobs(cls: Any) -> list[Knob]:
 
 
 def inner_options(cls: Any) -> dict[str, type]:
-    """Those options of a class that are options themselves, or null: {name: their class}."""
+    """{name: class} of the options of a class that are objects with options themselves, or null."""
     found = {}
     for name, field in cls.__pydantic_fields__.items():
         for part in [field.annotation, *get_args(field.annotation)]:

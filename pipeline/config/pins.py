@@ -1,4 +1,4 @@
-"""External inputs pinned by content: what comes from outside is named by its sha256."""
+"""External inputs pinned by content: everything that comes from outside is named by its sha256."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def pin(params: dict[str, Any], directory: Path) -> dict[str, Any]:
 
 
 def require_pins(params: dict[str, Any], directory: Path) -> None:
-    """For plain `dvc repro`: every external input must be pinned in conf/ already.
+    """Checks for plain `dvc repro` that every external input is pinned in conf/ already.
 
-    Raises LowRankError with the line to add: a file that is swapped later can then never be
-    taken for the one that was meant.
+    Raises LowRankError with the line to add: a file that is swapped later can then never be taken
+    for the one that was meant.
     """
     pinned = pin(params, directory)
     missing = [
@@ -93,7 +93,8 @@ def source_sha256(target: str, directory: Path) -> str | None:
 
 
 def _files(params: Mapping[str, Any]) -> dict[str, str]:
-    """Those of _FILES that this configuration has: `model` is free but for transformers."""
+    """Those of _FILES that this configuration has; in `model`, which is free, only for
+    transformers."""
     transformer = params["model"]["_target_"] == "pipeline.models.huggingface.load"
     return {k: v for k, v in _FILES.items() if transformer or not k.startswith("model.")}
 

@@ -12,7 +12,8 @@ RENAMED = {
 
 
 def renamed(key: str) -> str | None:
-    """What a key is called now, by the longest part of it that was renamed; None: not renamed."""
+    """The present name of a key, by the longest part of it that was renamed; None where none
+    was."""
     old = key
     while old not in RENAMED:
         old, dot, _ = old.rpartition(".")

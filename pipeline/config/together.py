@@ -1,4 +1,5 @@
-"""Values that are right by themselves and do not suit each other: found before anything runs."""
+"""Checks of options that are right by themselves and do not suit each other, before anything
+runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checksums: what comes from outside is named by its content."""
+"""Checksums, which name everything that comes from outside by its content."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def file_sha256(path: Path) -> str:
 
 
 def files_at(place: Path) -> list[Path]:
-    """The file, the files of a folder and of those in it, or those that a pattern matches;
-    sorted, and none where there is nothing."""
+    """A file; or the files of a folder and of the folders in it; or those that a pattern matches.
+    Sorted; none where there is nothing."""
     if place.is_file():
         return [place]
     found = place.rglob("*") if place.is_dir() else map(Path, glob.glob(str(place), recursive=True))
@@ -25,7 +25,8 @@ def files_at(place: Path) -> list[Path]:
 
 
 def content_sha256(place: Path) -> str:
-    """Checksum of a file; of a folder or pattern that of its files' names and checksums."""
+    """The checksum of a file; for a folder or pattern, the checksum of its files' names and
+    checksums."""
     files = files_at(place)
     if files == [place]:
         return file_sha256(place)

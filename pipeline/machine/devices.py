@@ -73,7 +73,8 @@ def make_fabric(chosen: FabricOptions, seed: int) -> Fabric:
 
 
 def set_deterministic(threads: int | None) -> None:
-    """Same seed, same bits on the same machine, from here on in this process."""
+    """Makes this process deterministic from here on: the same seed gives the same bits on the same
+    machine."""
     set_threads(threads)
     # cuBLAS reads it when it starts; without it deterministic matrix products are refused.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -99,7 +99,8 @@ def _existing(path: Path, reference: str) -> Path:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Whole or not at all; the first of two processes that unpack at once wins."""
+    """Moves a file or folder, the whole of it or nothing; of two processes that unpack at once, the
+    first one wins."""
     try:
         source.rename(target)
     except OSError:

@@ -1,4 +1,4 @@
-"""bfloat16 on CPUs: refused where it is computed number by number."""
+"""bfloat16 on CPUs, which is refused where the CPU computes it number by number."""
 
 from __future__ import annotations
 

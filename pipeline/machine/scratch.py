@@ -1,4 +1,5 @@
-"""What is neither an input nor an output of a stage: kept beside the runs, under a key."""
+"""A folder for files that are neither inputs nor outputs of a stage, kept beside the runs under a
+key."""
 
 from __future__ import annotations
 
@@ -7,5 +8,5 @@ from pathlib import Path
 
 
 def scratch(folder: str, root: Path = Path()) -> Path:
-    """The folder of that name in $LOWRANK_SCRATCH, by default in root/.scratch."""
+    """The scratch folder of that name, in $LOWRANK_SCRATCH or by default in root/.scratch."""
     return Path(os.environ.get("LOWRANK_SCRATCH") or root / ".scratch") / folder

@@ -1,4 +1,4 @@
-"""How many CPU threads a stage computes with."""
+"""The number of CPU threads with which a stage computes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pipeline.lowrank.errors import LowRankError
 
 
 def set_threads(threads: int | None) -> None:
-    """The fabric section's `threads`; None leaves torch's own choice, which depends on the machine
-    and on OMP_NUM_THREADS (launchers set that one for their workers). The number decides how sums
-    are split, so results of another number differ in their last bits."""
+    """Sets the number of CPU threads, the fabric section's `threads`. None leaves torch's own
+    choice, which depends on the machine and on OMP_NUM_THREADS (launchers set that one for their
+    workers). The number decides how sums are split, so another number changes the last bits of
+    results."""
     if threads is None:
         return
     if threads < 1:

@@ -1,4 +1,5 @@
-"""Transformers as this project's networks: one tensor in, one tensor out, rebuilt offline."""
+"""Transformers as networks of this project: one tensor in, one tensor out, rebuilt without a
+hub."""
 
 from __future__ import annotations
 
@@ -62,8 +63,8 @@ def from_pretrained(name: str, sha256: str | None, *, task: str, dtype: str) -> 
 
 
 def skeleton(*, name: str, task: str, dtype: str, config: Mapping[str, Any]) -> nn.Module:
-    """The same module from its configuration alone, with weights that are not initialised: the
-    form in which network.json keeps a transformer. `name` is for titles."""
+    """The module that `load` gives, made from its configuration alone with uninitialised weights;
+    so network.json keeps a transformer. `name` is for titles."""
     transformers = _transformers(task, dtype)
     from transformers.initialization import no_init_weights
 
@@ -76,8 +77,8 @@ def skeleton(*, name: str, task: str, dtype: str, config: Mapping[str, Any]) -> 
 
 
 def self_contained(spec: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """What network.json keeps: the spec as it is, but for `load` the loaded configuration, so
-    that nothing outside the folder is needed to build the module again."""
+    """The spec that network.json keeps: the spec itself, but for `load` the loaded configuration,
+    so that nothing outside the folder is needed to build the module again."""
     if spec.get("_target_") != f"{__name__}.load":
         return dict(spec)
     config = model.config.to_dict()  # type: ignore[operator,union-attr]
@@ -120,7 +121,8 @@ def _source(name: str, sha256: str | None) -> dict[str, Any]:
 
 
 def _adapt(model: nn.Module, task: str) -> nn.Module:
-    """Hooks rather than a module around it, so that names and checkpoints stay transformers'."""
+    """Puts hooks on the model rather than a module around it, so that names and checkpoints stay
+    transformers' own."""
     model.config.use_cache = False  # type: ignore[union-attr]  # nothing is generated
     read, answer = {
         # What follows a token doesn't change it: behind the text, padding needs no mask.

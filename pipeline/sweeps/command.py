@@ -1,4 +1,4 @@
-"""The command line of python -m pipeline, and what Hydra's own options in it will do."""
+"""The command line of python -m pipeline, and the effect of Hydra's own options in it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _merge(stored: Sequence[str], extra: Sequence[str]) -> tuple[str, ...]:
 
 
 def describe_sweep(conf: Path, command: Command) -> dict[str, Any]:
-    """What the sweep of a command is: `folder`, `overrides`, `objectives`, `track`, and `total`,
+    """The sweep that a command asks for: `folder`, `overrides`, `objectives`, `track`, and `total`,
     the number of jobs (None where only the sweeper knows).
 
     Raises LowRankError for options of Hydra's that can't work.
@@ -96,7 +96,7 @@ def describe_sweep(conf: Path, command: Command) -> dict[str, Any]:
 
 
 def hydra_arguments(command: Command, folder: Path) -> list[str]:
-    """What Hydra gets so that the sweep happens in `folder`."""
+    """The arguments with which Hydra runs the sweep in `folder`."""
     given = without_bases(command.overrides)
     kept = [o for o in given if _key(_parse([o])[0]) != "hydra.sweep.dir"]
     quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")

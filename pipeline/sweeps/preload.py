@@ -1,4 +1,4 @@
-"""What a sweep's processes have ready: imported by their fork server before it forks any.
+"""The libraries of a sweep's processes, imported by their fork server before it forks any process.
 
 No thread of Python's may be started here, and nothing computed by torch: a fork has no threads.
 """
@@ -36,7 +36,7 @@ def _draw() -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.style.context("default"):  # whatever matplotlibrc says
+    with matplotlib.style.context("default"):  # not the style of matplotlibrc
         figure = Figure(layout="constrained")
         axes = figure.subplots()
         axes.loglog([1, 100], [1, 100], label="1")

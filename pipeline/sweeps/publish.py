@@ -12,7 +12,7 @@ from pipeline.tracking.sweep import log_to_sweep
 
 def publish_comparison(folder: Path, track: Mapping[str, Any], parent: str) -> str:
     """Writes the comparison and logs it to the sweep's MLflow run; returns one line for the end
-    of the sweep. Results are there already: whatever fails here is told, not raised."""
+    of the sweep. The results exist already, so a failure here is told and not raised."""
     try:
         files = write_comparison(folder)
         log_to_sweep(track, parent, files)

@@ -1,6 +1,6 @@
-"""A sweep's folder: sweep.json, one workspace a job, and how jobs are told to stop.
+"""A sweep's folder: sweep.json, one workspace a job, and the file that tells jobs to stop.
 
-sweep.json is what everything else about a sweep starts from (docs/sweeps.md describes it).
+Everything else about a sweep starts from sweep.json (docs/sweeps.md describes it).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from pipeline.reporting.sweep.status import (
 )
 from pipeline.tracking.sweep import begin_sweep_run, log_to_sweep
 
-# Jobs, on whatever machine, end when this file appears in the sweep's folder.
+# Jobs on all machines end when this file appears in the sweep's folder.
 STOP = ".stop"
 _PATIENCE = 15.0  # seconds: a job's children are asked first and killed after five
 
@@ -58,7 +58,7 @@ def opened(folder: Path, described: dict[str, Any], root: Path) -> Iterator[Open
 
     `described` has `overrides`, `objectives`, `total` and `track`. The sweep's MLflow run is
     created and ended here, before any job starts: that also creates the store, which two jobs
-    must not do at once. On the way out whatever still runs is stopped; set `interrupted` before
+    must not do at once. On the way out all jobs that still run are stopped; set `interrupted` before
     where that is the user's wish.
     """
     folder.mkdir(parents=True, exist_ok=True)

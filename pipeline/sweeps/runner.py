@@ -34,7 +34,7 @@ from filelock import FileLock
 from pipeline.reporting.sweep.status import read_status, write_status
 from pipeline.sweeps.warm import parent_ended, warm_stages
 
-# What became of a stage: computed here, restored from the run-cache, or as it was already.
+# Outcomes of a stage: computed here, restored from the run-cache, or as it was already.
 RAN, CACHED, UNCHANGED = "ran", "cached", "unchanged"
 
 
@@ -96,7 +96,7 @@ def reproduce_here(locks: Path) -> None:
 
 
 def _note(stage: str | None, outcomes: dict[str, str]) -> None:
-    """In ./status.json."""
+    """Writes the running stage and the outcomes of the others to ./status.json."""
     write_status(Path(), replace(read_status(Path()), stage=stage, stages=outcomes))
 
 
@@ -133,8 +133,8 @@ def end_with_parent(parent_gone: Callable[[], None]) -> None:
 
 
 def stdin_closed() -> None:
-    """Returns when the process that started this one is gone, however it went: standard input
-    is a pipe of which that process alone holds the other end."""
+    """Returns when the process that started this one has ended in any way: standard input is a pipe
+    of which that process alone holds the other end."""
     while os.read(0, 1024):
         pass
 

@@ -1,5 +1,6 @@
-"""What a sweep shows while it runs, read from the jobs' status files: under every launcher the
-same. A table on a terminal, one line an event elsewhere."""
+"""The view of a running sweep, read from the jobs' status files, so that it is the same under every
+launcher: a table on a terminal, one line an event elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +64,7 @@ def sweep_view(folder: Path, total: int | None) -> Iterator[None]:
 
 
 def print_outcome(folder: Path, record: SweepRecord) -> None:
-    """The end of a sweep: how many jobs ended how, why those failed, where everything is."""
+    """Prints the end of a sweep: how many jobs ended how, why those failed, where everything is."""
     console = Console(file=sys.stdout, highlight=False)
     jobs = record.jobs
     for job in jobs:

@@ -52,7 +52,7 @@ def _job(run: Callable[[], None], workspace: str, environment: dict[str, str], l
 
 
 def parent_ended() -> None:
-    """Returns when the process that started this warm one is gone, however it went."""
+    """Returns when the process that started this warm one has ended in any way."""
     parent = parent_process()
     assert parent is not None
     parent.join()

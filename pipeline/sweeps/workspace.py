@@ -18,7 +18,7 @@ from pipeline.config.compose import write_params
 from pipeline.lowrank.errors import LowRankError
 from pipeline.sweeps.warm import start_warm
 
-# What a job runs without: it gets its params.yaml ready made, and is tracked by the launcher.
+# Stages that a job does without: its params.yaml is ready made, and the launcher tracks it.
 NOT_IN_JOBS = ("configure", "track")
 _CODE = ("pipeline", "stages")
 
@@ -47,7 +47,7 @@ def make_workspace(root: Path, workspace: Path, params: Mapping[str, Any]) -> No
     for name in (".dvcignore",):
         shutil.copyfile(root / name, workspace / name)
     for name in _CODE:
-        # Anew: a module that is gone in the repository must not stay in a workspace used again.
+        # Copied anew: a module that the repository no longer has must not stay in a workspace used again.
         shutil.rmtree(workspace / name, ignore_errors=True)
         ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
         shutil.copytree(root / name, workspace / name, ignore=ignore)
@@ -155,7 +155,7 @@ def _end(process: _Process) -> None:
 
 
 def _signal(pid: int, what: signal.Signals) -> None:
-    """To the group, or to its leader alone where that has not had the time to found it."""
+    """Sends a signal to the group, or to its leader alone where the group does not exist yet."""
     try:
         os.killpg(pid, what)
     except ProcessLookupError:

@@ -1,4 +1,5 @@
-"""What a run carries besides numbers: tables, figures, the plan, the data set, the model."""
+"""Everything that a run carries besides numbers: tables, figures, the plan, the data set, the
+model."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ _REQUIREMENTS = ("torch", "numpy")
 
 
 def log_artifacts(client: MlflowClient, run_id: str, root: Path) -> None:
-    """plan.json, bounds.json, params.yaml, dvc.lock, the per-layer tables, plots and figures."""
+    """Logs plan.json, bounds.json, params.yaml, dvc.lock, the per-layer tables, plots and
+    figures."""
     own = ("out/plan.json", "out/compressed/bounds.json", "params.yaml", "dvc.lock")
     for name in (*own, "reports/metrics.json", "reports/spectra.csv"):
         if (root / name).is_file():
@@ -34,7 +36,7 @@ def log_artifacts(client: MlflowClient, run_id: str, root: Path) -> None:
 
 
 def log_dataset(client: MlflowClient, run_id: str, root: Path) -> None:
-    """The data set as an input of the run, named by its content."""
+    """Logs the data set as an input of the run, named by its content."""
     from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.data.meta_dataset import MetaDataset
     from mlflow.entities import DatasetInput, InputTag
@@ -54,7 +56,7 @@ def has_model(client: MlflowClient, run_id: str) -> bool:
 
 
 def log_model(run_id: str, root: Path) -> None:
-    """The fine-tuned network as an MLflow model (pt2: it loads without this project)."""
+    """Logs the fine-tuned network as an MLflow model (pt2: it loads without this project)."""
     import mlflow
 
     model = load(root / "out/finetuned")

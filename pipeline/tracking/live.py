@@ -68,7 +68,7 @@ def curve_logger(stage: str) -> Iterator[Log]:
 
 
 class _LiveCurve:
-    """The points of one training that are still to be sent, and the run that gets them."""
+    """The points of one training that are still to be sent, and the run that they go to."""
 
     def __init__(self, params: Mapping[str, Any], prefix: str) -> None:
         self._params, self._prefix = params, prefix

@@ -47,7 +47,7 @@ _PACKAGES = ("torch", "tensorly", "lightning-fabric", "safetensors", "dvc", "hyd
 
 @dataclass(frozen=True)
 class RunName:
-    """What finds a run again, whatever its id is: the experiment and the two tags."""
+    """The name by which a run is found again under any id: the experiment and the two tags."""
 
     experiment: str
     config: str
@@ -151,7 +151,7 @@ def _marked_if_failed(client: MlflowClient, run_id: str) -> Iterator[None]:
 
 
 def _run_name(params: Mapping[str, Any], plan: Plan) -> str:
-    """What tells runs apart at a glance: data, methods, policy and what it kept."""
+    """A short name that tells runs apart: data, methods, policy and how much it kept."""
     kept = plan.expected.planned.params / plan.expected.dense.params
     methods = "+".join(dict.fromkeys(layer.method for layer in plan.factorized.values()))
     return f"{params['data']['name']} {methods} {plan.policy.name} {kept:.0%} of params"
@@ -171,7 +171,7 @@ def _latencies(timings: Timings) -> dict[str, dict[str, float]]:
 
 
 def _provenance(root: Path) -> dict[str, str]:
-    """Commit (if any) and versions: what a result must be defended with."""
+    """The commit, if there is one, and the versions with which a result was computed."""
     tags = {f"version.{name}": version(name) for name in _PACKAGES}
     git = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
@@ -201,7 +201,8 @@ def _log_metrics(client: MlflowClient, run_id: str, values: Mapping[str, float])
 
 
 def _log_curve(client: MlflowClient, run_id: str, stage: str, folder: Path) -> None:
-    """The curve of a stage that came from the cache: the same names and steps as live."""
+    """Logs the curve of a stage that came from the cache, under the names and steps of a live
+    one."""
     curve = read_curve(folder)
     now = int(time.time() * 1000)
     points = [

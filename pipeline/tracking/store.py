@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 TAG_CONFIG, TAG_LOCK = "lowrank.config", "lowrank.lock"
-# Followed by the id of a sweep's run; the value is the number of the job.
+# The key of a tag, to which the id of a sweep's run is added; its value is the job's number.
 TAG_SWEEP = "lowrank.sweep."
-# In the environment of a sweep's jobs: the id of the sweep's run. (MLflow's own MLFLOW_RUN_ID
+# The environment variable that holds the id of the sweep's run. (MLflow's own MLFLOW_RUN_ID
 # would make all jobs one run.)
 PARENT = "LOWRANK_PARENT_RUN"
 _POINTS = 1000  # MLflow's limit on points a request
 
 
 def main_root() -> Path:
-    """The repository that a job belongs to; of a plain `dvc repro`, the current directory."""
+    """The repository that a job belongs to; for a plain `dvc repro` the current directory."""
     return Path(os.environ.get("LOWRANK_ROOT", ".")).absolute()
 
 
@@ -39,7 +39,7 @@ def tracking_uri(track: Mapping[str, Any]) -> str:
 
 
 def parent_tags() -> dict[str, str]:
-    """The tag that puts a new run under the run of its sweep; none outside of sweeps."""
+    """The tag that puts a new run under the run of its sweep; {} outside of sweeps."""
     parent = os.environ.get(PARENT)
     return {"mlflow.parentRunId": parent} if parent else {}
 
@@ -71,7 +71,8 @@ def open_client(track: Mapping[str, Any]) -> tuple[MlflowClient, str]:
 
 @contextmanager
 def _reached(uri: str) -> Iterator[None]:
-    """What keeps a store from opening, as one error that names the store without its password."""
+    """A context that turns every failure to open a store into one error, which names the store
+    without its password."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -89,7 +90,7 @@ def _reached(uri: str) -> Iterator[None]:
 def log_points(
     client: MlflowClient, run_id: str, points: Sequence[tuple[str, float, int, int]]
 ) -> None:
-    """Points of curves, each (metric, value, milliseconds since 1970, step)."""
+    """Logs points of curves, each (metric, value, milliseconds since 1970, step)."""
     from mlflow.entities import Metric
 
     for start in range(0, len(points), _POINTS):

@@ -26,10 +26,10 @@ class SweepRun:
 def begin_sweep_run(
     track: Mapping[str, Any], folder: Path, overrides: Sequence[str], parent: str | None
 ) -> SweepRun:
-    """The run of a sweep, new or again.
+    """The run of a sweep, a new one or that of the sweep that is resumed.
 
-    Ended as soon as it is there: its children say how the sweep goes. A sweep that is resumed
-    keeps its run (`parent`) if the store still has it.
+    The run is ended as soon as it exists: its children say how the sweep goes. A sweep that is
+    resumed keeps its run (`parent`) if the store still has it.
     """
     client, experiment = open_client(track)
     if parent is None or not _is_there(client, parent):
@@ -41,7 +41,7 @@ def begin_sweep_run(
 
 
 def log_to_sweep(track: Mapping[str, Any], parent: str, files: Sequence[Path]) -> None:
-    """Files as artifacts of the sweep's run."""
+    """Logs files as artifacts of the sweep's run."""
     client, _ = open_client(track)
     for file in files:
         client.log_artifact(parent, str(file))

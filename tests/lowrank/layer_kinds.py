@@ -17,7 +17,8 @@ from pipeline.lowrank.network.targets import Target, dense_weight, groups_of
 
 
 class Conv1D(nn.Module):
-    """As in transformers, by whose qualified name it is known: the weight is (in, out)."""
+    """A copy of transformers' Conv1D, which is known by its qualified name: the weight is (in,
+    out)."""
 
     def __init__(self, outputs: int, inputs: int) -> None:
         super().__init__()

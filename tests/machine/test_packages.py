@@ -1,4 +1,5 @@
-"""Files in packages: a wheel that pip itself finds, an installed Debian package, and neither."""
+"""Files in packages: in a wheel that pip itself finds, in an installed Debian package, and in
+neither."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every stage shares: its section, JSON files, and one-line errors."""
+"""Parts that every stage shares: its section, JSON files, and one-line errors."""
 
 from __future__ import annotations
 

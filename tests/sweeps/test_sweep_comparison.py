@@ -1,4 +1,4 @@
-"""The comparison of a sweep: fronts, the page and its links, whatever the jobs came to."""
+"""The comparison of a sweep: fronts, the page and its links, with done, failed and running jobs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def network(accuracy: float, params: int, macs: int) -> dict[str, Any]:
 
 
 class Page(HTMLParser):
-    """What a browser would load from a page, and what it holds."""
+    """Everything that a browser would load from a page, and the page's content."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

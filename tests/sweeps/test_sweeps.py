@@ -183,8 +183,8 @@ def test_a_second_clone_restores_the_sweep_from_a_remote(tree: Tree, tmp_path: P
     "command", [c for c in COMMANDS if c != SUBMITIT], ids=lambda c: " ".join(c.split()[:6])
 )
 def test_the_commands_of_the_documentation_work(tree: Tree, tmp_path: Path, command: str) -> None:
-    """Those in bash blocks, less that of the second sweep; of the first, which is the sweep
-    `first` but for `auto`, a part."""
+    """Runs the commands in bash blocks, but not that of the second sweep; of the first one, which
+    is the sweep `first` but for `auto`, only a part."""
     command = command.replace("svd,tucker2,auto", "tucker2").replace("/tmp", str(tmp_path.parent))
     output = tree.run("bash", "-euc", command)
     assert "Traceback" not in output

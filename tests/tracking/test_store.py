@@ -1,4 +1,4 @@
-"""The MLflow store that does not open."""
+"""Errors of an MLflow store that does not open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What cannot be certified says so, with the reason, and still gets the bounds of its layers."""
+"""Networks that cannot be certified: the result says so and why, and still has their layers'
+bounds."""
 
 from __future__ import annotations
 

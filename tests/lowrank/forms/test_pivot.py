@@ -1,4 +1,4 @@
-"""Pivoted forms: the same function, rank² numbers less a side, well conditioned."""
+"""Pivoted forms: the same function with rank² numbers less for each side, well conditioned."""
 
 from __future__ import annotations
 

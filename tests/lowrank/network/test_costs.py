@@ -1,4 +1,4 @@
-"""What a model is given: which places of a batch are padding."""
+"""Padding: the places of a batch that a network's statistics leave out."""
 
 from __future__ import annotations
 

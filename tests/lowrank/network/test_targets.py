@@ -1,4 +1,4 @@
-"""What is a target, what is not, and why; costs counted on real modules."""
+"""Targets: which layers are found, which are skipped and why; costs counted on real modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user decides for some layers stands, and the policy spends what is left."""
+"""A user's decisions for some layers are kept, and the policy spends the rest of the budget."""
 
 from __future__ import annotations
 

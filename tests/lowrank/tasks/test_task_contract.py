@@ -88,7 +88,7 @@ EXAMPLES = Examples("planted", (5,), classes=4, vocabulary=11)
 
 
 def outputs(task: Task, seed: int, count: int = 3) -> torch.Tensor:
-    """What a network that fits EXAMPLES gives."""
+    """The outputs of a network that fits EXAMPLES."""
     generator = torch.Generator().manual_seed(seed)
     shape = (count, 11, 5) if task.labels == "next token" else (count, 4)
     return torch.randn(shape, generator=generator)
