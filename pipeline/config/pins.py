@@ -93,7 +93,7 @@ def source_sha256(target: str, directory: Path) -> str | None:
 
 
 def _files(params: Mapping[str, Any]) -> dict[str, str]:
-    """Those of _FILES that this configuration has; in `model`, which is free, only for
+    """The entries of _FILES that this configuration has; `model`, which is free, has them only for
     transformers."""
     transformer = params["model"]["_target_"] == "pipeline.models.huggingface.load"
     return {k: v for k, v in _FILES.items() if transformer or not k.startswith("model.")}

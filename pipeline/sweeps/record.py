@@ -58,8 +58,8 @@ def opened(folder: Path, described: dict[str, Any], root: Path) -> Iterator[Open
 
     `described` has `overrides`, `objectives`, `total` and `track`. The sweep's MLflow run is
     created and ended here, before any job starts: that also creates the store, which two jobs
-    must not do at once. On the way out all jobs that still run are stopped; set `interrupted` before
-    where that is the user's wish.
+    must not do at once. On the way out all jobs that still run are stopped; set `interrupted`
+    before where that is the user's wish.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", timeout=0)

@@ -47,7 +47,7 @@ def make_workspace(root: Path, workspace: Path, params: Mapping[str, Any]) -> No
     for name in (".dvcignore",):
         shutil.copyfile(root / name, workspace / name)
     for name in _CODE:
-        # Copied anew: a module that the repository no longer has must not stay in a workspace used again.
+        # A module that the repository no longer has must not stay in a workspace used again.
         shutil.rmtree(workspace / name, ignore_errors=True)
         ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
         shutil.copytree(root / name, workspace / name, ignore=ignore)

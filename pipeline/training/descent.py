@@ -147,12 +147,14 @@ def descent_points(
     rates: Sequence[float],
     batch_squared_norms: Sequence[float],
 ) -> list[DescentPoint]:
-    """What was measured, with the three formulas at each of its points.
+    """The measured figures, with the loss by each of the three formulas at each of their steps.
 
-    measured: what `DescentProbe.measure` gives, first at step 0; rates: the effective η of
-    every step; batch_squared_norms: of every step's own gradient. Between
-    points L is interpolated, ‖∇L‖² too (its logarithm, since it decays); s² is by how much the
-    batches' mean squared norm exceeds ‖∇L‖² from one point to the next.
+    measured: the points that `DescentProbe.measure` gives, the first at step 0.
+    rates: the effective η of every step.
+    batch_squared_norms: ‖gradient‖² of every step's own batch.
+
+    Between points L is interpolated, ‖∇L‖² too (its logarithm, since it decays); s² is by how much
+    the batches' mean squared norm exceeds ‖∇L‖² from one point to the next.
     """
     at = [point.step for point in measured]
     steps = np.arange(len(rates))

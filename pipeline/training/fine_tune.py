@@ -102,7 +102,7 @@ def _distillation(
     options: FineTuneOptions,
     task: Task,
 ) -> Objective:
-    """What is minimised with the dense network as the teacher; `layers` are the factorized ones."""
+    """The objective with the dense network as the teacher; `layers` are the factorized ones."""
     objective = distillation(
         task,
         teacher,

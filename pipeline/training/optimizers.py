@@ -18,10 +18,11 @@ _FIRST, _LAST = 1 / 25, 1 / 25e4  # of the peak
 def make_optimizer(
     model: nn.Module, name: str, learning_rate: float, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """Over the parameters that require gradients; biases and normalisation are not decayed.
+    """An optimizer of the parameters that require gradients; biases and normalisation are not
+    decayed.
 
-    sgd: Nesterov momentum; adamw: β₁ = momentum, β₂ = 0.99 (short trainings), decay decoupled;
-    muon: see MuonWithAdamW.
+    name: "sgd" has Nesterov momentum; "adamw" has β₁ = momentum, β₂ = 0.99 (short trainings) and
+        decoupled decay; "muon" is MuonWithAdamW.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     if name == "muon":

@@ -1,4 +1,4 @@
-"""What the network predicts."""
+"""The section `task`: what the network predicts."""
 
 from __future__ import annotations
 

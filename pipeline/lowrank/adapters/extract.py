@@ -53,10 +53,12 @@ class AdaptedLayer:
 
     @property
     def rank(self) -> int:
+        """The rank of the adapter."""
         return self.left.shape[1]
 
     @property
     def params(self) -> int:
+        """The number of parameters of the two factors."""
         return self.left.numel() + self.right.numel()
 
 

@@ -1,4 +1,4 @@
-"""How far a compressed network's predictions are from the dense one's, measured."""
+"""The measured distance of a compressed network's predictions from the dense one's."""
 
 from __future__ import annotations
 

@@ -106,7 +106,8 @@ class WeightSpectra:
         )
 
     def course(self) -> TrainingCourse:
-        """What training did to the network as a whole."""
+        """The steps of the states, and how often the claims on training hold in the network as a
+        whole."""
         claims = None if self.absent is not None else count_claims(self.effects.values())
         return TrainingCourse(self.steps, self.absent, claims)
 

@@ -69,6 +69,7 @@ class Spectra:
 
     @property
     def groups(self) -> int:
+        """The number of groups that stay apart."""
         return self.views["mode0"].basis.shape[0]
 
 

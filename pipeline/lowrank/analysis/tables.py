@@ -27,7 +27,8 @@ class Table:
     left: Sequence[str] = field(default=("method", "kind"))
 
     def text(self, width: int = WIDTH) -> str:
-        """At most `width` characters a line, as far as names can be shortened."""
+        """The table as text, at most `width` characters a line, as far as names can be
+        shortened."""
         others = [
             max(len(row[index]) for row in [self.columns, *self.rows])
             for index in range(1, len(self.columns))

@@ -66,6 +66,7 @@ class Convolution:
 
     @property
     def taps(self) -> tuple[int, ...]:
+        """The sizes of the kernel."""
         return tuple(self.kernel.shape[2:])
 
     @property

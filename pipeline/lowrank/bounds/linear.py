@@ -43,7 +43,7 @@ class LinearPair:
 
     @property
     def approximate_weight(self) -> Tensor:
-        """As `weight`, of the layer in its place."""
+        """The weight of the layer in its place, in the same form as `weight`."""
         return _scaled(effective_weight(self.approximate), self.approximate_scale)
 
     def norm(self, weight: Tensor, example: Tensor) -> Norm:
@@ -52,7 +52,8 @@ class LinearPair:
         return map_norm(self.dense, weight, example)
 
     def rounding(self, example: Tensor) -> float:
-        """What rounding can add to the output of either layer, for ‖input‖ = 1."""
+        """The largest amount that rounding can add to the output of either layer, for ‖input‖ =
+        1."""
         scales = [
             s.abs().max().item()
             for s in (self.dense_scale, self.approximate_scale)

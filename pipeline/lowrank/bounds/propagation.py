@@ -1,4 +1,4 @@
-"""One pass through the traced dense network that carries a bound on the error along."""
+"""A pass through the traced dense network, on which every value carries a bound on its error."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ class LayerFactorization:
 
 
 def _rounding(layer: Factorized, squared_norm: float, stretch: float) -> float:
-    """How far storing the factors in their own precision may move the relative error:
+    """The amount by which storing the factors in their own precision may move the relative error:
     eps · number of factors · Π‖factor‖ · (stretch of the metric) / ‖W‖, and the 1e-8 that squares
     leave in float64."""
     product = torch.stack([torch.linalg.vector_norm(f.to(torch.float64)) for f in layer.factors])

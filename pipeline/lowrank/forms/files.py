@@ -230,8 +230,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _once(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of tensors that share their numbers the one whose name comes first, as safetensors wants
-    them: contiguous, in storages of their own."""
+    """The tensors that safetensors wants: contiguous, in storages of their own; of several tensors
+    that share their numbers only the one whose name comes first."""
     tied, found, storages = _tied_names(state), {}, set()
     for key, value in state.items():
         if key != min(tied[key]):

@@ -89,10 +89,11 @@ def fit(
 def _sweep(
     kernel: Tensor, factors: Sequence[Tensor], squared: float, alpha: float
 ) -> tuple[list[Tensor], float]:
-    """One update of each factor, and the penalised squared error after the last.
+    """Updates each factor once; returns the factors and the penalised squared error after the last
+    update.
 
-    Only two products touch the whole kernel: contracting it with the new first factor serves
-    the other two.
+    Only two products touch the whole kernel: contracting it with the new first factor serves the
+    other two.
     """
     _, second, third = factors
     flat = kernel.flatten(2)

@@ -32,6 +32,7 @@ class Totals:
     bytes: int
 
     def cost(self, unit: CostUnit) -> int:
+        """The cost in one of the three units."""
         return {"params": self.params, "macs": self.macs, "bytes": self.bytes}[unit]
 
 

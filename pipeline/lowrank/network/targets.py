@@ -70,6 +70,7 @@ class Target:
 
     @property
     def bias_params(self) -> int:
+        """The number of parameters of the bias."""
         return self.shape[0] if self.bias else 0
 
     @property
@@ -140,6 +141,7 @@ def is_one_layer(module: nn.Module) -> bool:
 
 
 def groups_of(module: nn.Module) -> int:
+    """The number of groups of a layer; 1 for all but grouped convolutions."""
     return int(getattr(module, "groups", 1))
 
 

@@ -34,7 +34,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Network:
-    """One network: its `scores` in the measures of the task, by name, and its size."""
+    """A network's `scores` in the measures of the task, by name, and its size."""
 
     scores: Mapping[str, float]
     size: Size
@@ -160,7 +160,8 @@ def output_error(bounds: Bounds) -> OutputError:
 
 
 def _by_name(layers: Mapping[str, T]) -> list[T]:
-    """In the order of their names: sums of the same layers are then the same to the bit."""
+    """The layers' values in the order of their names, so that sums over the same layers are equal
+    to the bit."""
     return [layers[name] for name in sorted(layers)]
 
 

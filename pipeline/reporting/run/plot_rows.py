@@ -26,8 +26,8 @@ FEWEST_POINTS = 20
 
 @dataclass(frozen=True)
 class _ShownView:
-    """One view of one target, as the plots show it: how many of its directions the plan keeps,
-    whether its method cuts it, and how many points a line may have."""
+    """A view of a target as the plots show it: how many of its directions the plan keeps, whether
+    its method cuts it, and how many points a line may have."""
 
     layer: str
     label: str
@@ -173,7 +173,7 @@ def kept_rank(ranks: Sequence[int], truncated: Sequence[str], view: str, size: i
 
 
 def thin(count: int, limit: int, keep: tuple[int, ...] = ()) -> list[int]:
-    """At most about `limit` of 1…count: both ends, `keep`, and a spacing that serves linear
+    """At most about `limit` of the numbers 1…count: both ends, `keep`, and others spaced for linear
     and logarithmic axes (half of the points each)."""
     if count <= limit:
         return list(range(1, count + 1))

@@ -33,11 +33,14 @@ class NetworkFigures:
 
 @dataclass(frozen=True)
 class Entry:
-    """One job. `options` are those that differ between jobs; `run` is the address of its MLflow
-    run, `log` and `folder` are relative to the sweep's folder, ready for a link.
+    """One job of a sweep.
 
-    `dense` and `last` (the network at the end of the chain) are None for a job that is not done,
-    or whose network is not measured as the others are; `layers` are then there, too.
+    options: those that differ between jobs.
+    run: the address of the job's MLflow run.
+    log, folder: relative to the sweep's folder, ready for a link.
+    dense, last: figures of the dense network and of the last one of the chain; None for a job that
+        is not done, or whose network is not measured as the others are. `layers` are there where
+        these are.
     """
 
     number: int

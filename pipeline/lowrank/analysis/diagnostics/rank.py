@@ -1,4 +1,5 @@
-"""How many directions a spectrum has, counted in three ways."""
+"""Counts of the directions of a spectrum, in four ways: effective, stable, energy and numerical
+rank."""
 
 from __future__ import annotations
 
