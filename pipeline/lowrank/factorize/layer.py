@@ -180,6 +180,6 @@ def _check_prediction(name: str, report: LayerReport) -> None:
         word = "exactly" if report.error_kind == "exact" else "at most"
         raise LowRankError(
             f"layer {name!r}: the plan predicts {word} the relative error {predicted:.6g}, "
-            f"measured is {measured:.6g}; the plan belongs to other weights or another analysis: "
-            "make it again with rank-select"
+            f"measured is {measured:.6g}; the plan belongs to other weights, another analysis or "
+            f"other options of {report.method}: make it again with rank-select"
         )

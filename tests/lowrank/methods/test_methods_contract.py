@@ -205,6 +205,7 @@ def test_a_zero_weight_factorizes_to_zero(row: Row) -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.method.name)
 def test_the_result_exports_and_compiles(row: Row) -> None:
+    torch.compiler.reset()  # it counts how often a forward was compiled, over all tests
     case = make_case(PLAIN, torch.float32)
     layer = build(case, row.method, ranks_of(case, row.method, 3)).eval()
     exported = torch.export.export(layer, (case.example,)).module()
@@ -229,7 +230,9 @@ def test_the_results_compile_to_machine_code() -> None:
 @pytest.mark.parametrize("kind", [k for k in LAYER_KINDS if not k.is_kernel], ids=lambda k: k.name)
 def test_on_a_matrix_every_method_is_the_svd(name: str, kind: LayerKind) -> None:
     case = make_case(kind)
-    found = candidates_of(case.target, case.weight, case.spectra, [name], CONFIGURED)
+    found = candidates_of(
+        case.target, {case.target.name: case.weight}, case.spectra, [name], CONFIGURED
+    )
     form = METHODS[name].on_matrices
     assert found == CONFIGURED[form].candidates(case.target, case.weight, case.spectra)
     assert {candidate.method for candidate in found} == {form}

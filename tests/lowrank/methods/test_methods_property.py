@@ -59,7 +59,9 @@ def convolutions(draw: st.DrawFn) -> Case:
 )
 @given(case=convolutions(), place=st.floats(0, 1))
 def test_a_drawn_layer_and_rank_keep_the_contract(name: str, case: Case, place: float) -> None:
-    candidates = candidates_of(case.target, case.weight, case.spectra, [name], METHODS_MADE)
+    candidates = candidates_of(
+        case.target, {case.target.name: case.weight}, case.spectra, [name], METHODS_MADE
+    )
     if not candidates:
         return
     candidate = candidates[round(place * (len(candidates) - 1))]

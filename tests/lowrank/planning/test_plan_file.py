@@ -273,3 +273,21 @@ def test_edits_in_a_notebook_are_told_too(net: Net) -> None:
     done = applied(net, chosen.with_layers(head=PlannedLayer("svd", (3,))))
     assert done.layers["head"].params == count_params(done.network.get_submodule("head"))
     assert [line.partition(":")[0] for line in done.differences] == ["head"]
+
+
+def test_an_edited_option_of_a_method_counts(net: Net, tmp_path: Path) -> None:
+    """Fewer sweeps are built as they are written; more than an exact prediction knew are told."""
+    path, ranks = tmp_path / "plan.json", Fixed({"body": [6, 6]})
+
+    def sweeps(count: int) -> Callable[[dict[str, Any]], object]:
+        return lambda value: value["methods"]["tucker2"].update(hooi_iterations=count)
+
+    save_plan(path, plan(net, ranks, EXAMPLE, methods=[Tucker2(hooi_iterations=20)]))
+    measured = [applied(net, load_plan(path)).layers["body"].measured_relative_error]
+    edit(path, sweeps(0))
+    measured.append(applied(net, load_plan(path)).layers["body"].measured_relative_error)
+    assert measured[0] < measured[1] - 1e-3
+    save_plan(path, plan(net, ranks, EXAMPLE, methods=[Tucker2(hooi_iterations=0)]))
+    edit(path, sweeps(20))
+    with pytest.raises(LowRankError, match=r"predicts exactly .* other options of tucker2: make"):
+        applied(net, load_plan(path))
