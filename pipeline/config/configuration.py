@@ -24,7 +24,7 @@ class Configuration:
     """All sections of params.yaml, in the order of the chain. `model` is free: `_target_` and
     the keyword arguments of the user's class."""
 
-    seed: int = knob(0, ge=0, le=2**32 - 1, help="of everything that is drawn at random")
+    seed: int = knob(0, ge=0, le=2**32 - 1, help="the seed of everything that is drawn at random")
     fabric: FabricOptions = knob(help="devices, threads and the number format")
     task: TaskOptions = knob(help="what the network predicts")
     data: DataOptions = knob(help="which examples there are, and how they are split")

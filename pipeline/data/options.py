@@ -13,9 +13,9 @@ class TextOptions:
     """Options of data=text."""
 
     tokenizer: str = knob(help="the network whose tokenizer is used")
-    tokenizer_sha256: str | None = knob(None, help="of the tokenizer's files; filled in")
+    tokenizer_sha256: str | None = knob(None, help="checksum of the tokenizer's files; filled in")
     sequence_length: int = knob(512, ge=1, help="tokens an example has, or is cut off after")
-    text_column: str = knob("text", help="of .jsonl, .parquet and datasets")
+    text_column: str = knob("text", help="column with the text of .jsonl, .parquet and datasets")
     label_column: str | None = knob(None, help="sequence_classification: the column of the classes")
     generated: int = knob(
         0,
@@ -26,7 +26,7 @@ class TextOptions:
         None,
         help="a second text, from another domain: evaluated beside the first, never seen before",
     )
-    ood_sha256: str | None = knob(None, help="of the second text; filled in")
+    ood_sha256: str | None = knob(None, help="checksum of the second text; filled in")
     ood: int = knob(16, ge=1, help="sequences of the second text")
 
 
@@ -40,7 +40,7 @@ class DataOptions:
     )
     path: str | None = knob(None, help="where the examples lie, for sources that are files")
     sha256: str | None = knob(
-        None, help="of what lies there; filled in by python -m pipeline; required for dvc repro"
+        None, help="checksum of the data; filled in by python -m pipeline; dvc repro needs it"
     )
     train: int | None = knob(
         None, ge=1, help="cap on training examples; null: all that the other splits leave"

@@ -33,7 +33,9 @@ class FabricOptions:
     devices: int = knob(1, ge=1, help="how many of them")
     num_nodes: int = knob(1, ge=1, help="machines")
     strategy: str = knob("auto", help="how several devices share the work (ddp, …)")
-    precision: Precision = knob("32-true", help="of training and repair")
+    precision: Precision = knob(
+        "32-true", help="number format of the baseline's training and of fine-tuning"
+    )
     threads: int | None = knob(
         2,
         ge=1,

@@ -17,8 +17,12 @@ class TrainingOptions:
     batch_size: int = knob(64, ge=1, help="training examples a step, of all devices together")
     learning_rate: float = knob(0.1, gt=0, help="the peak of the one-cycle schedule")
     momentum: float = knob(0.9, ge=0, lt=1, help="sgd: Nesterov; adamw: beta 1")
-    weight_decay: float = knob(5e-4, ge=0, help="of matrices and kernels")
-    label_smoothing: float = knob(0.0, ge=0, lt=1, help="of the labels' cross-entropy")
+    weight_decay: float = knob(
+        5e-4, ge=0, help="decay of matrices and kernels; vectors are not decayed"
+    )
+    label_smoothing: float = knob(
+        0.0, ge=0, lt=1, help="smoothing of the labels in the cross-entropy"
+    )
     augment: Literal["none", "flip", "crop", "crop_flip"] = knob(
         "none", help="how training images vary"
     )
@@ -42,7 +46,7 @@ class BaselineOptions(TrainingOptions):
     source: Literal["train", "checkpoint", "pretrained"] = knob(help="where its weights are from")
     weights: str | None = knob(None, help="checkpoint: a .safetensors file, or a state dict in .pt")
     sha256: str | None = knob(
-        None, help="of the weights; filled in by python -m pipeline; required for dvc repro"
+        None, help="checksum of the weights; filled in by python -m pipeline; dvc repro needs it"
     )
     model_sha256: str | None = knob(
         None, help="checksum of the network's class, when it is your own; filled in"
@@ -92,7 +96,7 @@ class FineTuneOptions(TrainingOptions):
     )
     adapter_others: tuple[Literal["vectors", "dense"], ...] = knob(
         ("vectors",),
-        help="factors, adapters: what else is trained, of vectors (biases, norms) and dense layers",
+        help="factors, adapters: what else is trained: vectors (biases, norms), dense layers",
     )
     descent_points: int = knob(
         5, ge=0, help="measurements of the descent theorem in a run: 0 is off, else at least 2"

@@ -14,6 +14,7 @@ class TrackOptions:
         default=None, help="a server or a store; null: sqlite:///…/mlflow.db in the repository"
     )
     log_model: bool = knob(
-        default=True, help="of single runs; a job of a sweep gets its model when it is run alone"
+        default=True,
+        help="single runs log the model; a job of a sweep gets its model when it is run alone",
     )
     live: bool = knob(default=True, help="curves appear in MLflow while a network trains")

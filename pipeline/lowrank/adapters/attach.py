@@ -46,7 +46,7 @@ class AdapterOptions:
     )
     others: Sequence[Literal["vectors", "dense"]] = knob(
         default=("vectors",),
-        help="factors, adapters: what else is trained, of vectors (biases, norms) and dense",
+        help="factors, adapters: what else is trained: vectors (biases, norms), dense layers",
     )
 
 

@@ -22,13 +22,15 @@ class AnalysisOptions:
         help="the norm of the errors: weight (Frobenius), input (of each layer's output) or fisher "
         "(nats of loss)",
     )
-    damping: float = knob(default=0.1, gt=0, help="fisher: of G, relative to its mean diagonal")
+    damping: float = knob(
+        default=0.1, gt=0, help="fisher: added to G = E[ggᵀ], relative to its mean diagonal"
+    )
     batch_size: int = knob(default=64, ge=1, help="calibration examples a batch")
     gradient_share: float = knob(
         default=1.0,
         gt=0,
         le=1,
-        help="fisher: of the batches, those with a backward pass too; inputs need more data than "
+        help="fisher: fraction of the batches with a backward pass; inputs need more data than "
         "gradients",
     )
     memory_gib: float = knob(

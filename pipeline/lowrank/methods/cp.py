@@ -50,7 +50,7 @@ class CP(Method):
     cp_penalty: float = knob(
         default=1e-3,
         ge=0,
-        help="cp: what the sensitivity costs, relative to ‖K‖²; 0 lets components diverge",
+        help="cp: cost of the sensitivity, relative to ‖K‖²; 0 lets components diverge",
     )
     cp_slack: float = knob(
         default=0.02,
@@ -62,7 +62,7 @@ class CP(Method):
         default=8, ge=1, help="cp: number of ranks that are fitted as candidates"
     )
     seed: int = knob(
-        default=0, ge=0, help="cp: of the noise that a diverged fit is started again from"
+        default=0, ge=0, help="cp: seed of the noise from which a diverged fit starts again"
     )
 
     name: ClassVar[str] = "cp"

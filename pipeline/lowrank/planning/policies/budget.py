@@ -44,7 +44,7 @@ class Budget(Policy):
     bytes: float | None = knob(default=None, help="fraction of the bytes to keep, in (0, 1]")
     scope: Scope = knob(
         default="network",
-        help="budget: what the fraction is of: the whole network, or the targets alone",
+        help="budget: the fraction is of the whole network, or of the targets alone",
     )
     error_scale: ErrorScale = knob(
         default="relative",
