@@ -1,4 +1,4 @@
-"""Who imports whom: read from the source, lazily imported modules included.
+"""Which module imports which: read from the code, lazily imported modules included.
 
 python -m tests.imports
 

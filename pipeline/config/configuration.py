@@ -33,9 +33,11 @@ class Configuration:
     analyze: AnalysisOptions = knob(help="the norm of errors, and the layers to factorize")
     rank_select: RankSelectOptions = knob(help="the rule that chooses ranks, and its budget")
     methods: MethodsOptions = knob(help="the factorizations that compete")
-    refit: RefitOptions = knob(help="repair in closed form, before training")
+    refit: RefitOptions = knob(
+        help="layers take up earlier errors, in closed form, before fine-tuning"
+    )
     certify: CertifyOptions = knob(help="the certificate of the network's error")
-    fine_tune: FineTuneOptions = knob(help="repair by training")
+    fine_tune: FineTuneOptions = knob(help="training of the compressed network")
     evaluate: EvaluateOptions = knob(help="quality and latency")
     track: TrackOptions = knob(help="MLflow")
 

@@ -72,7 +72,7 @@ def require_pins(params: dict[str, Any], directory: Path) -> None:
 
 
 def source_sha256(target: str, directory: Path) -> str | None:
-    """Hash of the source of a class that is neither this project's nor an installed package's.
+    """Hash of the source code of a class that is neither this project's nor an installed package's.
 
     A module is hashed as its file, a package as all its .py files. None for project code (a
     DVC dependency) and for installed packages (versions are logged with each run).

@@ -68,7 +68,7 @@ class BaselineOptions(TrainingOptions):
 
 @options
 class FineTuneOptions(TrainingOptions):
-    """The repair of the compressed network."""
+    """Fine-tuning of the compressed network."""
 
     epochs: int = knob(8, ge=1, help="passes over the training split")
     learning_rate: float = knob(0.01, gt=0, help="the peak of the one-cycle schedule")

@@ -66,7 +66,7 @@ def options(cls: type[T]) -> type[T]:
 
 def plain(value: Any) -> Any:
     """The value with numbers and arrays of numpy, also inside lists, tuples and dicts, as Python's
-    own: a number is a number, whoever made it."""
+    own, so that an option may be given as either."""
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
         return value.tolist()
     if type(value) in (list, tuple):

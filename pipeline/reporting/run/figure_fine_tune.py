@@ -38,7 +38,7 @@ def draw_fine_tune(
     measure: str = "accuracy",
 ) -> Figure:
     """rows: `fine_tuning_rows`; baseline: the curve of the dense network, for the dashed lines
-    (its validation at the epoch that was kept); descent and measure: of the repair's curve."""
+    (its validation at the epoch that was kept); descent and measure: of the fine-tuning's curve."""
     checks = [row for row in rows if row.validation_loss is not None]
     if len(checks) < 2:
         figure = new_figure(9.5, 2.0)

@@ -73,7 +73,7 @@ class OutputError:
     certificate: float | None = None
     tightness: float | None = None
     worst_case: float | None = None
-    source_formula: float | None = None
+    source_formula: float | None = None  # `printed_formula` of the bounds, by its older name
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def worthwhile(offer: Offer, method: str, ranks: tuple[int, ...]) -> Candidate |
     for candidate in offer.candidates:
         if candidate.method == method and candidate.ranks == ranks:
             return candidate
-    assert offer.exact is not None, "whoever makes offers with views gives it"
+    assert offer.exact is not None, "an offer with views has it (make_offer)"
     exact = offer.exact(method, ranks)
     if exact is None or exact.params >= offer.dense.params or exact.macs >= offer.dense.macs:
         return None
