@@ -123,7 +123,7 @@ def plan_from(
         measures nothing. The other arguments are those of `plan`.
     """
     check_policy(policy)
-    known = with_matrices([*methods, *named_methods(overrides or {})])
+    known = with_matrices([*methods, *named_methods(overrides or {}, methods)])
     names = [method.name for method in methods]
     weights = analysis.whitened(model)
     offers = make_offers(analysis, weights, names, known, policy.cost, overrides)

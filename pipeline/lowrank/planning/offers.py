@@ -52,7 +52,7 @@ def make_offers(
             given, dense = Choice(dense_candidate(target), why), [dense_candidate(target)]
             offers[name] = Offer(target, spectra.squared_norm, dense, given=given)
             continue
-        own = [override.method.name] if override.method else names
+        own = [override.method_name] if override.method_name else names
         offer = make_offer(target, weights, spectra, own, methods)
         if override.ranks is not None:
             offer = replace(offer, given=_at_ranks(offer, override.ranks, unit, why))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.methods import Method, make_method
+from pipeline.lowrank.methods import Method, get_method, make_method
 from pipeline.lowrank.planning.policies.ranks import check_given
 from pipeline.lowrank.typed import knob, options
 
@@ -16,7 +16,8 @@ class Override:
     """A decision of the user for some layers, in place of the policy; an option that is None is
     left to the policy.
 
-    method: the only method that may be used; a name stands for the method with its default options.
+    method: the only method that may be used; a name stands for the competing method of that name,
+        or, where none competes under it, for the method with its default options.
     ranks: as in the policy `Fixed`; None lets the policy choose them.
     keep: "dense" leaves the layers as they are.
     """
@@ -31,11 +32,16 @@ class Override:
         if self.method is not None and not isinstance(self.method, str | Method):
             raise LowRankError(f"method is {self.method!r}: give a method, or its name")
         if isinstance(self.method, str):
-            object.__setattr__(self, "method", make_method(self.method, {}))
+            get_method(self.method)
         if self.ranks is not None:
             check_given(self.ranks)
         if (self.keep is None) == (self.method is None and self.ranks is None):
             raise LowRankError("an override is either keep=dense, or a method, ranks or both")
+
+    @property
+    def method_name(self) -> str | None:
+        """The name of the method, None where the override names none."""
+        return self.method.name if isinstance(self.method, Method) else self.method
 
 
 def make_overrides(
@@ -60,6 +66,10 @@ def make_overrides(
     return made
 
 
-def named_methods(overrides: Mapping[str, Override]) -> list[Method]:
-    """The methods that the overrides name."""
-    return [override.method for override in overrides.values() if override.method]
+def named_methods(overrides: Mapping[str, Override], competing: Sequence[Method]) -> list[Method]:
+    """The methods that the overrides name and that do not compete."""
+    found = [override.method for override in overrides.values() if override.method is not None]
+    known = {method.name for method in [*competing, *found] if isinstance(method, Method)}
+    objects = [method for method in found if isinstance(method, Method)]
+    names = {name for name in found if isinstance(name, str)} - known
+    return [*objects, *(make_method(name, {}) for name in sorted(names))]

@@ -23,7 +23,7 @@ from pipeline.lowrank import (
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.methods import make_method
 from pipeline.lowrank.network.costs import CostUnit
-from pipeline.lowrank.planning.overrides import make_overrides
+from pipeline.lowrank.planning.overrides import make_overrides, named_methods
 from pipeline.lowrank.planning.policies import POLICIES, make_policy
 from tests.lowrank.planning.offer_cases import REST, offers_of, seeded_weights
 from tests.lowrank.planning.test_policies import OPTIONS, UNITS, error, spent
@@ -144,7 +144,11 @@ def test_a_plan_with_overrides_is_built_and_comes_back_from_its_file(tmp_path: A
 
 
 def test_an_override_takes_a_method_with_its_options_or_a_name() -> None:
-    assert Override(method="svd") == Override(method=SVD())
+    assert Override(method="svd").method_name == Override(method=SVD()).method_name == "svd"
+    competing = [Tucker2(hooi_iterations=0)]
+    assert named_methods({"a": Override(method="tucker2")}, competing) == []
+    assert named_methods({"a": Override(method="tucker2")}, []) == [Tucker2()]
+    assert named_methods({"a": Override(method=Tucker2())}, []) == [Tucker2()]
     assert Override(method=Tucker2(hooi_iterations=0)).method.hooi_iterations == 0
     with pytest.raises(LowRankError, match="method is 3: give a method, or its name"):
         Override(method=3)
