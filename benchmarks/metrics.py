@@ -87,19 +87,19 @@ def in_metric(analysis: Analysis, model: nn.Module, name: str) -> Analysis:
 
 def _variant(metric: Metric, name: str) -> Metric:
     assert metric.left is not None
-    identity = torch.eye(metric.right.shape[-1], dtype=torch.float64).expand_as(metric.right)
+    columns = _lengths(metric.right.mT if metric.right.dim() > 2 else metric.right)
     if name == "rows":
-        return Metric(torch.diag_embed(_lengths(metric.left)), identity.contiguous())
+        return Metric(_lengths(metric.left), torch.ones_like(columns))
     if name == "columns":
-        return Metric(None, torch.diag_embed(_lengths(metric.right.mT).sqrt()))
+        return Metric(None, columns.sqrt())
     if name == "input":
         return replace(metric, left=None)
     return metric
 
 
 def _lengths(factor: Tensor) -> Tensor:
-    """√ of the diagonal of factorᵀ·factor: (groups, n)."""
-    return torch.linalg.vector_norm(factor, dim=-2)
+    """√ of the diagonal of factorᵀ·factor: (groups, n); of a diagonal factor, itself."""
+    return factor if factor.dim() == 2 else torch.linalg.vector_norm(factor, dim=-2)
 
 
 def plan_of(row: Row, analysis: Analysis, model: nn.Module, budget: Budget) -> Plan:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.lowrank.analysis.collecting import WIDEST, collect_moments
 from pipeline.lowrank.analysis.history import WeightSpectra, save_weight_spectra
 from pipeline.lowrank.analysis.metrics import (
     DAMPING,
@@ -19,7 +20,7 @@ from pipeline.lowrank.analysis.metrics import (
     make_metric,
     save_metrics,
 )
-from pipeline.lowrank.analysis.moments import Moments, collect_moments
+from pipeline.lowrank.analysis.moments import Moments
 from pipeline.lowrank.analysis.options import AnalysisOptions, MetricName
 from pipeline.lowrank.analysis.overview import analysis_table
 from pipeline.lowrank.analysis.record import AnalysisRecord, TargetRecord, diagnose_view
@@ -71,6 +72,12 @@ class Analysis:
         if name in self.metrics:
             return self.metrics[name].whiten(weight)
         return weight.to(torch.float64)
+
+    def note(self, name: str) -> str:
+        """What a reader of a plan should know about the metric of a target; may be empty."""
+        left = self.metrics[name].left if name in self.metrics else None
+        wide = left is not None and left.dim() == 2
+        return f"G is diagonal: more than {WIDEST:,} outputs" if wide else ""
 
     def __repr__(self) -> str:
         return f"Analysis({self.metric}, {len(self.targets)} targets)"
@@ -153,12 +160,15 @@ def analysis_in(
     moments: {target: its moments} of `collect_moments`, which `input` and `fisher` need.
     damping: of `fisher`.
 
-    Raises LowRankError where a metric needs moments that are not given.
+    Targets that the calibration data or the loss's gradient never reach are skipped, with that
+    reason. Raises LowRankError where a metric needs moments that are not given, and where no target
+    is left.
     """
     metrics: dict[str, Metric] = {}
     if metric != "weight":
         if moments is None:
             raise LowRankError(f"metric {metric!r} needs calibration data: give its moments")
+        found = _measured(found, metric, moments)
         metrics = {n: make_metric(metric, moments[n], t, damping) for n, t in found.targets.items()}
     spectra = {}
     for name, module in found.modules.items():
@@ -174,6 +184,24 @@ def analysis_in(
         metrics=metrics,
         damping=damping if metric == "fisher" else None,
     )
+
+
+def _measured(found: Survey, metric: MetricName, moments: Mapping[str, Moments]) -> Survey:
+    """The survey without the targets that have no moments for the metric."""
+    why = {
+        name: "not reached by the calibration data"
+        if name not in moments
+        else "no gradient of the loss reaches it, which the metric fisher needs"
+        for name in found.targets
+        if name not in moments or (metric == "fisher" and moments[name].outputs is None)
+    }
+    if len(why) == len(found.targets):
+        first = next(iter(why))
+        raise LowRankError(
+            f"no layer can be measured in the metric {metric} ({first or '(root)'}: {why[first]}); "
+            "choose metric=weight, or let the forward pass keep its gradients"
+        )
+    return found.without(why)
 
 
 def evenly(batches: Sequence[Any], share: float) -> tuple[list[Any], list[Any]]:

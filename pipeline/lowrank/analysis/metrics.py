@@ -43,9 +43,11 @@ UNCERTAIN = 2e-7  # of the trace, about the largest eigenvalue: float32's roundi
 class Metric:
     """Whitening of one target, float64.
 
-    left: (groups, out/groups, out/groups) upper triangular, leftᵀ·left = G; None for G = I.
-    right: (groups, in/groups, in/groups) lower triangular, right·rightᵀ = A. Kernels are whitened
-        on their channel modes, with A averaged over the taps.
+    left: (groups, out/groups, out/groups) upper triangular, leftᵀ·left = G; (groups, out/groups)
+        where G is diagonal; None for G = I.
+    right: (groups, in/groups, in/groups) lower triangular, right·rightᵀ = A; (groups, in/groups)
+        where A is diagonal. Kernels are whitened on their channel modes, with A averaged over the
+        taps.
     mean: (groups, in/groups) E[x] of a layer that has a bias, else None. A is then the covariance,
         because the bias takes up the mean error (`bias_update`).
     """
@@ -57,10 +59,21 @@ class Metric:
     def whiten(self, weight: Tensor) -> Tensor:
         """(out, in/groups, *kernel) → the same shape: left · weight · right, float64."""
         kernel = _by_taps(weight.to(torch.float64), len(self.right))
-        whitened = torch.einsum("goik,gij->gojk", kernel, self.right)
-        if self.left is not None:
+        if _is_diagonal(self.right):
+            whitened = kernel * self.right[:, None, :, None]
+        else:
+            whitened = torch.einsum("goik,gij->gojk", kernel, self.right)
+        if self.left is not None and _is_diagonal(self.left):
+            whitened = self.left[:, :, None, None] * whitened
+        elif self.left is not None:
             whitened = torch.einsum("gpo,goik->gpik", self.left, whitened)
         return whitened.reshape(weight.shape)
+
+    def times_left(self, rows: Tensor) -> Tensor:
+        """rows (groups, rank, out/groups) · left."""
+        if self.left is None:
+            return rows
+        return rows * self.left[:, None] if _is_diagonal(self.left) else rows @ self.left
 
     def unwhiten(self, factors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Factors of a whitened weight → factors of the weight.
@@ -76,6 +89,8 @@ class Metric:
         if self.left is None:
             return last
         matrix = split_groups(last, len(self.left)).flatten(2)  # g, out, rank · taps
+        if _is_diagonal(self.left):
+            return (matrix / self.left[:, :, None]).reshape(last.shape)
         turned: Tensor = torch.linalg.solve_triangular(self.left, matrix, upper=True)
         return turned.reshape(last.shape)
 
@@ -83,6 +98,8 @@ class Metric:
         """A first factor of a whitened weight with right⁻¹ multiplied into its mode 1."""
         kernel = _by_taps(first, len(self.right))
         groups, rank, inputs, taps = kernel.shape
+        if _is_diagonal(self.right):
+            return (kernel / self.right[:, None, :, None]).reshape(first.shape)
         # One matrix a group: a solve for each rank would read `right` as often.
         matrix = kernel.transpose(2, 3).reshape(groups, rank * taps, inputs)
         turned: Tensor = torch.linalg.solve_triangular(self.right, matrix, upper=False, left=False)
@@ -109,6 +126,11 @@ def _norm_from_above(matrices: Tensor) -> Tensor:
     return (sizes.sum(-1).amax(-1) * sizes.sum(-2).amax(-1)).sqrt()
 
 
+def _is_diagonal(side: Tensor) -> bool:
+    """Whether a side (groups, n) is a diagonal; it is a matrix (groups, n, n) otherwise."""
+    return side.dim() == 2
+
+
 def _by_taps(weight: Tensor, groups: int) -> Tensor:
     """(out, in/groups, *kernel) → (groups, out/groups, in/groups, taps)."""
     return weight.reshape(groups, -1, weight.shape[1], weight[0, 0].numel())
@@ -121,6 +143,9 @@ def make_metric(name: str, moments: Moments, target: Target, damping: float) -> 
     fisher: ‖G^½·ΔW·A^½‖; half its square ≈ the increase of the loss in nats per unit (token or
         example). G is damped by `damping` times its mean diagonal.
 
+    Of an Embedding, A is diagonal: how often each entry is read. An entry that calibration never
+    reads keeps only the damping, as a direction that no input has.
+
     The result is float32, and the metric is defined by it: it is the same after a round trip
     through a file. Raises LowRankError for `fisher` and moments without gradients, and for another
     name.
@@ -129,17 +154,25 @@ def make_metric(name: str, moments: Moments, target: Target, damping: float) -> 
     if name == "fisher":
         if moments.outputs is None:
             raise LowRankError(
-                "the metric fisher needs gradients: collect moments with gradients=True"
+                f"layer {target.name!r}: the metric fisher needs gradients, and none reaches it; "
+                f"leave it out with analyze.exclude=[{target.name}], or choose the metric input"
             )
         outputs = moments.outputs
-        left = _stored(cholesky(outputs, _floor(outputs, damping)).mT)
+        root = _root(outputs, _floor(outputs, damping), target.name)
+        left = _stored(root if _is_diagonal(root) else root.mT)
     gram, mean = _channels(moments, target.kernel_size)
     floor = _floor(gram, INPUT_DAMPING)
     if not target.bias:
-        return Metric(left, _stored(cholesky(gram, floor)))
+        return Metric(left, _stored(_root(gram, floor, target.name)))
     # The floor of the whole Gram: a channel that hardly varies still carries its mean.
-    covariance = gram - mean[:, :, None] * mean[:, None, :]
-    return Metric(left, _stored(cholesky(covariance, floor)), _stored(mean))
+    covariance = _channel_covariance(moments, target.kernel_size, gram, mean)
+    return Metric(left, _stored(_root(covariance, floor, target.name)), _stored(mean))
+
+
+def _root(moments: Tensor, floor: Tensor, name: str) -> Tensor:
+    if _is_diagonal(moments):
+        return (moments + floor).sqrt()
+    return cholesky(moments, floor, name)
 
 
 def _stored(value: Tensor) -> Tensor:
@@ -148,26 +181,53 @@ def _stored(value: Tensor) -> Tensor:
 
 def _channels(moments: Moments, taps: int) -> tuple[Tensor, Tensor]:
     """Second moment and mean of the input channels, averaged over the taps of a patch."""
-    groups, size = moments.mean.shape
-    blocks = moments.inputs.reshape(groups, size // taps, taps, size // taps, taps)
-    mean = moments.mean.reshape(groups, size // taps, taps).mean(-1)
-    return blocks.diagonal(dim1=2, dim2=4).mean(-1), mean
+    if _is_diagonal(moments.inputs):
+        return moments.inputs, moments.mean
+    mean = moments.mean.reshape(len(moments.mean), -1, taps).mean(-1)
+    return _over_taps(moments.inputs, taps), mean
+
+
+def _over_taps(matrix: Tensor, taps: int) -> Tensor:
+    """(groups, channels · taps, channels · taps) → its mean over equal taps, (groups, channels,
+    channels)."""
+    groups, size = matrix.shape[:2]
+    blocks = matrix.reshape(groups, size // taps, taps, size // taps, taps)
+    return blocks.diagonal(dim1=2, dim2=4).mean(-1)
+
+
+def _channel_covariance(moments: Moments, taps: int, gram: Tensor, mean: Tensor) -> Tensor:
+    """Second moment of the input channels around their mean over the taps; from centred sums where
+    there are some."""
+    if moments.covariance is None:
+        return gram - mean[:, :, None] * mean[:, None, :]
+    apart = moments.mean.reshape(*mean.shape, taps) - mean[:, :, None]
+    return _over_taps(moments.covariance, taps) + apart @ apart.mT / taps
 
 
 def _floor(gram: Tensor, damping: float) -> Tensor:
     """(groups, 1) what is added to the diagonal of a Gram matrix: damping · (mean diagonal), and
     what float32 sums leave uncertain of its smallest eigenvalues; 1 for a zero matrix, which so
     counts as I."""
-    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    diagonal = gram if _is_diagonal(gram) else gram.diagonal(dim1=-2, dim2=-1)
     mean, trace = diagonal.mean(-1, keepdim=True), diagonal.sum(-1, keepdim=True)
     return torch.where(mean > 0, damping * mean + UNCERTAIN * trace, 1.0)
 
 
-def cholesky(gram: Tensor, floor: Tensor) -> Tensor:
-    """Lower Cholesky factor of gram + floor · I, as torch.linalg.cholesky."""
-    shift = torch.diag_embed(floor.expand(gram.shape[:-1]))
-    factor: Tensor = torch.linalg.cholesky(gram + shift)
-    return factor
+def cholesky(gram: Tensor, floor: Tensor, name: str) -> Tensor:
+    """Lower Cholesky factor of gram + floor · I, as torch.linalg.cholesky; with a larger floor
+    where rounding leaves the sum indefinite. Raises LowRankError, which names the layer, where 10⁴
+    times the floor is not enough."""
+    for larger in (1, 10, 100, 1000, 10_000):
+        shift = torch.diag_embed((larger * floor).expand(gram.shape[:-1]))
+        factor: Tensor
+        factor, failed = torch.linalg.cholesky_ex(gram + shift)
+        if not failed.any():
+            return factor
+    raise LowRankError(
+        f"layer {name!r}: the second moments of the calibration data are no covariance, even "
+        f"damped {larger:,} times as much as usual; leave the layer out with "
+        f"analyze.exclude=[{name}], or choose metric=weight"
+    )
 
 
 def save_metrics(folder: Path, metrics: Mapping[str, Metric]) -> None:

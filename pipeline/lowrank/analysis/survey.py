@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -23,6 +23,15 @@ class Survey:
     targets: Mapping[str, Target]
     skipped: Mapping[str, str]
     totals: Totals
+
+    def without(self, why: Mapping[str, str]) -> Survey:
+        """The survey with some of its targets skipped: {target: its reason}."""
+        return replace(
+            self,
+            modules={name: m for name, m in self.modules.items() if name not in why},
+            targets={name: t for name, t in self.targets.items() if name not in why},
+            skipped={**self.skipped, **why},
+        )
 
 
 def survey(

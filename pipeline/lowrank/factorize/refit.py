@@ -72,12 +72,15 @@ def measure_drift(dense_rows: Tensor, rows: Tensor) -> Drift:
     )
 
 
-def corrected_weight(weight: Tensor, drift: Drift, share: float, *, centred: bool) -> Tensor:
+def corrected_weight(
+    weight: Tensor, drift: Drift, share: float, *, centred: bool, name: str = ""
+) -> Tensor:
     """W + share·(V − W), V = argmin E‖W·x − V·x'‖² = W + W·E[(x − x')x'ᵀ]·E[x'x'ᵀ]⁻¹, damped.
 
     weight: W (out, in/groups, *kernel).
     share: in [0, 1].
     centred: covariances instead of second moments, for a layer whose bias takes up the mean.
+    name: of the layer, for messages.
 
     Returns float64 in the shape of the weight.
     """
@@ -93,7 +96,7 @@ def corrected_weight(weight: Tensor, drift: Drift, share: float, *, centred: boo
     groups, size = drift.mean.shape
     matrix = weight.to(torch.float64).reshape(groups, -1, size)
     floor = _DAMPING / size * _trace(inputs).clamp_min(0.0) + lost
-    factor = cholesky(inputs, torch.where(floor > 0, floor, 1.0)[:, None])
+    factor = cholesky(inputs, torch.where(floor > 0, floor, 1.0)[:, None], name)
     change = torch.cholesky_solve((matrix @ cross).mT, factor).mT
     return (matrix + share * change).reshape(weight.shape)
 
@@ -166,7 +169,7 @@ def refit_(
     share: float,
 ) -> dict[str, LayerReport]:
     """Refits the factorized layers in the blocks of `compressed`, in place; layers outside of the
-    blocks stay.
+    blocks stay, and so do embeddings, whose inputs no layer can spoil.
 
     dense: the network that the plan was made for.
     analysis: the one that the plan was made from.
@@ -179,12 +182,13 @@ def refit_(
     if not len(batches):
         raise LowRankError("the calibration set is empty: give at least one batch of examples")
     reports = {}
-    for name, drift in _drifts(dense, compressed, list(plan.factorized), batches):
+    names = [name for name in plan.factorized if analysis.targets[name].kind != "embedding"]
+    for name, drift in _drifts(dense, compressed, names, batches):
         check_sums(name, drift.inputs, drift.cross)
         layer, module = plan.factorized[name], dense.get_submodule(name)
         weight, bias = dense_weight(module), getattr(module, "bias", None)
         metric = _metric(analysis, name, drift) if plan.metric != "weight" else None
-        corrected = corrected_weight(weight, drift, share, centred=bias is not None)
+        corrected = corrected_weight(weight, drift, share, centred=bias is not None, name=name)
         expected, method = plan.expected.layers[name], plan.methods[layer.method]
         one = LayerFactorization(name, module, expected, method, metric, weight=corrected)
         built = one.built()

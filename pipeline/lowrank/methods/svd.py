@@ -48,8 +48,9 @@ class SVD(Method):
         """As the contract says, for a third of the products: Uᵀ·(left·W·right)·right⁻¹ is
         (Uᵀ·left)·W."""
         basis = spectra.views["mode0"].basis[..., : ranks[0]]
-        turned = basis.mT if metric.left is None else basis.mT @ metric.left
-        return _project(weight, turned), metric.unwhiten_outputs(_last(basis, weight.ndim))
+        return _project(weight, metric.times_left(basis.mT)), metric.unwhiten_outputs(
+            _last(basis, weight.ndim)
+        )
 
     def certify(self, spectra: Spectra, ranks: Sequence[int]) -> Certificate:
         return eckart_young(self, spectra, ranks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,12 @@ def call(model: nn.Module, batch: Any) -> Any:
     if isinstance(batch, tuple | list):
         return model(*batch)
     return model(batch)
+
+
+def layer_input(given: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+    """What a layer reads, from the arguments of its call: the first of them, or the first keyword
+    where it is called by keywords alone."""
+    return given[0] if given else next(iter(named.values()))
 
 
 def first_example(batches: Sequence[Any]) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.network.calling import call, evaluating
+from pipeline.lowrank.network.calling import call, evaluating, layer_input
 from pipeline.lowrank.network.targets import Target, dense_weight, groups_of, kind_of
 
 CostUnit = Literal["params", "macs", "bytes"]
@@ -70,7 +70,7 @@ def trace_positions(model: nn.Module, example: Any) -> dict[str, Positions]:
     hooks = []
     for name, module in model.named_modules():
         if _is_counted(module):
-            hooks.append(module.register_forward_hook(_counter(name, counts)))
+            hooks.append(module.register_forward_hook(_counter(name, counts), with_kwargs=True))
     try:
         with torch.no_grad(), evaluating(model):
             call(model, example)
@@ -127,8 +127,10 @@ def _is_counted(module: nn.Module) -> bool:
 
 
 def _counter(name: str, counts: dict[str, Positions]) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        here = _positions(module, inputs[0], output)
+    def hook(
+        module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Tensor
+    ) -> None:
+        here = _positions(module, layer_input(given, named), output)
         before = counts.get(name, (0,) * len(here))
         counts[name] = tuple(b + h for b, h in zip(before, here, strict=True))
 

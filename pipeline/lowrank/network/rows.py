@@ -3,6 +3,7 @@ matrix product."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -27,6 +28,16 @@ def output_rows(module: nn.Module, value: Tensor, mask: Tensor | None) -> Tensor
         grouped = value.reshape(batch, module.groups, channels // module.groups, -1)
         return grouped.permute(1, 0, 3, 2).flatten(1, 2)
     return _unpadded(value, mask)[None]
+
+
+def lookup_counts(module: nn.Embedding, ids: Tensor, mask: Tensor | None) -> Tensor:
+    """(1, entries) float64: how often each entry of the table is looked up.
+
+    ids: of any shape; mask: (N, T), false at padding, which is left out; None keeps all.
+    """
+    padded = mask is not None and ids.shape == mask.shape
+    read = ids[mask] if padded else ids.flatten()
+    return torch.bincount(read, minlength=module.num_embeddings).double()[None]
 
 
 def _unpadded(value: Tensor, mask: Tensor | None) -> Tensor:

@@ -60,7 +60,7 @@ def _plan(
             name: PlannedLayer(
                 choice.candidate.method,
                 choice.candidate.ranks,
-                "; ".join(filter(None, [choice.why, choice.candidate.note])),
+                "; ".join(filter(None, [choice.why, choice.candidate.note, analysis.note(name)])),
             )
             for name, choice in choices.items()
         },

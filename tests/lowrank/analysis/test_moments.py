@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.lowrank.analysis.analysis import evenly
+from pipeline.lowrank.analysis.collecting import collect_moments
 from pipeline.lowrank.analysis.divergence import Divergence
-from pipeline.lowrank.analysis.moments import collect_moments
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.tasks import TASKS
 
@@ -157,14 +157,18 @@ def test_padding_counts_nowhere() -> None:
 def test_blocks_of_targets_give_the_same_moments_as_one_pass() -> None:
     torch.manual_seed(0)
     net = Tokens().double()
-    targets = {"query": net.query, "key": net.key, "head": net.head}
+    targets = {"head": net.head, "query": net.query, "key": net.key}
     whole = collect_moments(net, [token_batch()], targets, gradients=True)
-    parts = collect_moments(net, [token_batch()], targets, gradients=True, memory_limit=1)
+    # The head alone: 8 bytes for each of 6² + 11² sums, and 16 · 11² for the work on the larger.
+    limit = 8 * (6**2 + 11**2) + 16 * 11**2
+    parts = collect_moments(net, [token_batch()], targets, gradients=True, memory_limit=limit)
     assert list(whole) == list(parts) == list(targets)
     for name in targets:
         assert torch.equal(whole[name].inputs, parts[name].inputs)
         assert torch.equal(whole[name].outputs, parts[name].outputs)  # type: ignore[arg-type]
     assert torch.equal(whole["query"].inputs, whole["key"].inputs), "they read one input"
+    with pytest.raises(LowRankError, match=r"^layer 'head': its sums take .*memory_gib"):
+        collect_moments(net, [token_batch()], targets, gradients=True, memory_limit=limit - 1)
 
 
 def test_the_model_is_left_as_it_was() -> None:

@@ -13,8 +13,8 @@ from torch import nn
 from pipeline.data.splits import Split
 from pipeline.evaluation.networks import compare_networks
 from pipeline.evaluation.quality import check_fit
+from pipeline.lowrank.analysis.collecting import collect_moments
 from pipeline.lowrank.analysis.divergence import Divergence
-from pipeline.lowrank.analysis.moments import collect_moments
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.tasks import TASKS, Task, get_task
 from pipeline.lowrank.tasks.base import Examples

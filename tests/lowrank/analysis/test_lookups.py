@@ -1,0 +1,123 @@
+"""Embeddings in the metrics of data: rows of the table count by how often they are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import pipeline.lowrank as lr
+from pipeline.lowrank.analysis.analysis import analyze, load_analysis, save_analysis
+from pipeline.lowrank.analysis.collecting import collect_moments
+from pipeline.lowrank.analysis.metrics import INPUT_DAMPING, UNCERTAIN, make_metric
+from pipeline.lowrank.analysis.options import AnalysisOptions
+from pipeline.lowrank.network.costs import describe_target
+from tests.lowrank.analysis.test_moments import Tokens, token_batch
+
+ENTRIES, LENGTH = 60, 7
+
+
+def reader() -> nn.Sequential:
+    torch.manual_seed(0)
+    table = nn.Embedding(ENTRIES, 24)
+    return nn.Sequential(table, nn.Flatten(), nn.Linear(LENGTH * 24, 10)).eval()
+
+
+def ids(count: int, seed: int = 0) -> torch.Tensor:
+    """Rare and frequent ids; the last ten are never read."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.rand(count, LENGTH, generator=generator) ** 3
+    return (drawn * (ENTRIES - 10)).long()
+
+
+def test_moments_are_how_often_each_entry_is_read() -> None:
+    """The same as those of a Linear on one-hot vectors, without padding."""
+    net, batch = Tokens().double(), token_batch()
+    found = collect_moments(net, [batch], {"table": net.table}, gradients=True)["table"]
+    hot = functional.one_hot(batch["input_ids"][batch["attention_mask"].bool()], 11).double()
+    assert found.positions == len(hot)
+    assert torch.allclose(found.inputs[0], (hot.T @ hot / len(hot)).diagonal(), atol=1e-15)
+    assert torch.equal(found.mean, found.inputs)
+    assert found.outputs is not None and found.outputs.shape == (1, 6, 6)
+    assert found.outputs.abs().max() > 0
+
+
+@pytest.mark.parametrize("metric", ["input", "fisher"])
+def test_the_metric_weighs_rows_by_frequency(metric: str) -> None:
+    net = reader()
+    read = ids(200)
+    found = collect_moments(net, [read], {"0": net[0]}, gradients=True)["0"]
+    target = describe_target("0", net[0], (LENGTH, LENGTH))
+    norm = make_metric(metric, found, target, 0.1)
+    frequency = torch.bincount(read.flatten(), minlength=ENTRIES).double() / read.numel()
+    floor = INPUT_DAMPING / ENTRIES + UNCERTAIN
+    assert norm.right.shape == (1, ENTRIES)
+    assert torch.allclose(norm.right[0].square(), frequency + floor, rtol=1e-6)
+    change = torch.randn(24, ENTRIES, dtype=torch.float64)
+    columns = change if norm.left is None else norm.left[0] @ change
+    expected = (columns.square().sum(0) * (frequency + floor)).sum()
+    assert norm.whiten(change).square().sum().item() == pytest.approx(expected.item(), rel=1e-6)
+    first, last = torch.randn(5, ENTRIES).double(), torch.randn(24, 5).double()
+    back = norm.unwhiten([first, last])
+    assert torch.allclose(norm.whiten(back[1] @ back[0]), last @ first, atol=1e-9)
+
+
+@pytest.mark.parametrize("metric", ["input", "fisher"])
+@pytest.mark.parametrize("method", [lr.SVD(), lr.PivotedTucker2()])
+def test_an_embedding_is_planned_built_and_certified(metric: str, method: lr.Method) -> None:
+    net = reader()
+    made = lr.plan(
+        net,
+        lr.Budget(params=0.7),
+        calibration=[ids(100), ids(100, 1)],
+        metric=metric,  # type: ignore[arg-type]
+        methods=[method],
+        contest_examples=0,
+        overrides={"0": lr.Override(ranks=6)},
+    )
+    done = lr.apply_(net, made)
+    report = done.layers["0"]
+    assert report.measured_relative_error == pytest.approx(
+        made.expected.layers["0"].relative_error, abs=report.rounding
+    )
+    assert torch.isfinite(done.network(ids(3))).all()
+
+
+def test_rows_that_are_read_keep_more_than_by_the_plain_svd() -> None:
+    """The weighted error is less in the metric, the plain one more: what the metric means."""
+    read, errors = ids(400), {}
+    frequency = torch.bincount(read.flatten(), minlength=ENTRIES).double()
+    for metric in ("weight", "input"):
+        net = reader()
+        before = net[0].weight.detach().double()
+        override = {"0": lr.Override(ranks=6)}
+        calibration = [read] if metric == "input" else []
+        lr.compress_(
+            net,
+            lr.Budget(params=0.9),
+            read[:1],
+            calibration=calibration,
+            held_out=[],
+            metric=metric,  # type: ignore[arg-type]
+            methods=[lr.SVD()],
+            overrides=override,
+            include=["0"],
+        )
+        rows = (net[0].dense_weight().T - before).square().sum(1)
+        errors[metric] = (float((rows * frequency).sum()), float(rows.sum()))
+    assert errors["input"][0] < errors["weight"][0]
+    assert errors["input"][1] > errors["weight"][1]
+
+
+def test_a_large_vocabulary_is_stored_as_a_vector(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Embedding(200_000, 4), nn.Flatten(), nn.Linear(28, 3))
+    chosen = AnalysisOptions(metric="input", memory_gib=0.01)
+    read = torch.randint(200_000, (50, LENGTH))
+    found = analyze(net, calibration=[read], chosen=chosen)
+    save_analysis(tmp_path, found)
+    again = load_analysis(tmp_path).metrics["0"]
+    assert again.right.shape == (1, 200_000)
+    assert torch.equal(again.right, found.metrics["0"].right)
