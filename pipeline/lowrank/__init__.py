@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 # then depends on that one alone, and a change to a policy does not train the baseline again.
 if TYPE_CHECKING:
     from pipeline.lowrank import tasks
-    from pipeline.lowrank.adapters.attach import AdapterOptions, attach_, merge_
+    from pipeline.lowrank.adapters.attach import AdapterOptions, attach_, merge_, names_inside
     from pipeline.lowrank.adapters.extract import Extraction, extract_adapter, save_adapter
     from pipeline.lowrank.analysis.analysis import (
         Analysis,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pipeline.lowrank.factorize.deciding import compress_, plan, plan_from
     from pipeline.lowrank.factorize.layer import LayerReport
     from pipeline.lowrank.forms.files import load, load_, save
-    from pipeline.lowrank.forms.surgery import Factorized
+    from pipeline.lowrank.forms.surgery import Factorized, to_dense_
     from pipeline.lowrank.methods import (
         CP,
         METHODS,
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "adapters.attach": ("AdapterOptions", "attach_", "merge_"),
+    "adapters.attach": ("AdapterOptions", "attach_", "merge_", "names_inside"),
     "adapters.extract": ("Extraction", "extract_adapter", "save_adapter"),
     "analysis.analysis": ("Analysis", "analyze", "load_analysis", "save_analysis"),
     "analysis.divergence": ("Divergence",),
@@ -74,7 +74,7 @@ _HOMES = {
     "factorize.deciding": ("compress_", "plan", "plan_from"),
     "factorize.layer": ("LayerReport",),
     "forms.files": ("load", "load_", "save"),
-    "forms.surgery": ("Factorized",),
+    "forms.surgery": ("Factorized", "to_dense_"),
     "methods": (
         "CP",
         "METHODS",

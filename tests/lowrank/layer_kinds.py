@@ -22,6 +22,7 @@ class Conv1D(nn.Module):
 
     def __init__(self, outputs: int, inputs: int) -> None:
         super().__init__()
+        self.nf, self.nx = outputs, inputs
         self.weight = nn.Parameter(torch.randn(inputs, outputs) * 0.1)
         self.bias = nn.Parameter(torch.randn(outputs))
 

@@ -106,6 +106,26 @@ def attach_(model: nn.Module, chosen: AdapterOptions, seed: int) -> list[str]:
     return adapted
 
 
+def names_inside(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """What to give other libraries, such as peft, where a name means a layer that is factorized by
+    now: LoraConfig(target_modules=names_inside(net, ["q_proj", "v_proj"])).
+
+    names: names of layers or ends of them ("q_proj", "self_attn.q_proj").
+
+    Returns the full names of these layers; of a factorized one, those of the layers inside it that
+    have a weight. Raises LowRankError for a name that no layer has.
+    """
+    found: dict[str, None] = {}
+    for wanted in names:
+        layers = {n: m for n, m in model.named_modules() if f".{n}".endswith(f".{wanted}")}
+        if not layers:
+            raise LowRankError(f"no layer has the name {wanted!r}, or a name that ends in it")
+        for name, layer in layers.items():
+            parts = _weighted(layer) if isinstance(layer, Factorized) else {"": layer}
+            found |= dict.fromkeys(".".join(filter(None, (name, part))) for part in parts)
+    return list(found)
+
+
 def freeze_(model: nn.Module, others: Sequence[str]) -> list[nn.Parameter]:
     """Freezes all parameters but the factors and `others` (see AdapterOptions).
 
@@ -140,7 +160,7 @@ def _factorized(model: nn.Module) -> dict[str, Factorized]:
 
 def _weighted(layer: Factorized) -> dict[str, nn.Module]:
     """The modules inside a factorized layer that have a weight (reshaping and pivots have none)."""
-    named = layer.named_modules()
+    named = ((n, m) for n, m in layer.named_modules() if m is not layer)
     return {n: m for n, m in named if isinstance(getattr(m, "weight", None), nn.Parameter)}
 
 

@@ -9,7 +9,7 @@ from typing import Self
 
 from torch import Tensor, nn
 
-from pipeline.lowrank.network.targets import Target, dense_weight
+from pipeline.lowrank.network.targets import Target, weight_of
 
 
 class Form(ABC):
@@ -59,10 +59,11 @@ class Form(ABC):
     def store(self, layers: Sequence[nn.Module], factors: Sequence[Tensor]) -> None:
         """Writes the factors into `layers`, in the layers' own dtype."""
         for weight, factor in zip(weights_of(layers), factors, strict=True):
-            weight.copy_(factor)
+            weight.detach().copy_(factor)
 
     def stored(self, layers: Sequence[nn.Module]) -> list[Tensor]:
-        """The factors that `layers` hold (layers that only reshape hold none), first to last."""
+        """The factors that `layers` hold (layers that only reshape hold none), first to last, with
+        their gradients."""
         return weights_of(layers)
 
     @abstractmethod
@@ -71,8 +72,9 @@ class Form(ABC):
 
 
 def weights_of(layers: Sequence[nn.Module]) -> list[Tensor]:
-    """The weights of those layers that have one, as (out, in / groups, *kernel)."""
-    return [dense_weight(layer) for layer in layers if hasattr(layer, "weight")]
+    """The weights of those layers that have one, as (out, in / groups, *kernel), with their
+    gradients."""
+    return [weight_of(layer) for layer in layers if hasattr(layer, "weight")]
 
 
 def check_rank(label: str, rank: int, limit: int) -> str | None:

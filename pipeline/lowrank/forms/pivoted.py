@@ -83,13 +83,13 @@ class Pivoted(Form):
         plain = _plain(layers)
         factors = self.form.stored(plain)
         if isinstance(layers[-1], PivotedOutput):
-            last = layers[-1].matrix().detach()
+            last = layers[-1].matrix()
         else:
             last = _identity(factors[-1], len(factors[-1]) // groups_of(plain[-1]), plain[-1])
         if "in" not in self.sides:
             return [*factors, last]
         if isinstance(layers[0], PivotedInput):
-            first = layers[0].matrix().detach()
+            first = layers[0].matrix()
         else:
             first = _identity(factors[0], factors[0].shape[1], plain[0])
         return [first, *factors, last]

@@ -14,12 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.lowrank.forms.interpolative import pivot_rows
 from pipeline.lowrank.linalg import split_groups
-from pipeline.lowrank.network.targets import dense_weight, groups_of
-
-_LARGEST = 3.0  # bound on the coefficients, so that low precision loses little
-_SWAPS = 1000
-_DEPENDENT = 1e-8  # a column with less of its length outside the columns before it depends on them
+from pipeline.lowrank.network.targets import dense_weight, groups_of, weight_of
 
 
 class PivotedOutput(nn.Module):
@@ -53,18 +50,16 @@ class PivotedOutput(nn.Module):
         return cls(rest, outputs, 1 - weight.ndim if weight.ndim > 2 else -1, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            return _apply(self.rest, x, self.matrix(), self.bias)
+        weight = _plain_weight(self.rest) if self.training else None
+        if weight is not None:
+            whole = _whole_output(weight, groups_of(self.rest), self.order)
+            return _apply(self.rest, x, whole, self.bias)
         y = _take(torch.cat([x, self.rest(x)], self.dim), self.dim, self.order)
         return y if self.bias is None else y + self.bias.view(-1, *[1] * (-1 - self.dim))
 
     def matrix(self) -> Tensor:
         """The whole factor (outputs, rank, 1…) that this layer stands for."""
-        weight, groups = _weight(self.rest), groups_of(self.rest)
-        rank = weight.shape[1]
-        identity = torch.eye(rank, dtype=weight.dtype, device=weight.device).repeat(groups, 1)
-        stacked = torch.cat([identity, weight.flatten(1)])[self.order]
-        return stacked.reshape(len(self.order), rank, *weight.shape[2:])
+        return _whole_output(weight_of(self.rest), groups_of(self.rest), self.order)
 
 
 class PivotedInput(nn.Module):
@@ -91,83 +86,45 @@ class PivotedInput(nn.Module):
         return cls(rest, rank, inputs, 1 - weight.ndim if weight.ndim > 2 else -1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            return _apply(self.rest, x, self.matrix(), None)
+        weight = _plain_weight(self.rest) if self.training else None
+        if weight is not None:
+            whole = _whole_input(weight, groups_of(self.rest), self.pivots, self.others)
+            return _apply(self.rest, x, whole, None)
         others: Tensor = self.rest(_take(x, self.dim, self.others))
         return _take(x, self.dim, self.pivots) + others
 
     def matrix(self) -> Tensor:
         """The whole factor (rank, inputs of a group, 1…) that this layer stands for."""
-        weight, groups = _weight(self.rest), groups_of(self.rest)
-        rank, others = weight.shape[0] // groups, weight.shape[1]
-        whole = weight.new_zeros(groups, rank, rank + others)
-        columns = torch.arange(groups, device=weight.device)[:, None] * (rank + others)
-        pivots = self.pivots.view(groups, rank) - columns
-        rest = self.others.view(groups, others) - columns
-        identity = torch.eye(rank, dtype=weight.dtype, device=weight.device)
-        whole.scatter_(
-            2, pivots[:, None, :].expand(-1, rank, -1), identity.expand_as(whole[..., :rank])
-        )
-        whole.scatter_(
-            2, rest[:, None, :].expand(-1, rank, -1), weight.reshape(groups, rank, others)
-        )
-        return whole.reshape(groups * rank, rank + others, *weight.shape[2:])
+        groups = groups_of(self.rest)
+        return _whole_input(weight_of(self.rest), groups, self.pivots, self.others)
+
+
+def _whole_output(weight: Tensor, groups: int, order: Tensor) -> Tensor:
+    rank = weight.shape[1]
+    identity = torch.eye(rank, dtype=weight.dtype, device=weight.device).repeat(groups, 1)
+    stacked = torch.cat([identity, weight.flatten(1)])[order]
+    return stacked.reshape(len(order), rank, *weight.shape[2:])
+
+
+def _whole_input(weight: Tensor, groups: int, pivots: Tensor, others: Tensor) -> Tensor:
+    rank, rest = weight.shape[0] // groups, weight.shape[1]
+    whole = weight.new_zeros(groups, rank, rank + rest)
+    columns = torch.arange(groups, device=weight.device)[:, None] * (rank + rest)
+    known = (pivots.view(groups, rank) - columns)[:, None, :].expand(-1, rank, -1)
+    places = (others.view(groups, rest) - columns)[:, None, :].expand(-1, rank, -1)
+    identity = torch.eye(rank, dtype=weight.dtype, device=weight.device)
+    whole.scatter_(2, known, identity.expand_as(whole[..., :rank]))
+    whole.scatter_(2, places, weight.reshape(groups, rank, rest))
+    return whole.reshape(groups * rank, rank + rest, *weight.shape[2:])
 
 
 def _take(x: Tensor, dim: int, index: Tensor) -> Tensor:
     """The channels `index` of x. Tokens are taken as rows of one matrix: torch's CPU kernel for the
     last of two dimensions is twelve times as fast as that for the last of three."""
-    if dim == -1 and x.dim() > 2:
-        rows = x.flatten(0, -2).index_select(-1, index)
-        return rows.view(*x.shape[:-1], len(index))
+    if dim == -1:
+        rows = x.reshape(-1, x.shape[-1]).index_select(-1, index)
+        return rows.reshape(x.shape[:-1] + index.shape)
     return x.index_select(dim, index)
-
-
-def pivot_rows(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of a matrix (m, r), m ≥ r, rank at most r, that all others are combinations of; as
-    scipy.linalg.interpolative.interp_decomp of its transpose. Returns float64 (pivots (r,)
-    ascending, coefficients (m − r, r), basis (r, r)) with matrix[pivots] = basis and matrix[others]
-    = coefficients · basis, others ascending.
-
-    Pivots come from LU with partial pivoting and are then exchanged while that enlarges the volume
-    (Goreinov et al. 2010), until no coefficient is larger than 3: well conditioned.
-    """
-    rows, rank = matrix.shape
-    if rank == 0 or rows == rank:
-        return torch.arange(rank), matrix.new_zeros(rows - rank, rank), matrix
-    if not bool(matrix.any()):
-        return torch.arange(rank), matrix.new_zeros(rows - rank, rank), matrix[:rank]
-    # Partial pivoting chooses the same rows for any triangular mixture of the columns, so there is
-    # no need of an orthonormal basis, but where the columns do not determine their span.
-    span = matrix
-    lower, exchanges, _ = torch.linalg.lu_factor_ex(span)
-    left = lower.diagonal().abs()
-    if bool((left <= _DEPENDENT * torch.linalg.vector_norm(span, dim=0)).any()):
-        span, _ = torch.linalg.qr(matrix)
-        lower, exchanges = torch.linalg.lu_factor(span)
-    places = list(range(rows))  # row of the matrix at each place of L·U
-    for row, other in enumerate((exchanges - 1).tolist()):
-        places[row], places[other] = places[other], places[row]
-    order = torch.tensor(places)
-    coefficients = torch.eye(rows, rank, dtype=span.dtype, device=span.device)
-    coefficients[rank:] = torch.linalg.solve_triangular(
-        lower[:rank], lower[rank:], upper=False, left=False, unitriangular=True
-    )
-    for _ in range(_SWAPS):
-        largest, where = coefficients[rank:].abs().flatten().max(0)
-        if largest <= _LARGEST:
-            break
-        row, column = rank + int(where) // rank, int(where) % rank
-        # Exchange: row `row` becomes pivot `column` (a rank-one update of all coefficients).
-        pivot = coefficients[row, column]
-        change = coefficients[row].clone()
-        change[column] -= 1.0
-        coefficients -= torch.outer(coefficients[:, column] / pivot, change)
-        order[[row, column]] = order[[column, row]]
-        coefficients[[row, column]] = coefficients[[column, row]]
-    pivots, place = order[:rank].sort()
-    other_place = order[rank:].argsort()
-    return pivots, coefficients[rank:][other_place][:, place], matrix[pivots]
 
 
 def absorb_output(layer: nn.Module, previous: Tensor, last: Tensor) -> Tensor:
@@ -215,6 +172,16 @@ def absorb_input(layer: nn.Module, first: Tensor, following: Tensor) -> Tensor:
     return torch.cat(turned).reshape(following.shape)
 
 
+def _plain_weight(rest: nn.Module) -> Tensor | None:
+    """The weight of the layer that a form made (or of a parametrization of it). None for a layer
+    that has to be run: one that was wrapped, as by an adapter, and computes more than its weight
+    says, or one whose weight is quantized, sharded, or traced by torch.fx."""
+    if not isinstance(rest, nn.Linear | nn.modules.conv._ConvNd):
+        return None
+    weight = rest.weight
+    return weight if type(weight) in (Tensor, nn.Parameter) else None
+
+
 def _apply(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The output of `layer` for x with this weight and bias in the place of its own."""
     if isinstance(layer, nn.Linear):
@@ -233,13 +200,6 @@ def _others(pivots: Tensor, size: int) -> Tensor:
     free = torch.ones(size, dtype=torch.bool)
     free[pivots] = False
     return free.nonzero().flatten()
-
-
-def _weight(layer: nn.Module) -> Tensor:
-    """The layer's weight with its gradient, and with what a parametrization adds to it."""
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    return weight
 
 
 def pointwise_as(like: nn.Module, inputs: int, outputs: int) -> nn.Module:

@@ -13,7 +13,12 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms import get_form
 from pipeline.lowrank.forms.base import Form
 from pipeline.lowrank.forms.running import lay_out
-from pipeline.lowrank.network.targets import dense_weight, groups_of, kind_of
+from pipeline.lowrank.network.targets import (
+    dense_weight,
+    groups_of,
+    is_stored_transposed,
+    kind_of,
+)
 
 # The attributes of an nn.Module that hold what was registered to run with a layer.
 _HOOKS = (
@@ -31,18 +36,33 @@ _HOOKS = (
 class Factorized(nn.Sequential):
     """A factorized layer: a Sequential of standard layers that can be made dense again.
 
-    Its state dict, torch.compile, torch.export, ONNX and optimizers see plain torch layers.
+    Its state dict, torch.compile, torch.export, ONNX and optimizers see plain torch layers. Code
+    that reads the layer it replaced finds what it looks for: `weight` and `bias`, and the plain
+    attributes, such as `in_features` or `stride`.
     """
 
     stands_for_one_layer: ClassVar[bool] = True
 
-    def __init__(self, layers: Sequence[nn.Module], form: Form | str, ranks: Sequence[int]) -> None:
+    def __init__(
+        self,
+        layers: Sequence[nn.Module],
+        form: Form | str,
+        ranks: Sequence[int],
+        replaced: nn.Module | None = None,
+    ) -> None:
         """layers: the modules that `form.layers` made for these ranks.
         form: the form, or its name.
+        replaced: the dense layer, whose class and plain attributes are kept, not its weights.
         """
         super().__init__(*layers)
         self.form = get_form(form) if isinstance(form, str) else form
         self.ranks = tuple(ranks)
+        self.replaced = None if replaced is None else type(replaced)
+        self.facts = {} if replaced is None else plain_attributes(replaced)
+        self._is_channels_last = replaced is not None and _is_channels_last(dense_weight(replaced))
+        for key, value in self.facts.items():
+            if not hasattr(type(self), key) and key not in self.__dict__:
+                setattr(self, key, value)
 
     def extra_repr(self) -> str:
         return f"form={self.form.name}, ranks={self.ranks}"
@@ -50,11 +70,48 @@ class Factorized(nn.Sequential):
     @property
     def factors(self) -> list[Tensor]:
         """The factors that the layers hold, first to last."""
-        return self.form.stored(list(self))
+        return [factor.detach() for factor in self.form.stored(list(self))]
+
+    @property
+    def weight(self) -> Tensor:
+        """The factors multiplied out, as the dense layer stored its weight: in its shape, layout
+        and dtype. Gradients reach the factors; what is written into it is lost."""
+        factors = self.form.stored(list(self))
+        with torch.autocast(factors[0].device.type, enabled=False):
+            weight = self.form.reconstruct(factors)
+        if self._is_channels_last:
+            return weight.contiguous(memory_format=torch.channels_last)
+        transposed = self.replaced is not None and is_stored_transposed(self.replaced)
+        return (weight.T if transposed else weight).contiguous()
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias, which is that of the last layer; None where there is none."""
+        bias: Tensor | None = getattr(self[-1], "bias", None)
+        return bias
 
     def dense_weight(self) -> Tensor:
         """The weight (out, in / groups, *kernel) that the factors stand for, in float64."""
         return self.form.reconstruct([f.to(torch.float64) for f in self.factors])
+
+    @torch.no_grad()
+    def as_dense(self) -> nn.Module:
+        """A new dense layer of the class that was replaced, with the factors multiplied out."""
+        if self.replaced is None:
+            raise LowRankError("this layer does not know which layer it replaced: use to_dense")
+        dense = self.replaced.__new__(self.replaced)
+        nn.Module.__init__(dense)
+        dense.__dict__.update(copy.deepcopy(self.facts))
+        trained = any(f.requires_grad for f in self.form.stored(list(self)))
+        dense.weight = nn.Parameter(self.weight, trained)
+        if self.bias is not None:
+            dense.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
+        elif not issubclass(self.replaced, nn.Embedding):
+            dense.register_parameter("bias", None)
+        dense.train(self.training)
+        for hooks in _HOOKS:
+            setattr(dense, hooks, getattr(self, hooks))
+        return dense
 
     def to_dense(self, like: nn.Module) -> nn.Module:
         """A copy of the dense layer `like` (stride, padding, …) with the factors multiplied out."""
@@ -64,6 +121,31 @@ class Factorized(nn.Sequential):
             if getattr(dense, "bias", None) is not None:
                 dense.bias.copy_(self[-1].bias)  # type: ignore[operator,arg-type]
         return dense
+
+
+def plain_attributes(module: nn.Module) -> dict[str, object]:
+    """The attributes of a layer that describe it: numbers, strings, None, and tuples and lists of
+    these; not its weights, submodules and hooks, nor the mode it is in."""
+    own = vars(nn.Module())
+    return {k: v for k, v in vars(module).items() if k not in own and _is_plain(v)}
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, int | float | str)
+
+
+def to_dense_(model: nn.Module) -> nn.Module:
+    """Makes every factorized layer dense again, in place, with the same function: to compress the
+    network anew, or for tools that know dense layers only.
+
+    Returns the model (a new object only where the root itself is factorized).
+    """
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, Factorized):
+            model = replace_(model, name, layer.as_dense())
+    return model
 
 
 def check_ranks_fit(name: str, module: nn.Module, form: Form, ranks: Sequence[int]) -> None:
@@ -89,7 +171,7 @@ def unfilled(name: str, module: nn.Module, form: Form, ranks: Sequence[int]) -> 
     Raises LowRankError when the ranks do not fit the layer.
     """
     check_ranks_fit(name, module, form, ranks)
-    built = Factorized(form.layers(module, ranks), form, ranks).train(module.training)
+    built = Factorized(form.layers(module, ranks), form, ranks, module).train(module.training)
     weight, bias = module.weight, getattr(module, "bias", None)
     for key, parameter in built.named_parameters():
         like = bias if bias is not None and key.endswith("bias") else weight

@@ -98,7 +98,7 @@ def find_targets(
     Returns ({name: module}, {name: reason it is skipped}). Raises LowRankError when a pattern
     matches no layer, or when no target is left.
     """
-    layers = {n: m for n, m in model.named_modules() if _matrix_like(m)}
+    layers = _layers(model)
     for pattern in [*include, *exclude]:
         if layers and not any(fnmatchcase(name, pattern) for name in layers):
             raise LowRankError(
@@ -126,10 +126,22 @@ def find_targets(
     return targets, skipped
 
 
+def _layers(model: nn.Module) -> dict[str, nn.Module]:
+    """{name: layer with a weight matrix}; a factorized layer is one layer, whatever is in it."""
+    found: dict[str, nn.Module] = {}
+    inside: set[int] = set()
+    for name, module in model.named_modules():
+        if is_one_layer(module):
+            inside |= {id(part) for part in module.modules() if part is not module}
+        if id(module) not in inside and (is_one_layer(module) or _matrix_like(module)):
+            found[name] = module
+    return found
+
+
 def kind_of(module: nn.Module) -> str | None:
     """The name of the layer's kind, or None where it has no factorized form. Only exact types
     count: a subclass may do anything with its weight."""
-    if _is_transposed_linear(module):
+    if _is_transposed_linear(type(module)):
         return "linear"
     return KINDS.get(type(module))
 
@@ -151,18 +163,31 @@ def dense_weight(module: nn.Module) -> Tensor:
     weight = module.weight
     assert isinstance(weight, Tensor)
     stored = weight.detach()
-    transposed = isinstance(module, nn.Embedding) or _is_transposed_linear(module)
-    return stored.T if transposed else stored
+    return stored.T if is_stored_transposed(type(module)) else stored
 
 
-def _is_transposed_linear(module: nn.Module) -> bool:
-    cls = type(module)
+def weight_of(module: nn.Module) -> Tensor:
+    """`dense_weight` with its gradient and with what a parametrization adds to it; the numbers that
+    it stands for where it is stored quantized by a tensor class of its own, as torchao does."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    if type(weight).dequantize is not Tensor.dequantize:
+        weight = weight.dequantize()
+    return weight.T if is_stored_transposed(type(module)) else weight
+
+
+def is_stored_transposed(layer: type[nn.Module]) -> bool:
+    """Whether layers of this class store their weight as (in, out)."""
+    return issubclass(layer, nn.Embedding) or _is_transposed_linear(layer)
+
+
+def _is_transposed_linear(cls: type[nn.Module]) -> bool:
     return f"{cls.__module__}.{cls.__qualname__}" == _TRANSPOSED_LINEAR
 
 
 def _matrix_like(module: nn.Module) -> bool:
     known = nn.modules.conv._ConvNd | nn.Linear | nn.Bilinear | nn.Embedding | nn.EmbeddingBag
-    return isinstance(module, known) or _is_transposed_linear(module)
+    return isinstance(module, known) or _is_transposed_linear(type(module))
 
 
 def _tied_weights(model: nn.Module) -> dict[int, list[str]]:
@@ -179,6 +204,12 @@ def _obstacle(
     model: nn.Module, name: str, module: nn.Module, tied: dict[int, list[str]]
 ) -> str | None:
     """Why this layer cannot be replaced by a Sequential of factors, or None."""
+    if is_one_layer(module):
+        share = _size(module) / (_size(model) or 1)
+        return (
+            f"is factorized already ({share:.1%} of the parameters); lr.to_dense_(model) makes it "
+            "dense again, to be factorized anew"
+        )
     if kind_of(module) is None:
         return f"{type(module).__name__} has no factorized form here"
     if isinstance(module, nn.Embedding) and (option := _embedding_option(module)):
@@ -193,6 +224,10 @@ def _obstacle(
     if others:
         return f"weight is tied to {', '.join(others)}"
     return None
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _embedding_option(module: nn.Embedding) -> str | None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pipeline.lowrank.forms import FORMS
-from pipeline.lowrank.forms.pivots import pivot_rows
+from pipeline.lowrank.forms.interpolative import pivot_rows
 from pipeline.lowrank.forms.surgery import unfilled
 from pipeline.lowrank.network.costs import count_params
 from tests.lowrank.layer_kinds import LAYER_KINDS, build, configured, make_case
