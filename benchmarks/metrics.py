@@ -155,7 +155,7 @@ def repaired(workspace: Path, built: nn.Module, epochs: int) -> nn.Module:
     options = options_from(FineTuneOptions, section, "fine_tune")
     fabric = make_fabric(options_from(FabricOptions, params["fabric"], "fabric"), seed)
     with tempfile.TemporaryDirectory() as folder:
-        before, after = Path(folder, "compressed"), Path(folder, "finetuned")
+        before, after = Path(folder, "compressed"), Path(folder, "fine_tuned")
         save(built, before, read_network(out / "baseline").builder)
         fine_tune(after, before, out / "baseline", out / "data", options, fabric=fabric, seed=seed)
         return load(after)

@@ -49,7 +49,7 @@ def measure(workspaces: list[Path], processes: int, repetitions: int) -> list[di
         assert same == file_sha256(networks["dense"] / "model.safetensors"), "other dense weights"
         facts = _facts(workspace, "fine_tuned")
         name = f"{facts['macs'] / entries['dense']['macs']:.2f} of the multiply-adds"
-        networks[name], entries[name] = workspace / "out/finetuned", facts
+        networks[name], entries[name] = workspace / "out/fine_tuned", facts
     found = [_in_a_new_process(networks, workspaces[0], repetitions) for _ in range(processes)]
     for name, entry in entries.items():
         times = {run: [t[run] for t in found] for run in found[0] if run[0] == name}

@@ -12,7 +12,7 @@ from stages._training import run_training
 
 
 def run() -> None:
-    folder, compressed = Path("out/finetuned"), Path("out/compressed")
+    folder, compressed = Path("out/fine_tuned"), Path("out/compressed")
     make = partial(
         fine_tune,
         folder,

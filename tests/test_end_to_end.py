@@ -198,7 +198,7 @@ def test_one_run_in_mlflow_with_everything(tree: Tree, client: MlflowClient) -> 
         assert run.data.metrics[key] == pytest.approx(float(value)), key
     assert run.data.metrics["fine_tuned.latency_ms"] > 0
     assert run.data.metrics["speedup"] > 0
-    curve = read(tree, "out/finetuned/curve.json")
+    curve = read(tree, "out/fine_tuned/curve.json")
     logged = client.get_metric_history(run.info.run_id, "fine_tune.validation_loss")
     assert [(m.step, m.value) for m in logged] == [
         (e["step"], pytest.approx(e["validation_loss"])) for e in curve["epochs"]
@@ -221,7 +221,7 @@ def test_the_logged_model_loads_and_gives_the_same_outputs(
     (model,) = run.outputs.model_outputs
     loaded = mlflow.pytorch.load_model(f"models:/{model.model_id}")
     inputs, _ = load_split(tree.path / "out/data", "test").batch(slice(0, 16))
-    expected = load(tree.path / "out/finetuned")(inputs)
+    expected = load(tree.path / "out/fine_tuned")(inputs)
     with torch.no_grad():
         assert torch.allclose(loaded(inputs), expected, atol=1e-5)
 

@@ -59,7 +59,7 @@ def log_model(run_id: str, root: Path) -> None:
     """Logs the fine-tuned network as an MLflow model (pt2: it loads without this project)."""
     import mlflow
 
-    model = load(root / "out/finetuned")
+    model = load(root / "out/fine_tuned")
     inputs, _ = load_split(root / "out/data", "test").batch(slice(0, 2))
     # A local build's suffix (+cpu) is known to no package index.
     requirements = [f"{name}=={version(name).partition('+')[0]}" for name in _REQUIREMENTS]

@@ -132,7 +132,7 @@ def _log_run(
             client.set_tag(run_id, key, value)
         _log_params(client, run_id, params)
         _log_metrics(client, run_id, _metrics(root, params, plan))
-        for stage, folder in (("baseline", "baseline"), ("fine_tune", "finetuned")):
+        for stage, folder in (("baseline", "baseline"), ("fine_tune", "fine_tuned")):
             if live is None or stage not in live.stages:
                 _log_curve(client, run_id, stage, root / "out" / folder)
         log_dataset(client, run_id, root)

@@ -105,8 +105,8 @@ def fine_tuned(folder: Path, data: Path, devices: int) -> tuple[dict[str, torch.
         capture_output=True,
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{folder}"},
     )
-    curve = json.loads((folder / "out/finetuned/curve.json").read_text())
-    return load_file(folder / "out/finetuned/model.safetensors"), curve
+    curve = json.loads((folder / "out/fine_tuned/curve.json").read_text())
+    return load_file(folder / "out/fine_tuned/model.safetensors"), curve
 
 
 @pytest.mark.timeout(300)

@@ -73,7 +73,7 @@ def planted_weight(shape: Sequence[int], alpha: float, seed: int) -> Tensor:
 
 
 def write_case(out: Path, layers: Layers = SMALL) -> dict[str, Tensor]:
-    """Writes out/{analysis,plan.json,compressed,baseline,finetuned}; returns the weights."""
+    """Writes out/{analysis,plan.json,compressed,baseline,fine_tuned}; returns the weights."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # small SVDs on a busy machine: threads would wait for each other
     try:
@@ -106,7 +106,7 @@ def _write_case(out: Path, layers: Layers) -> dict[str, Tensor]:
     save_record(out / "compressed/layers.json", CompressionReport(measured, TOTALS))
     save_record(out / "compressed/bounds.json", bounds(measured))
     save_record(out / "baseline/curve.json", curve([0.4, 0.93, 0.972], best=2))
-    save_record(out / "finetuned/curve.json", curve([0.9, 0.95, 0.978, 0.975], best=2))
+    save_record(out / "fine_tuned/curve.json", curve([0.9, 0.95, 0.978, 0.975], best=2))
     return weights
 
 

@@ -194,7 +194,7 @@ def test_many_layers_are_limited_and_all_kept_in_the_files(tmp_path: Path) -> No
 
 def test_nothing_factorized_and_nothing_trained_still_draw(tmp_path: Path) -> None:
     write_case(tmp_path / "out", {"head": ((10, 16), "dense", [])})
-    save_record(tmp_path / "out/finetuned/curve.json", curve([0.9], best=0))
+    save_record(tmp_path / "out/fine_tuned/curve.json", curve([0.9], best=0))
     facts = read_facts(tmp_path / "out")
     _draw(tmp_path / "figures", facts)
     assert sorted(p.stem for p in (tmp_path / "figures").iterdir()) == sorted(FIGURES)

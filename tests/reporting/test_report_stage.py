@@ -67,13 +67,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_plan(out / "plan.json", plan)
     done = apply_(copy.deepcopy(model), plan, analysis)
     dense, model, reports = model, done.network, done.layers
-    for name in ("compressed", "finetuned"):
+    for name in ("compressed", "fine_tuned"):
         save(model, out / name, SPEC)
     save_record(out / "compressed/layers.json", CompressionReport(reports, done.totals))
     inputs = torch.randn(6, 1, 8, 8)
     certified = certify(dense, model, inputs, list(reports))
     save_record(out / "compressed/bounds.json", certified)
-    for name in ("baseline", "finetuned"):
+    for name in ("baseline", "fine_tuned"):
         save_record(out / name / "curve.json", curve([0.5, 0.8], best=1))
     _write_data(out / "data")
     (root / "params.yaml").write_text(PARAMS)
@@ -144,7 +144,7 @@ def test_every_record_of_a_run_is_read_back_as_it_was_written(workspace: Path) -
         "out/compressed/layers.json": CompressionReport,
         "out/compressed/bounds.json": Bounds,
         "out/baseline/curve.json": Curve,
-        "out/finetuned/curve.json": Curve,
+        "out/fine_tuned/curve.json": Curve,
         "reports/layers.json": LayerTable,
     }
     for name, kind in records.items():

@@ -137,7 +137,7 @@ def test_the_dense_network_repairs(workspace: Path, task: str) -> None:
     ]
     metrics = run_chain(workspace, overrides)
     before, after = metrics["compressed"], metrics["fine_tuned"]
-    curve = json.loads((workspace / "out/finetuned/curve.json").read_text())
+    curve = json.loads((workspace / "out/fine_tuned/curve.json").read_text())
     assert curve["best_epoch"] > 0
     if task == "encoder":
         assert 1 - after["cosine"] < 0.7 * (1 - before["cosine"])

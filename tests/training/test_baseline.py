@@ -164,7 +164,7 @@ def test_fine_tuning(
     augment: str,
 ) -> None:
     dense, compressed = networks
-    before, folder = tensors(compressed), tmp_path / "finetuned"
+    before, folder = tensors(compressed), tmp_path / "fine_tuned"
     options = replace(REPAIR, parameters=parameters, objective=objective, augment=augment)
     curve = fine_tune(folder, compressed, dense, digits, options, fabric=fabric, seed=1)
     after = tensors(folder)
@@ -195,13 +195,13 @@ def test_no_repair_and_unknown_words(
 
     def repaired(**changed: Any) -> Curve:
         options = replace(REPAIR, **changed)
-        folder = tmp_path / "finetuned"
+        folder = tmp_path / "fine_tuned"
         return fine_tune(folder, compressed, dense, digits, options, fabric=fabric, seed=1)
 
     curve = repaired(parameters="none")
     assert len(curve.epochs) == 1
     assert curve.trained_params == 0
-    copied, before = tensors(tmp_path / "finetuned"), tensors(compressed)
+    copied, before = tensors(tmp_path / "fine_tuned"), tensors(compressed)
     assert all(torch.equal(value, before[name]) for name, value in copied.items())
     with pytest.raises(LowRankError, match=r"parameters='lora': unknown; choose one of"):
         repaired(parameters="lora")

@@ -51,7 +51,7 @@ def hold_contest(model: nn.Module, plans: Sequence[Plan], divergence: Divergence
     assert beside is not None, "make_plan puts it there"
     contestants.append((beside, "uniform"))
     entries = tuple(_measure(model, *one, divergence) for one in contestants)
-    best = min(range(len(entries)), key=lambda index: entries[index].measured_kl)
+    best = min(range(len(entries)), key=lambda index: entries[index].measured_divergence)
     winner, _ = contestants[best]
     return replace(winner, uniform=winner.uniform or beside, contest=entries)
 
@@ -76,7 +76,7 @@ def hold_limit(
     for _ in range(rounds):
         plan = plan_of(replace(policy, nats=limit))
         entries.append(_measure(model, plan, f"≤ {limit:.4g} nats", divergence))
-        measured = entries[-1].measured_kl
+        measured = entries[-1].measured_divergence
         if measured <= nats:
             best, below = plan, limit  # above all limits that were kept before
         else:
@@ -84,7 +84,7 @@ def hold_limit(
         wanted = limit * nats / measured if measured > 0 else math.inf
         limit = wanted if below < wanted < above else _between(below, above)
     if best is None:
-        least = min(entry.measured_kl for entry in entries)
+        least = min(entry.measured_divergence for entry in entries)
         raise LowRankError(
             f"no plan keeps a measured loss increase of {nats:g} nats (least found: {least:.4g}); "
             "raise rank_select.nats or the number of calibration examples"

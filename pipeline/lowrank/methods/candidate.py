@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pipeline.lowrank.network.costs import CostUnit
 from pipeline.lowrank.network.targets import Target
 
 ErrorKind = Literal["exact", "upper_bound", "estimate"]
@@ -33,6 +34,13 @@ class Candidate:
     squared_error: float
     error_kind: ErrorKind
     note: str = ""
+
+    def cost(self, target: Target, unit: CostUnit) -> int:
+        """The cost of the target built as this candidate; bytes are counted in the layer's own
+        number format."""
+        if unit == "macs":
+            return self.macs
+        return self.params * (target.bytes_per_param if unit == "bytes" else 1)
 
 
 def dense_candidate(target: Target) -> Candidate:

@@ -43,22 +43,14 @@ def expected_of(analysis: Analysis, candidates: Mapping[str, Candidate]) -> Expe
     planned = {
         unit: analysis.totals.cost(unit)
         + sum(
-            candidate_cost(targets[name], candidate, unit)
-            - candidate_cost(targets[name], dense_candidate(targets[name]), unit)
+            candidate.cost(targets[name], unit)
+            - dense_candidate(targets[name]).cost(targets[name], unit)
             for name, candidate in candidates.items()
         )
         for unit in get_args(CostUnit)
     }
     layers = {n: expected_layer(analysis, targets[n], c) for n, c in candidates.items()}
     return Expected(layers, analysis.totals, Totals(**planned))
-
-
-def candidate_cost(target: Target, candidate: Candidate, unit: CostUnit) -> int:
-    """The cost of a layer built as the candidate; bytes are counted in the layer's own number
-    format."""
-    if unit == "macs":
-        return candidate.macs
-    return candidate.params * (target.bytes_per_param if unit == "bytes" else 1)
 
 
 def checked(

@@ -87,14 +87,14 @@ class Contestant:
     allocation: how the plan spends the budget.
     params, macs: costs of the network.
     predicted_loss_increase: what the metric predicts, in nats per unit; None but under `fisher`.
-    measured_kl: the measured divergence from the dense network, in the task's unit.
+    measured_divergence: the measured divergence from the dense network, in the task's unit.
     """
 
     allocation: str
     params: int
     macs: int
     predicted_loss_increase: float | None
-    measured_kl: float
+    measured_divergence: float
 
 
 @dataclass(frozen=True)

@@ -61,5 +61,7 @@ def _totals(plan: Plan) -> str:
 def _contest(plan: Plan) -> list[str]:
     if not plan.contest:
         return []
-    entries = ", ".join(f"{entry.allocation} {entry.measured_kl:.4g}" for entry in plan.contest)
+    entries = ", ".join(
+        f"{entry.allocation} {entry.measured_divergence:.4g}" for entry in plan.contest
+    )
     return [f"measured divergence from the dense network, the least is chosen: {entries}"]

@@ -55,7 +55,7 @@ class Facts:
 
 
 def read_facts(out: Path) -> Facts:
-    """Reads out/{analysis,plan.json,compressed,baseline,finetuned}.
+    """Reads out/{analysis,plan.json,compressed,baseline,fine_tuned}.
 
     Raises LowRankError when a file is missing or the files speak of different layers.
     """
@@ -67,7 +67,7 @@ def read_facts(out: Path) -> Facts:
         compression=load_record(out / "compressed/layers.json", CompressionReport, REMEDY),
         bounds=load_record(out / "compressed/bounds.json", Bounds, REMEDY),
         baseline=read_curve(out / "baseline"),
-        fine_tuning=read_curve(out / "finetuned"),
+        fine_tuning=read_curve(out / "fine_tuned"),
     )
     _check_agreement(facts)
     return facts

@@ -10,7 +10,7 @@ from pipeline.machine.checksums import file_sha256
 from pipeline.machine.scratch import scratch
 
 # The folders of the three networks, by the names they have in metrics.json and in timings.
-FOLDERS = {"dense": "out/baseline", "compressed": "out/compressed", "fine_tuned": "out/finetuned"}
+FOLDERS = {"dense": "out/baseline", "compressed": "out/compressed", "fine_tuned": "out/fine_tuned"}
 
 
 def find_timings(root: Path) -> Timings | None:

@@ -73,7 +73,7 @@ def test_the_plan_that_measures_best_wins_and_never_loses_to_the_uniform_one(
         for scale in ("absolute", "relative")
     ]
     won = hold_contest(net, plans, divergence)
-    measured = {entry.allocation: entry.measured_kl for entry in won.contest}
+    measured = {entry.allocation: entry.measured_divergence for entry in won.contest}
     assert list(measured) == ["absolute", "relative", "uniform"]
     assert len({round(value, 6) for value in measured.values()}) > 1, "a contest of equals"
     built = apply_(nn.Sequential(*net), won).network

@@ -93,7 +93,7 @@ def test_the_library_plans_as_the_chain_does(
 
     divergence = Divergence(net, hold_out(batches, 0.25)[1])
     built = lr.apply_(copy.deepcopy(net), library).network
-    measured = [entry.measured_kl for entry in library.contest]
+    measured = [entry.measured_divergence for entry in library.contest]
     assert divergence.of(built) == pytest.approx(min(measured), rel=1e-5)
     assert max(measured) > min(measured) > 0, "a contest of equals"
 

@@ -68,9 +68,7 @@ class Offer:
     def cost(self, candidate: Candidate, unit: CostUnit) -> int:
         """The cost of a layer built as the candidate; bytes are counted in the layer's own number
         format."""
-        if unit == "macs":
-            return candidate.macs
-        return candidate.params * (self.target.bytes_per_param if unit == "bytes" else 1)
+        return candidate.cost(self.target, unit)
 
     def front(self, unit: CostUnit) -> list[Candidate]:
         """The candidates that no other beats in both `unit` and error, by rising cost and falling
