@@ -13,7 +13,6 @@ SVD-LLM's (arXiv 2403.07378).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,17 +112,6 @@ class Metric:
             return None
         kernel = _by_taps(change.to(torch.float64), len(self.right))
         return torch.einsum("goik,gi->go", kernel, self.mean).flatten()
-
-    def stretch(self) -> float:
-        """A factor by which whitening lengthens a weight at most: ‖left‖₂·‖right‖₂, each of them
-        from above by √(‖·‖₁·‖·‖∞), which needs no decomposition."""
-        sides = (self.right, self.left) if self.left is not None else (self.right,)
-        return math.prod(float(_norm_from_above(side).max()) for side in sides)
-
-
-def _norm_from_above(matrices: Tensor) -> Tensor:
-    sizes = matrices.abs()
-    return (sizes.sum(-1).amax(-1) * sizes.sum(-2).amax(-1)).sqrt()
 
 
 def _is_diagonal(side: Tensor) -> bool:

@@ -26,8 +26,9 @@ class LayerReport:
 
     predicted_relative_error: what the plan expected; `error_kind` says whether exactly that.
     measured_relative_error: that of the stored factors.
-    lower_bound, upper_bound: what `theorem` allows; lower ≤ measured ≤ upper, up to `rounding`, by
-        which storing the factors in the layer's dtype may move the error.
+    lower_bound, upper_bound: what `theorem` allows; lower ≤ measured ≤ upper, up to `rounding`.
+    rounding: ‖Ŵ − Ŵ₆₄‖/‖W‖, how far storing the factors in the layer's dtype moved their product
+        from that of the float64 factors, measured in the metric too; and 1e-7.
     uniqueness: for a CP, whether its factors are the only ones; else None.
     correction: for a layer that was refit, ‖V − W‖/‖V‖ of the weight V that was factorized in the
         place of W; the errors are then those of V, in the metric of the refit. Else None.
@@ -73,6 +74,7 @@ class LayerFactorization:
         self.metric = metric
         self.weight = dense_weight(module) if weight is None else weight
         self.spectra = spectra or analyze_weight(self.whiten(self.weight), groups_of(module))
+        self.factors: tuple[Tensor, ...] = ()
 
     @classmethod
     def of(
@@ -97,6 +99,7 @@ class LayerFactorization:
             factors = self.method.factorize(*given)
         else:
             factors = self.method.factorize_in(self.metric, *given)
+        self.factors = factors
         fill_(layer, factors, getattr(self.module, "bias", None))
         if self.metric and self.metric.mean is not None:
             change = self.weight.to(torch.float64) - layer.dense_weight()
@@ -106,7 +109,7 @@ class LayerFactorization:
         return layer
 
     def report(self, built: Factorized, *, predicted: bool = True) -> LayerReport:
-        """Measures the stored factors.
+        """Measures the stored factors of the layer that `built` gave.
 
         predicted: whether the plan's prediction is of this weight; False for a weight that a refit
             corrected. Raises LowRankError where the error is outside its bounds, or where a
@@ -116,6 +119,7 @@ class LayerFactorization:
         certificate = self.method.certify(spectra, expected.ranks)
         norm = spectra.squared_norm or 1.0
         outputs, *others = self.weight.shape
+        stored = built.dense_weight()
         report = LayerReport(
             method=expected.method,
             ranks=expected.ranks,
@@ -125,11 +129,11 @@ class LayerFactorization:
             dense_macs=expected.dense_macs,
             predicted_relative_error=expected.relative_error,
             error_kind=expected.error_kind,
-            measured_relative_error=self.distance(built.dense_weight()),
+            measured_relative_error=self.distance(stored),
             lower_bound=(certificate.lower / norm) ** 0.5,
             upper_bound=(certificate.upper / norm) ** 0.5,
             theorem=certificate.theorem,
-            rounding=_rounding(built, norm, self.metric.stretch() if self.metric else 1.0),
+            rounding=self._rounding(stored),
             uniqueness=self.method.uniqueness(
                 [outputs // groups_of(self.module), *others], expected.ranks
             ),
@@ -141,21 +145,21 @@ class LayerFactorization:
 
     def distance(self, other: Tensor) -> float:
         """‖W − other‖/‖W‖ in the metric, float64; ‖other‖ for W = 0."""
-        difference = self.weight.to(torch.float64) - other.to(torch.float64)
-        return float(self.whiten(difference).norm()) / (self.spectra.squared_norm**0.5 or 1.0)
+        return self._length(self.weight.to(torch.float64) - other.to(torch.float64))
+
+    def _rounding(self, stored: Tensor) -> float:
+        """How far the product of the stored factors is from that of the float64 ones, relative to
+        ‖W‖ in the metric, and the 1e-8 that squares leave in float64. By the triangle inequality
+        the measured error is no farther from that of the float64 factors."""
+        exact = self.method.form.reconstruct([f.to(torch.float64) for f in self.factors])
+        return self._length(stored - exact.to(stored.device)) + 1e-7
+
+    def _length(self, change: Tensor) -> float:
+        return float(self.whiten(change).norm()) / (self.spectra.squared_norm**0.5 or 1.0)
 
     def whiten(self, weight: Tensor) -> Tensor:
         """A weight in the layer's metric, float64."""
         return self.metric.whiten(weight) if self.metric else weight
-
-
-def _rounding(layer: Factorized, squared_norm: float, stretch: float) -> float:
-    """The amount by which storing the factors in their own precision may move the relative error:
-    eps · number of factors · Π‖factor‖ · (stretch of the metric) / ‖W‖, and the 1e-8 that squares
-    leave in float64."""
-    product = torch.stack([torch.linalg.vector_norm(f.to(torch.float64)) for f in layer.factors])
-    eps = max(torch.finfo(f.dtype).eps for f in layer.factors)
-    return float(eps * len(layer) * product.prod() * stretch / squared_norm**0.5) + 1e-7
 
 
 def _check_certificate(name: str, report: LayerReport) -> None:
