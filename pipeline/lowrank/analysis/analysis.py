@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from pipeline.lowrank.analysis.spectra import (
 )
 from pipeline.lowrank.analysis.survey import Survey, survey
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.network.calling import first_example
+from pipeline.lowrank.network.calling import evenly, first_example
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.targets import Target, dense_weight, groups_of
 from pipeline.lowrank.tasks import Task
@@ -51,6 +50,7 @@ class Analysis:
     skipped: {other layer: why it is no target}.
     metrics: {name: the whitening of its weight}; empty for the metric `weight`.
     damping: that of the metric `fisher`, else None.
+    example: the batch of one that counted positions; None for an analysis from a file.
     """
 
     metric: MetricName
@@ -60,6 +60,7 @@ class Analysis:
     skipped: Mapping[str, str]
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     damping: float | None = None
+    example: Any = field(default=None, repr=False, compare=False)
 
     def whitened(self, model: nn.Module) -> Mapping[str, Tensor]:
         """{target: its weight in the metric, (out, in/groups, *kernel) float64}, each computed
@@ -183,6 +184,7 @@ def analysis_in(
         skipped=found.skipped,
         metrics=metrics,
         damping=damping if metric == "fisher" else None,
+        example=found.example,
     )
 
 
@@ -202,14 +204,6 @@ def _measured(found: Survey, metric: MetricName, moments: Mapping[str, Moments])
             "choose metric=weight, or let the forward pass keep its gradients"
         )
     return found.without(why)
-
-
-def evenly(batches: Sequence[Any], share: float) -> tuple[list[Any], list[Any]]:
-    """(`share` of the batches, at least one and evenly spread; the other batches)."""
-    chosen = [int((i + 1) * share) > int(i * share) for i in range(len(batches))]
-    if chosen and not any(chosen):
-        chosen[0] = True
-    return list(compress(batches, chosen)), list(compress(batches, (not c for c in chosen)))
 
 
 def save_analysis(folder: Path, analysis: Analysis, weights: WeightSpectra | None = None) -> None:

@@ -17,12 +17,14 @@ from pipeline.lowrank.network.targets import Target, find_targets
 @dataclass(frozen=True)
 class Survey:
     """A network and its targets before any statistic: {name: module} and {name: facts} of the
-    targets, why other layers are `skipped`, and what the whole network costs."""
+    targets, why other layers are `skipped`, what the whole network costs, and the example
+    that it ran."""
 
     modules: Mapping[str, nn.Module]
     targets: Mapping[str, Target]
     skipped: Mapping[str, str]
     totals: Totals
+    example: Any = None
 
     def without(self, why: Mapping[str, str]) -> Survey:
         """The survey with some of its targets skipped: {target: its reason}."""
@@ -53,4 +55,4 @@ def survey(
     if not modules:
         raise LowRankError("the model has no layer to factorize: no target is used in its forward")
     targets = {n: describe_target(n, m, positions[n]) for n, m in modules.items()}
-    return Survey(modules, targets, skipped, totals_at(model, positions))
+    return Survey(modules, targets, skipped, totals_at(model, positions), example)

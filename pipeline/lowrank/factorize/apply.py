@@ -12,7 +12,8 @@ from pipeline.lowrank.analysis.options import AnalysisOptions
 from pipeline.lowrank.analysis.tables import Table, ranks_text
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.factorize.layer import LayerFactorization, LayerReport
-from pipeline.lowrank.forms.surgery import check_ranks_fit, layer_at, replace_
+from pipeline.lowrank.factorize.proof import put_in_
+from pipeline.lowrank.forms.surgery import check_ranks_fit, layer_at
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.targets import find_targets
 from pipeline.lowrank.planning.expected import checked
@@ -29,12 +30,14 @@ class Compression:
     plan: the plan, with what is expected of it computed again.
     layers: a report for each factorized layer; empty with `certified=False`.
     differences: a line for each layer of which an edited plan expected something else.
+    ran: whether one forward pass of an example proved that the network runs.
     """
 
     network: nn.Module
     plan: Plan
     layers: Mapping[str, LayerReport]
     differences: tuple[str, ...] = ()
+    ran: bool = False
 
     @property
     def totals(self) -> Totals:
@@ -86,17 +89,20 @@ def apply_(
     example: object = None,
     certified: bool = True,
 ) -> Compression:
-    """Replaces the planned layers of `model` in place and certifies each of them.
+    """Replaces the planned layers of `model` in place and certifies each of them; one forward pass
+    of an example, in eval mode, proves that the network runs with them.
 
     analysis: the analysis that the plan was made from. A plan from `plan` knows it; for a plan that
         was read from a file it is made again in the metric `weight`, and must be given in the
         others.
-    example: a batch of one, which counts positions where the analysis is made again.
+    example: a batch of one, which proves that the network runs, and counts positions where the
+        analysis is made again (default: that of the plan, which one from a file does not have).
     certified: False measures no errors and makes no reports, which halves the time of a large
         network.
 
-    Raises LowRankError when the plan does not fit the model, or when a measured error is outside
-    its certified bounds; the model is then as it was.
+    Raises LowRankError when the plan does not fit the model, when a measured error is outside its
+    certified bounds, or when the network fails with a factorized layer, which is named; the model
+    is then as it was.
     """
     _check_fit(model, plan)
     analysis = analysis or plan.analysis or _analyzed(model, plan, example)
@@ -109,9 +115,9 @@ def apply_(
         built[name] = one.built()
         if certified:
             reports[name] = one.report(built[name])
-    for name, module in built.items():
-        model = replace_(model, name, module)
-    return Compression(model, plan, reports, tuple(told))
+    given = example is not None
+    model, ran = put_in_(model, built, example if given else analysis.example, given=given)
+    return Compression(model, plan, reports, tuple(told), ran)
 
 
 def _analyzed(model: nn.Module, plan: Plan, example: object) -> Analysis:

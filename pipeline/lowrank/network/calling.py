@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import compress
 from typing import Any
 
 import torch
@@ -45,6 +46,14 @@ def rows_of(batch: Any, chosen: slice) -> Any:
     if isinstance(batch, tuple | list):
         return type(batch)(rows_of(value, chosen) for value in batch)
     return batch
+
+
+def evenly(batches: Sequence[Any], share: float) -> tuple[list[Any], list[Any]]:
+    """(`share` of the batches, at least one and evenly spread; the other batches)."""
+    chosen = [int((i + 1) * share) > int(i * share) for i in range(len(batches))]
+    if chosen and not any(chosen):
+        chosen[0] = True
+    return list(compress(batches, chosen)), list(compress(batches, (not c for c in chosen)))
 
 
 def count_examples(batch: Any) -> int:

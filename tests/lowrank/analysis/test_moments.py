@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline.lowrank.analysis.analysis import evenly
 from pipeline.lowrank.analysis.collecting import collect_moments
 from pipeline.lowrank.analysis.divergence import Divergence
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.network.calling import evenly
 from pipeline.lowrank.tasks import TASKS
 
 CONVOLUTIONS = {

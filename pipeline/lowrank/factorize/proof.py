@@ -1,0 +1,87 @@
+"""One forward pass proves that a network runs with its factorized layers; else they come out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.forms.surgery import layer_at, replace_
+from pipeline.lowrank.network.calling import call, evaluating
+
+
+def put_in_(
+    model: nn.Module, built: Mapping[str, nn.Module], example: Any, *, given: bool
+) -> tuple[nn.Module, bool]:
+    """Puts layers into the network, in place, and runs the example once, in eval mode and without
+    gradients.
+
+    built: {name: the layer that takes this place}.
+    example: what the model takes; None runs nothing.
+    given: whether the example is meant for this network as it is now. One that was kept from the
+        time of the plan proves nothing where the dense network does not run it either (it may have
+        been moved to another device since).
+
+    Returns (the network, whether it ran). Raises LowRankError where it fails and the dense network
+    does not; the layer and the reason are named, and the model is as it was.
+    """
+    before = {name: layer_at(model, name) for name in built}
+    network = _with(model, built)
+    if example is None:
+        return network, False
+    try:
+        reason = _failure(network, example)
+    except BaseException:  # interrupted: nothing is left half way
+        _with(network, before)
+        raise
+    if reason is None:
+        return network, True
+    model = _with(network, before)
+    if (dense_reason := _failure(model, example)) is None:
+        raise LowRankError(_named(model, built, before, example) or _together(reason))
+    if given:
+        raise LowRankError(f"the network does not run the example: {dense_reason}")
+    return _with(model, built), False
+
+
+def _with(model: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
+    for name, layer in layers.items():
+        model = replace_(model, name, layer)
+    return model
+
+
+def _failure(model: nn.Module, example: Any) -> str | None:
+    """What the model raises for the example, in one line; None where it runs."""
+    try:
+        with torch.no_grad(), evaluating(model):
+            call(model, example)
+    except Exception as error:  # whatever other people's code raises
+        text = " ".join(str(error).split())
+        return f"{type(error).__name__}: {text[:200]}"
+    return None
+
+
+def _named(
+    model: nn.Module, built: Mapping[str, nn.Module], before: Mapping[str, nn.Module], example: Any
+) -> str | None:
+    """Says which layer alone makes the network fail; None where none does."""
+    for name, layer in built.items():
+        network = _with(model, {name: layer})
+        reason = _failure(network, example)
+        model = _with(network, {name: before[name]})
+        if reason is not None:
+            return (
+                f"layer {name!r}: with it factorized the network fails on the example ({reason}); "
+                f"leave it out, exclude=[{name!r}]"
+            )
+    return None
+
+
+def _together(reason: str) -> str:
+    return (
+        f"with all planned layers factorized the network fails on the example ({reason}), with "
+        "each of them alone it runs; leave some of them out with exclude"
+    )
