@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from pipeline.lowrank.forms.interpolative import pivot_rows
@@ -118,12 +118,13 @@ def _whole_input(weight: Tensor, groups: int, pivots: Tensor, others: Tensor) ->
     return whole.reshape(groups * rank, rank + rest, *weight.shape[2:])
 
 
+@fx.wrap  # torch.fx cannot trace its condition: there it is one call of the graph
 def _take(x: Tensor, dim: int, index: Tensor) -> Tensor:
     """The channels `index` of x. Tokens are taken as rows of one matrix: torch's CPU kernel for the
     last of two dimensions is twelve times as fast as that for the last of three."""
-    if dim == -1:
-        rows = x.reshape(-1, x.shape[-1]).index_select(-1, index)
-        return rows.reshape(x.shape[:-1] + index.shape)
+    if dim == -1 and x.dim() > 2:
+        rows = x.flatten(0, -2).index_select(-1, index)
+        return rows.view(*x.shape[:-1], len(index))
     return x.index_select(dim, index)
 
 
