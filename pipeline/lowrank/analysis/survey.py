@@ -42,11 +42,14 @@ def survey(
     """Finds the targets and counts costs, in one forward pass of `example`, a batch of one.
 
     A layer that the forward pass never reaches is skipped, with that reason. Raises LowRankError
-    when no target is left, or where a layer has no shape yet.
+    when no target is left, or where a layer has no shape or no numbers yet.
     """
     lazy = [n for n, p in model.named_parameters() if isinstance(p, UninitializedParameter)]
     if lazy:
         raise LowRankError(f"{lazy[0]} has no shape yet: run the network once, and analyze it then")
+    empty = [n for n, p in model.named_parameters() if p.is_meta]
+    if empty:
+        raise LowRankError(f"{empty[0]} is on the meta device, which has no numbers: load them")
     modules, skipped = find_targets(model, include, exclude)
     positions = trace_positions(model, example)
     for name in [n for n in modules if positions.get(n, (0,))[-1] == 0]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.bounds.linear import LinearPair, example_norms, is_linear, run
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.network.calling import layer_input
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class LayerBounds:
     def watching(self) -> Iterator[None]:
         """A context in which every call of a dense layer is measured."""
         hooks = [
-            pair.dense.register_forward_hook(self._hook(name)) for name, pair in self._pairs.items()
+            pair.dense.register_forward_hook(self._hook(name), with_kwargs=True)
+            for name, pair in self._pairs.items()
         ]
         try:
             yield
@@ -77,10 +79,12 @@ class LayerBounds:
         return {name: largest[name] for name in self._pairs if name in largest}
 
     def _hook(self, name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if not inputs or not inputs[0].is_floating_point() or not is_linear(module):
+        def hook(
+            module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Tensor
+        ) -> None:
+            value = layer_input(given, named)
+            if not value.is_floating_point() or not is_linear(module):
                 return  # an embedding
-            value = inputs[0]
             if not value.any():
                 return  # says nothing about a ratio, and comes from this package's own probes
             key = (name, value.shape[1:])

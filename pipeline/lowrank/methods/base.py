@@ -49,6 +49,10 @@ class Method(ABC):
     on_matrices: ClassVar[str] = "svd"
     reads_weight: ClassVar[bool] = True
 
+    def obstacle(self, target: Target) -> str | None:
+        """Why the method has no candidates for a layer of this kind; None where it may have."""
+        return None
+
     @abstractmethod
     def candidates(self, target: Target, weight: Tensor, spectra: Spectra) -> list[Candidate]:
         """Every worthwhile choice of ranks with its costs and squared error."""

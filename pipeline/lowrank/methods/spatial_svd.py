@@ -27,8 +27,12 @@ class SpatialSVD(Method):
     form: ClassVar[Form] = FORMS["spatial_svd"]
     views: ClassVar[tuple[str, ...]] = ("spatial",)
 
+    def obstacle(self, target: Target) -> str | None:
+        fits = target.kind == "conv2d" and min(target.shape[2:]) > 1
+        return None if fits else "spatial_svd needs a Conv2d with two axes longer than 1"
+
     def candidates(self, target: Target, weight: Tensor, spectra: Spectra) -> list[Candidate]:
-        if "spatial" not in spectra.views:
+        if self.obstacle(target):
             return []
         return every_rank(self, target, spectra).worthwhile(target)
 

@@ -32,8 +32,12 @@ class Tucker(Method):
     form: ClassVar[Form] = FORMS["tucker"]
     views: ClassVar[tuple[str, ...]] = ("mode0", "mode1", "mode2", "mode3")
 
+    def obstacle(self, target: Target) -> str | None:
+        fits = target.kind in ("conv1d", "conv2d") and target.groups == 1
+        return None if fits else "tucker needs a Conv1d or Conv2d without groups"
+
     def candidates(self, target: Target, weight: Tensor, spectra: Spectra) -> list[Candidate]:
-        if not self._fits(target):
+        if self.obstacle(target):
             return []
         error = self._errors(weight, spectra)
         every = product(*(range(1, size + 1) for size in error.shape[2:]))
@@ -43,12 +47,9 @@ class Tucker(Method):
     def candidate(
         self, target: Target, weight: Tensor, spectra: Spectra, ranks: Sequence[int]
     ) -> Candidate | None:
-        if not self._fits(target):
+        if self.obstacle(target):
             return None
         return self._grid(target, self._errors(weight, spectra), ranks[2:]).find(ranks)
-
-    def _fits(self, target: Target) -> bool:
-        return target.kind in ("conv1d", "conv2d") and target.groups == 1
 
     def _errors(self, weight: Tensor, spectra: Spectra) -> Tensor:
         """Squared HOSVD errors of all rank tuples, one dimension a mode: as in `Tucker2`, from sums

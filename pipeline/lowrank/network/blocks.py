@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.network.calling import call
+from pipeline.lowrank.network.calling import call, layer_input
 from pipeline.lowrank.network.targets import is_one_layer
 
 
@@ -188,15 +188,17 @@ class BlockStates:
         self, names: Sequence[str], found: dict[str, Tensor], *, stop: bool = True
     ) -> Iterator[None]:
         def hook(name: str) -> Callable[..., None]:
-            def see(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-                found.setdefault(name, arguments[0].detach())
+            def see(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+                found.setdefault(name, layer_input(given, named).detach())
                 if stop and len(found) == len(names):
                     raise _Enough
 
             return see
 
         modules = {name: self._model.get_submodule(name) for name in names}
-        handles = [m.register_forward_pre_hook(hook(n)) for n, m in modules.items()]
+        handles = [
+            m.register_forward_pre_hook(hook(n), with_kwargs=True) for n, m in modules.items()
+        ]
         try:
             yield
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import compress
@@ -16,12 +17,37 @@ PADDING = -1  # stands for no token: it is no part of the text, and is masked in
 
 
 def call(model: nn.Module, batch: Any) -> Any:
-    """model(batch); a tuple is spread over positional arguments, and a dict over keywords."""
-    if isinstance(batch, dict):
-        return model(**batch)
-    if isinstance(batch, tuple | list):
-        return model(*batch)
-    return model(batch)
+    """model(batch); a tuple or list is spread over positional arguments, and a dict, or what acts
+    as one, over keywords. Raises LowRankError where the model's forward takes no such arguments."""
+    given, named = _arguments(batch)
+    try:
+        return model(*given, **named)
+    except TypeError as error:
+        if (problem := _misfit(model, given, named)) is None:
+            raise  # the fault is inside of the model
+        raise LowRankError(
+            f"the model's forward does not take a batch of {len(given) + len(named)} arguments "
+            f"({problem}); batches hold what the model takes, without labels"
+        ) from error
+
+
+def _arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(batch, Mapping):
+        return (), dict(batch)
+    return tuple(batch) if isinstance(batch, tuple | list) else (batch,), {}
+
+
+def _misfit(model: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> str | None:
+    """Why these are no arguments of the model's forward, or None where they are."""
+    try:
+        signature = inspect.signature(model.forward)
+    except ValueError:  # not written in Python
+        return None
+    try:
+        signature.bind(*given, **named)
+    except TypeError as error:
+        return str(error)
+    return None
 
 
 def layer_input(given: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
@@ -41,10 +67,11 @@ def rows_of(batch: Any, chosen: slice) -> Any:
     """The chosen examples of a batch: of its tensor, or of each tensor in its tuple or dict."""
     if isinstance(batch, Tensor):
         return batch[chosen]
-    if isinstance(batch, dict):
+    if isinstance(batch, Mapping):
         return {key: rows_of(value, chosen) for key, value in batch.items()}
     if isinstance(batch, tuple | list):
-        return type(batch)(rows_of(value, chosen) for value in batch)
+        rows = [rows_of(value, chosen) for value in batch]
+        return rows if isinstance(batch, list) else tuple(rows)
     return batch
 
 
@@ -60,8 +87,8 @@ def count_examples(batch: Any) -> int:
     """The length of the first tensor in a batch. Raises LowRankError where there is none."""
     if isinstance(batch, Tensor) and batch.dim():
         return len(batch)
-    values = batch.values() if isinstance(batch, dict) else batch
-    for value in values if isinstance(batch, dict | tuple | list) else ():
+    values = batch.values() if isinstance(batch, Mapping) else batch
+    for value in values if isinstance(batch, Mapping | tuple | list) else ():
         if isinstance(value, Tensor) and value.dim():
             return len(value)
     raise LowRankError(
@@ -87,7 +114,7 @@ def padding_mask(batch: Any) -> Tensor | None:
 
     The mask is the `attention_mask` of a dict; in a tensor of token ids, negative ids are padding.
     """
-    if isinstance(batch, dict):
+    if isinstance(batch, Mapping):
         mask = batch.get("attention_mask")
         return None if mask is None else mask.bool()
     if isinstance(batch, Tensor) and batch.dim() == 2 and batch.dtype == torch.int64:

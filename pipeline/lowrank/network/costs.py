@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.calling import call, evaluating, layer_input
-from pipeline.lowrank.network.targets import Target, dense_weight, groups_of, kind_of
+from pipeline.lowrank.network.targets import Target, dense_weight, groups_of, kind_of, memory_of
 
 CostUnit = Literal["params", "macs", "bytes"]
 Positions = tuple[int, ...]
@@ -46,13 +46,18 @@ def totals_at(model: nn.Module, positions: Mapping[str, Positions]) -> Totals:
     return Totals(
         params=count_params(model),
         macs=sum(layer_macs(model, positions).values()),
-        bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+        bytes=sum(p.numel() * p.element_size() for p in _own(model)),
     )
 
 
 def count_params(model: nn.Module) -> int:
     """Number of parameters; a shared parameter counts once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(parameter.numel() for parameter in _own(model))
+
+
+def _own(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters, each memory once, also where several of them share it."""
+    return list({memory_of(parameter): parameter for parameter in model.parameters()}.values())
 
 
 def trace_positions(model: nn.Module, example: Any) -> dict[str, Positions]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
@@ -23,6 +24,7 @@ CONVOLUTIONS: dict[str, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
     "conv2d": nn.Conv2d,
     "conv3d": nn.Conv3d,
 }
+_FORMATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # transformers' Conv1D, known by its name so that nothing here needs transformers. Its weight is
 # stored (in, out).
 _TRANSPOSED_LINEAR = "transformers.pytorch_utils.Conv1D"
@@ -191,13 +193,25 @@ def _matrix_like(module: nn.Module) -> bool:
 
 
 def _tied_weights(model: nn.Module) -> dict[int, list[str]]:
-    """Parameter id → names of the *different* modules that hold it, where there are several."""
+    """Memory of a parameter → names of the *different* modules that hold it, where there are
+    several."""
     holders: dict[int, list[str]] = {}
     for name, module in model.named_modules():
         for parameter in module._parameters.values():
             if parameter is not None:
-                holders.setdefault(id(parameter), []).append(name)
+                holders.setdefault(memory_of(parameter), []).append(name)
     return {key: names for key, names in holders.items() if len(names) > 1}
+
+
+def memory_of(parameter: Tensor) -> int:
+    """Where a parameter's numbers lie, the same for parameters that are tied by their storage; the
+    object's own id where it has no numbers of its own."""
+    plain = _is_plain(parameter) and parameter.numel() > 0 and not parameter.is_meta
+    return parameter.data_ptr() if plain else id(parameter)
+
+
+def _is_plain(parameter: object) -> bool:
+    return type(parameter) in (Tensor, nn.Parameter)
 
 
 def _obstacle(
@@ -217,10 +231,14 @@ def _obstacle(
     parent = model.get_submodule(name.rpartition(".")[0]) if name else None
     if isinstance(parent, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
         return f"{type(parent).__name__} reads this layer's weight directly"
+    stored = module.weight
+    assert isinstance(stored, Tensor)
+    if not _is_plain(stored):
+        return f"weights are stored as {type(stored).__name__}: start from those in float"
     weight = dense_weight(module)
-    if not weight.is_floating_point():
-        return f"weights are {weight.dtype}, not floating point"
-    others = [n for n in tied.get(id(module.weight), []) if n != name]
+    if weight.dtype not in _FORMATS:
+        return f"weights are {weight.dtype}, not in a floating point format of two bytes or more"
+    others = [n for n in tied.get(memory_of(stored), []) if n != name]
     if others:
         return f"weight is tied to {', '.join(others)}"
     return None

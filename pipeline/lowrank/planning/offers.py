@@ -74,6 +74,7 @@ def make_offer(
     # were named.
     used = [methods[name].on_matrices if target.is_matrix else name for name in names]
     offered = {candidate.method for candidate in found}
+    obstacles = [methods[name].obstacle(target) for name in dict.fromkeys(used)]
     return Offer(
         target=target,
         squared_norm=spectra.squared_norm,
@@ -90,6 +91,7 @@ def make_offer(
         exact=lambda method, ranks: exact_candidate(
             methods[method], target, weights, spectra, ranks
         ),
+        obstacle="; ".join(filter(None, obstacles)) if all(obstacles) else None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -84,20 +84,35 @@ def _sum(losses: Tensor) -> Tensor:
 
 
 def logits_of(output: Any) -> Tensor:
-    """(N, classes, …) logits of a network's output. A tensor has its classes in dimension 1, as
-    torch's cross-entropy reads it; the `.logits` of an object of transformers have them last.
+    """(N, classes, …) logits of a network's output. A tensor, and the first matrix of a tuple, has
+    its classes in dimension 1, as torch's cross-entropy reads it; `logits`, the entry of a dict or
+    the attribute of an object of transformers, have them last.
 
-    Raises LowRankError for another output.
+    Raises LowRankError for another output, and for a single number an example.
     """
-    if isinstance(output, Tensor):
-        return output
-    logits = getattr(output, "logits", None)
-    if not isinstance(logits, Tensor):
+    found = _found(output)
+    if not isinstance(found, Tensor):
         raise LowRankError(
             f"the network gives {type(output).__name__}, which has no logits: let it give a tensor "
             "(N, classes, …), or choose the task that suits it"
         )
-    return logits.movedim(-1, 1)
+    if found.dim() < 2 or found.shape[1] < 2:
+        raise LowRankError(
+            f"the network gives {list(found.shape)}, and a class is one of two logits or more "
+            "(N, classes, …): choose the task that suits it, or the metric input with "
+            "contest_examples=0"
+        )
+    return found
+
+
+def _found(output: Any) -> Any:
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, tuple | list):
+        return next((o for o in output if isinstance(o, Tensor) and o.dim() > 1), None)
+    named = output.get("logits") if isinstance(output, Mapping) else None
+    logits = getattr(output, "logits", None) if named is None else named
+    return logits.movedim(-1, 1) if isinstance(logits, Tensor) and logits.dim() > 1 else logits
 
 
 def rows_of(logits: Tensor, mask: Tensor | None = None) -> Tensor:

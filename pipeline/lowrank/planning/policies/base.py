@@ -38,6 +38,7 @@ class Offer:
     exact: exact(method, ranks) is the candidate with exactly these ranks, even if another one beats
         it or it saves nothing; it raises LowRankError where the method cannot have them.
     given: the choice, where an override made it already.
+    obstacle: why no method has candidates for a layer of this kind, where none has.
     """
 
     target: Target
@@ -47,6 +48,7 @@ class Offer:
     views: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     exact: Callable[[str, tuple[int, ...]], Candidate | None] | None = None
     given: Choice | None = None
+    obstacle: str | None = None
 
     def relative_squared(self, candidate: Candidate) -> float:
         """‖W − Ŵ‖² / ‖W‖², 0 for a zero weight."""
@@ -62,7 +64,7 @@ class Offer:
         """The choice, where nothing is left to choose: the given one, or dense if there is no other
         candidate. Else None."""
         if self.given is None and len(self.candidates) == 1:
-            return Choice(self.dense, "dense: no rank is below break-even")
+            return Choice(self.dense, f"dense: {self.obstacle or 'no rank is below break-even'}")
         return self.given
 
     def cost(self, candidate: Candidate, unit: CostUnit) -> int:
