@@ -84,7 +84,7 @@ def _blocks(
         if (needed := _SUM * sum(sizes) + _WORKING * max(sizes)) > limit:
             raise LowRankError(
                 f"layer {name!r}: its sums take {needed / 2**30:.2g} GiB, and memory_gib is "
-                f"{limit / 2**30:.2g}; raise analyze.memory_gib, or leave the layer out with "
+                f"{limit / 2**30:.2g}; raise memory_gib, or leave the layer out with "
                 f"analyze.exclude=[{name}]"
             )
         if _SUM * (held + sum(sizes)) + _WORKING * max(largest, *sizes) > limit:

@@ -50,6 +50,7 @@ def plan(
     metric: MetricName | None = None,
     damping: float = DAMPING,
     gradient_share: float = 1.0,
+    memory_gib: float = 8.0,
     methods: Sequence[Method] = METHODS,
     overrides: Mapping[str, Override] | None = None,
     include: Sequence[str] = ("*",),
@@ -71,6 +72,8 @@ def plan(
     damping: for fisher: what is added to the gradients' second moment, relative to its mean
         diagonal.
     gradient_share: for fisher: the fraction of the batches that get a backward pass too.
+    memory_gib: for the sums of the statistics; what does not fit takes further passes, and a layer
+        that alone does not fit is refused before anything runs.
     methods: the methods that compete, with their options (default: Tucker-2 with pivots).
     overrides: {shell-style pattern on layer names: what is decided for these layers}.
     include, exclude: shell-style patterns on the names of the layers that may be factorized.
@@ -87,6 +90,7 @@ def plan(
         metric=chosen_metric,
         damping=damping,
         gradient_share=gradient_share,
+        memory_gib=memory_gib,
         include=tuple(include),
         exclude=tuple(exclude),
     )

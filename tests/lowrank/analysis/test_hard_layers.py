@@ -140,6 +140,9 @@ def test_a_head_of_many_classes_keeps_the_memory_limit() -> None:
     with pytest.raises(lr.LowRankError, match=r"^layer 'head': its sums take 0\.36 GiB"):
         # No batch is read: this one could not be.
         collect_moments(head, ["?"], {"head": head}, gradients=True, memory_limit=1 << 20)
+    net = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 2000))
+    with pytest.raises(lr.LowRankError, match=r"^layer '1': [^\n]* raise memory_gib"):
+        planned(net, [torch.randn(4, 32)], "fisher", memory_gib=0.05)
     head = nn.Linear(16, 40_000)
     found = collect_moments(
         head, [torch.randn(4, 16)], {"": head}, gradients=True, memory_limit=1 << 20

@@ -121,3 +121,34 @@ def test_a_large_vocabulary_is_stored_as_a_vector(tmp_path: Path) -> None:
     again = load_analysis(tmp_path).metrics["0"]
     assert again.right.shape == (1, 200_000)
     assert torch.equal(again.right, found.metrics["0"].right)
+
+
+def test_a_table_of_positions_that_all_are_read_keeps_its_rows() -> None:
+    """At full context every row is read equally often: the error in `input` is the plain one."""
+
+    class Text(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.places, self.tokens = nn.Embedding(32, 48), nn.Embedding(50, 48)
+            self.out = nn.Linear(48, 50)
+
+        def forward(self, read: torch.Tensor) -> torch.Tensor:
+            places = self.places(torch.arange(read.shape[1])[None])
+            return self.out(self.tokens(read) + places).mT  # type: ignore[no-any-return]
+
+    net = Text()
+    before = net.places.weight.detach().double()
+    read = torch.randint(50, (8, 32))
+    done = lr.compress_(
+        net,
+        lr.Budget(params=0.9),
+        calibration=[read],
+        held_out=[],
+        metric="input",
+        task="causal_lm",
+        overrides={"places": lr.Override(ranks=10)},
+    )
+    lost = (net.places.dense_weight().T - before).norm() / before.norm()
+    measured = done.layers["places"].measured_relative_error
+    assert measured == pytest.approx(float(lost), rel=1e-4)
