@@ -42,6 +42,8 @@ class Factorized(nn.Sequential):
     """
 
     stands_for_one_layer: ClassVar[bool] = True
+    # What torch.jit.script is not to compile.
+    __jit_unused_properties__: ClassVar[list[str]] = ["factors", "weight", "bias"]
 
     def __init__(
         self,

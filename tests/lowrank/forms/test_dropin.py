@@ -200,6 +200,14 @@ def test_dynamo_needs_one_graph_and_gives_the_same_gradients(training: bool) -> 
         assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-4)
 
 
+def test_torchscript_takes_a_network_by_script_or_by_trace() -> None:
+    for net, made in (
+        (compressed(PLAIN), torch.jit.script),
+        (compressed(PIVOTED), lambda net: torch.jit.trace(net, X)),
+    ):
+        assert torch.allclose(made(net)(X), net(X), atol=1e-6)
+
+
 def test_export_with_a_batch_of_any_size() -> None:
     net = compressed()
     batch = torch.export.Dim("batch", min=2, max=64)
