@@ -161,13 +161,15 @@ class _Pass:
         )
 
     def _moments(self, name: str) -> Moments:
-        count, outputs, centre = self.positions[name], self.outputs.get(name), self.centres[name]
-        inputs, mean, covariance = self.inputs[name] / count, self.means[name] / count, None
+        count, centre, covariance = self.positions[name], self.centres[name], None
+        # In place: the sums of all targets would else be there twice.
+        inputs, mean = self.inputs.pop(name).div_(count), self.means[name] / count
+        outputs = self.outputs.pop(name, None)
         if centre is not None:
             off = mean - centre.double()
             covariance = inputs - off[:, :, None] * off[:, None, :]
             inputs = covariance + mean[:, :, None] * mean[:, None, :]
-        outputs = None if outputs is None else outputs / self.units
+        outputs = None if outputs is None else outputs.div_(self.units)
         check_sums(name, inputs, outputs)
         return Moments(inputs, mean, outputs, count, covariance)
 

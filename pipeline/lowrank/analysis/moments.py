@@ -62,9 +62,14 @@ def gram(rows: Tensor, others: Tensor | None = None) -> Tensor:
             return (wide.mT @ wide).double()
         found = wide.new_empty(len(wide), wide.shape[-1], wide.shape[-1])
         for start in range(0, wide.shape[-1], _STRIPE):  # the upper half only, in stripes
-            left = wide[..., start : start + _STRIPE].mT
-            found[:, start : start + _STRIPE, start:] = left @ wide[..., start:]
-        return found.triu().add_(found.triu(1).mT).double()
+            end = start + _STRIPE
+            stripe = wide[..., start:end].mT @ wide[..., start:]
+            stripe = stripe.triu()  # its first square, on the diagonal, is mirrored too
+            found[:, start:end, start:] = stripe
+            found[:, start:, start:end] = stripe.mT
+            square = stripe[..., : stripe.shape[-2]]
+            found[:, start:end, start:end] = square + square.triu(1).mT
+        return found.double()
 
 
 class Read:
