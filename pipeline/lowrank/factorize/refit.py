@@ -183,7 +183,7 @@ def refit_(
         raise LowRankError("the calibration set is empty: give at least one batch of examples")
     reports = {}
     names = [name for name in plan.factorized if analysis.targets[name].kind != "embedding"]
-    for name, drift in _drifts(dense, compressed, names, batches):
+    for name, drift in _drifts(dense, compressed, names, batches) if names else ():
         check_sums(name, drift.inputs, drift.cross)
         layer, module = plan.factorized[name], dense.get_submodule(name)
         weight, bias = dense_weight(module), getattr(module, "bias", None)
