@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms import get_form
 from pipeline.lowrank.forms.base import Form
+from pipeline.lowrank.forms.on_demand import OnDemand
 from pipeline.lowrank.forms.running import lay_out
 from pipeline.lowrank.network.targets import (
     dense_weight,
@@ -60,6 +61,7 @@ class Factorized(nn.Sequential):
         self.form = get_form(form) if isinstance(form, str) else form
         self.ranks = tuple(ranks)
         self.replaced = None if replaced is None else type(replaced)
+        self._shape = None if replaced is None else weight_shape(replaced)
         self.facts = {} if replaced is None else plain_attributes(replaced)
         self._is_channels_last = replaced is not None and _is_channels_last(dense_weight(replaced))
         for key, value in self.facts.items():
@@ -77,7 +79,13 @@ class Factorized(nn.Sequential):
     @property
     def weight(self) -> Tensor:
         """The factors multiplied out, as the dense layer stored its weight: in its shape, layout
-        and dtype. Gradients reach the factors; what is written into it is lost."""
+        and dtype. Gradients reach the factors; what is written into it is lost. Without gradients
+        it is multiplied out when its numbers are asked for, not for its dtype or shape."""
+        if self._shape is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._multiplied_out()
+        return OnDemand(self._multiplied_out, self._shape, next(self.parameters()))
+
+    def _multiplied_out(self) -> Tensor:
         factors = self.form.stored(list(self))
         with torch.autocast(factors[0].device.type, enabled=False):
             weight = self.form.reconstruct(factors)
@@ -105,7 +113,7 @@ class Factorized(nn.Sequential):
         nn.Module.__init__(dense)
         dense.__dict__.update(copy.deepcopy(self.facts))
         trained = any(f.requires_grad for f in self.form.stored(list(self)))
-        dense.weight = nn.Parameter(self.weight, trained)
+        dense.weight = nn.Parameter(self._multiplied_out(), trained)
         if self.bias is not None:
             dense.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
         elif not issubclass(self.replaced, nn.Embedding):
@@ -130,6 +138,13 @@ def plain_attributes(module: nn.Module) -> dict[str, object]:
     these; not its weights, submodules and hooks, nor the mode it is in."""
     own = vars(nn.Module())
     return {k: v for k, v in vars(module).items() if k not in own and _is_plain(v)}
+
+
+def weight_shape(module: nn.Module) -> tuple[int, ...]:
+    """The shape of the weight as the layer stores it."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return tuple(weight.shape)
 
 
 def _is_plain(value: object) -> bool:

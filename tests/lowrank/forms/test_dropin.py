@@ -100,6 +100,33 @@ def test_the_weight_keeps_dtype_under_autocast_and_the_layout_of_kernels() -> No
     assert isinstance(conv[0], Factorized) and conv[0].weight.stride() == stride
 
 
+def test_without_gradients_only_who_asks_for_numbers_pays_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = compressed()
+    layer, products = net[0], []
+    form = type(layer.form)
+    reconstruct = form.reconstruct
+    monkeypatch.setattr(
+        form, "reconstruct", lambda self, f: products.append(1) or reconstruct(self, f)
+    )
+    wanted = layer.to_dense(mlp()[0]).weight
+    products.clear()
+    with torch.no_grad():
+        weight = layer.weight
+        assert isinstance(weight, Tensor) and not weight.requires_grad and not products
+        assert (weight.dtype, weight.shape, weight.size(0)) == (torch.float32, (64, 64), 64)
+        assert weight.device == X.device and weight.is_floating_point() and not products
+        answers = [functional.linear(X, weight, layer.bias), X @ weight.T + layer.bias, layer(X)]
+        assert all(torch.allclose(a, answers[0], atol=1e-5) for a in answers)
+        assert len(products) == 1, "once for each time the weight is read"
+        assert torch.allclose(weight, wanted, atol=1e-6) and type(weight + 0) is Tensor
+        assert weight.data_ptr() == weight.data_ptr() and weight.tolist() == weight.clone().tolist()
+        assert torch.equal(copy.deepcopy(weight), weight) and str(weight).startswith("tensor(")
+    with torch.inference_mode():
+        assert torch.allclose(functional.linear(X, layer.weight, layer.bias), layer(X), atol=1e-5)
+
+
 def test_a_loaded_network_answers_too(tmp_path: Any) -> None:
     net = compressed()
     save(net, tmp_path)
