@@ -13,7 +13,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 repro: $(STAMP) .dvc/config.local
 	dvc repro
 
-# A file's tests stay together, on one of two processes of one thread each.
+# Two processes of one thread each; the longest files start first (tests/conftest.py).
 test: $(STAMP) .dvc/config.local
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 --dist loadfile
 

@@ -84,8 +84,9 @@ def restored(output: str) -> list[str]:
 
 
 def make_tree(path: Path, *, git: bool = True, quick: bool = True) -> Tree:
-    """Copies the tree; `quick` cuts training to a few epochs where quality is not the point, and
-    to one thread: two processes of two threads on two cores take 8 times as long as one alone."""
+    """Copies the tree; `quick` cuts training to a few epochs where quality is not the point, logs
+    no models (4 s each of importing torch.export), and cuts to one thread: two processes of two
+    threads on two cores take 8 times as long as one alone."""
     shutil.copytree(ROOT, path, ignore=_NOT_COPIED)
     tree = Tree(path)
     (path / "dvc.lock").unlink(missing_ok=True)
@@ -94,6 +95,7 @@ def make_tree(path: Path, *, git: bool = True, quick: bool = True) -> Tree:
             text = (path / file).read_text()
             (path / file).write_text(re.sub(r"^epochs: \d+", "epochs: 2", text, flags=re.MULTILINE))
         tree.edit("conf/fabric/_base.yaml", "threads: 2", "threads: 1")
+        tree.edit("conf/track/_base.yaml", "log_model: true #", "log_model: false #")
     if git:
         tree.run("git", "init", "--quiet")
         tree.run("git", "add", "--all")

@@ -24,14 +24,6 @@ from tests.chain import STAGES, Tree, make_tree, ran, restored
 pytestmark = pytest.mark.e2e
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
-    """A tree in Git in which the whole chain has run once."""
-    tree = make_tree(tmp_path_factory.mktemp("e2e") / "tree")
-    assert tree.repro() == list(STAGES)
-    return tree
-
-
 @pytest.fixture
 def client(tree: Tree) -> Iterator[MlflowClient]:
     uri = f"sqlite:///{tree.path / 'mlflow.db'}"
@@ -86,6 +78,32 @@ def test_a_second_repro_runs_nothing_and_leaves_git_clean(tree: Tree) -> None:
     assert [line for line in changed if line and "dvc.lock" not in line] == []
 
 
+def test_one_run_in_mlflow_with_everything(tree: Tree, client: MlflowClient) -> None:
+    run = tracked_run(tree, client)
+    assert run.info.status == "FINISHED"
+    params = yaml.safe_load((tree.path / "params.yaml").read_text())
+    assert run.data.params == {key: str(value) for key, value in flatten(params)}
+    metrics = read(tree, "reports/metrics.json")
+    for key, value in flatten(metrics):
+        assert run.data.metrics[key] == pytest.approx(float(value)), key
+    assert run.data.metrics["fine_tuned.latency_ms"] > 0
+    assert run.data.metrics["speedup"] > 0
+    curve = read(tree, "out/fine_tuned/curve.json")
+    logged = client.get_metric_history(run.info.run_id, "fine_tune.validation_loss")
+    assert [(m.step, m.value) for m in logged] == [
+        (e["step"], pytest.approx(e["validation_loss"])) for e in curve["epochs"]
+    ]
+    steps = client.get_metric_history(run.info.run_id, "baseline.train_loss")
+    assert len(steps) == len(read(tree, "out/baseline/curve.json")["steps"])
+    assert {"lowrank.config", "lowrank.lock", "mlflow.source.git.commit"} <= run.data.tags.keys()
+    (data,) = run.inputs.dataset_inputs
+    assert data.dataset.name == "digits"
+    artifacts = {a.path for a in client.list_artifacts(run.info.run_id)}
+    assert {"plan.json", "params.yaml", "dvc.lock", "layers.json", "figures", "plots"} <= artifacts
+    figures = {a.path for a in client.list_artifacts(run.info.run_id, "figures")}
+    assert "figures/overview.png" in figures
+
+
 def test_exact_invalidation(tree: Tree) -> None:
     """Each change reruns what it must and no more; changing back reruns nothing but track."""
     lock = (tree.path / "dvc.lock").read_text()
@@ -93,13 +111,13 @@ def test_exact_invalidation(tree: Tree) -> None:
     tree.edit("conf/fine_tune/_base.yaml", "learning_rate: ", "learning_rate: 0.003 # ")
     assert tree.repro() == ["configure", "fine-tune", "evaluate", "track"]
     assert (tree.path / "out/plan.json").read_text() == plan
-    tree.edit("conf/fine_tune/_base.yaml", "learning_rate: 0.003 # ", "learning_rate: ")
-    assert set(tree.repro()) <= {"configure", "track"}
 
+    tree.run("git", "checkout", "--quiet", "conf")
     tree.edit("conf/config.yaml", "rank_select: budget", "rank_select: energy")
     assert tree.repro() == list(STAGES[:1]) + list(STAGES[4:])
     assert (tree.path / "out/plan.json").read_text() != plan
-    tree.edit("conf/config.yaml", "rank_select: energy", "rank_select: budget")
+
+    tree.run("git", "checkout", "--quiet", "conf")
     assert set(tree.repro()) <= {"configure", "track"}
     assert (tree.path / "out/plan.json").read_text() == plan
     now = yaml.safe_load((tree.path / "dvc.lock").read_text())["stages"]
@@ -166,7 +184,7 @@ def test_two_clones_give_the_same_files_and_the_same_lock(tree: Tree, tmp_path: 
 
 def test_a_job_shares_the_run_cache_both_ways(tree: Tree) -> None:
     overrides = ("rank_select=error", "rank_select.relative_error=0.5", "fine_tune.epochs=1")
-    output = tree.pipeline(*overrides)
+    output = tree.pipeline(*overrides, "track.log_model=true")
     shared = {"prepare", "baseline", "analyze"}
     assert shared.isdisjoint(ran(output)), output
     assert shared <= set(restored(output))
@@ -174,7 +192,7 @@ def test_a_job_shares_the_run_cache_both_ways(tree: Tree) -> None:
     assert "fine-tuned" in output
     assert "MLflow run" in output
 
-    again = tree.pipeline(*overrides)
+    again = tree.pipeline(*overrides, "track.log_model=true")
     assert ran(again) == []
     assert "in MLflow already" in again
 
@@ -184,39 +202,12 @@ def test_a_job_shares_the_run_cache_both_ways(tree: Tree) -> None:
     tree.edit("conf/fine_tune/_base.yaml", "epochs: 2", "epochs: 1")
     assert set(tree.repro()) <= {"configure", "track"}
     assert read(tree, "out/plan.json")["policy"]["name"] == "error"
-    tree.run("git", "checkout", "--quiet", "conf")
-    assert set(tree.repro()) <= {"configure", "track"}
-
-
-def test_one_run_in_mlflow_with_everything(tree: Tree, client: MlflowClient) -> None:
-    run = tracked_run(tree, client)
-    assert run.info.status == "FINISHED"
-    params = yaml.safe_load((tree.path / "params.yaml").read_text())
-    assert run.data.params == {key: str(value) for key, value in flatten(params)}
-    metrics = read(tree, "reports/metrics.json")
-    for key, value in flatten(metrics):
-        assert run.data.metrics[key] == pytest.approx(float(value)), key
-    assert run.data.metrics["fine_tuned.latency_ms"] > 0
-    assert run.data.metrics["speedup"] > 0
-    curve = read(tree, "out/fine_tuned/curve.json")
-    logged = client.get_metric_history(run.info.run_id, "fine_tune.validation_loss")
-    assert [(m.step, m.value) for m in logged] == [
-        (e["step"], pytest.approx(e["validation_loss"])) for e in curve["epochs"]
-    ]
-    steps = client.get_metric_history(run.info.run_id, "baseline.train_loss")
-    assert len(steps) == len(read(tree, "out/baseline/curve.json")["steps"])
-    assert {"lowrank.config", "lowrank.lock", "mlflow.source.git.commit"} <= run.data.tags.keys()
-    (data,) = run.inputs.dataset_inputs
-    assert data.dataset.name == "digits"
-    artifacts = {a.path for a in client.list_artifacts(run.info.run_id)}
-    assert {"plan.json", "params.yaml", "dvc.lock", "layers.json", "figures", "plots"} <= artifacts
-    figures = {a.path for a in client.list_artifacts(run.info.run_id, "figures")}
-    assert "figures/overview.png" in figures
 
 
 def test_the_logged_model_loads_and_gives_the_same_outputs(
     tree: Tree, client: MlflowClient
 ) -> None:
+    """Those of the job, which ran twice and logged it once: the chain stands there now."""
     run = tracked_run(tree, client)
     (model,) = run.outputs.model_outputs
     loaded = mlflow.pytorch.load_model(f"models:/{model.model_id}")
@@ -244,7 +235,6 @@ def test_a_failing_stage_says_why_and_keeps_earlier_outputs(tree: Tree) -> None:
     assert "Traceback" not in output
     tree.edit("conf/config.yaml", "seed: 0", "seed: zero")
     output = tree.run("dvc", "repro", ok=False)
-    assert "error: seed: Value 'zero'" in output
+    assert "error: seed=zero: choose a whole number" in output
     assert "Traceback" not in output
-    tree.edit("conf/config.yaml", "seed: zero", "seed: 0")
     assert (tree.path / "reports/metrics.json").read_bytes() == before

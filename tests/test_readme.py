@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.chain import Tree, make_tree
+from tests.chain import Tree
 from tests.imports import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -40,13 +40,6 @@ def commands() -> list[str]:
         else:
             found.extend(line.partition("  #")[0].strip() for line in block.splitlines())
     return [c for c in found if c and not c.startswith(MAKE)]
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
-    tree = make_tree(tmp_path_factory.mktemp("readme") / "tree")
-    tree.repro()
-    return tree
 
 
 @pytest.mark.e2e

@@ -28,10 +28,7 @@ _EDITS = {
         ("latency_repetitions: 50", "latency_repetitions: 3"),
         ("latency_warmup: 5", "latency_warmup: 1"),
     ],
-    "conf/track/_base.yaml": [
-        ("log_model: true #", "log_model: false #"),
-        ("live: true #", "live: false #"),
-    ],
+    "conf/track/_base.yaml": [("live: true #", "live: false #")],
 }  # fmt: skip
 
 
