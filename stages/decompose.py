@@ -32,7 +32,8 @@ def run() -> None:
     chosen = section_options("refit", RefitOptions)
     dense, refit = load(BASELINE), None
     plan, analysis = load_plan(Path("out/plan.json")), load_analysis(Path("out/analysis"))
-    done = apply_(copy.deepcopy(dense), plan, analysis)
+    example = statistics_batches(DATA, 1, most=1)[0]
+    done = apply_(copy.deepcopy(dense), plan, analysis, example=example)
     model, reports, plan = done.network, dict(done.layers), done.plan
     if chosen.share and reports:
         refit = refit_if_closer(
