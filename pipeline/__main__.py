@@ -52,13 +52,13 @@ def run(config: DictConfig) -> float | tuple[float, ...] | None:
 def sweep(command: Command) -> int:
     """Runs a whole sweep; returns the exit status, 0 when all jobs are done."""
     described = describe_sweep(ROOT / "conf", command)
-    folder = described["folder"]
+    folder = described.folder
     sys.argv[1:] = hydra_arguments(command, folder)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of ending the process
     interrupted = False
     with opened(folder, described, ROOT) as opened_sweep:
         print(f"sweep {folder}", flush=True)
-        with sweep_view(folder, described["total"]):
+        with sweep_view(folder, described.total):
             try:
                 run()
             except (KeyboardInterrupt, SystemExit):
@@ -78,7 +78,7 @@ def sweep(command: Command) -> int:
     # Plotly and matplotlib: seconds of import, not needed before.
     from pipeline.sweeps.publish import publish_comparison
 
-    print(publish_comparison(folder, described["track"], record.parent_run_id), flush=True)
+    print(publish_comparison(folder, described.track, record.parent_run_id), flush=True)
     return 0 if record.state == DONE else 1
 
 

@@ -37,8 +37,8 @@ PIPELINE = (
     "evaluation",
     "training",
     "reporting",
-    "config",
     "tracking",
+    "config",
     "sweeps",
 )
 MOST_ROOMS = {"pipeline": 13, "pipeline/lowrank": 12}

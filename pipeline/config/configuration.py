@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.config.sections.task import TaskOptions
-from pipeline.config.sections.track import TrackOptions
 from pipeline.config.together import check_together
 from pipeline.data.options import DataOptions
 from pipeline.evaluation.options import EvaluateOptions
@@ -16,6 +15,7 @@ from pipeline.lowrank.methods.options import MethodsOptions
 from pipeline.lowrank.planning.options import RankSelectOptions
 from pipeline.lowrank.typed import knob, options
 from pipeline.machine.devices import FabricOptions
+from pipeline.tracking.options import TrackOptions
 from pipeline.training.options import BaselineOptions, FineTuneOptions
 
 

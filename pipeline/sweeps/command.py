@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
@@ -18,8 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.compose import explain, parse_overrides, without_bases
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.typed import options_from
 from pipeline.reporting.objectives import check_directions, check_objectives
 from pipeline.reporting.sweep.record import read_record
+from pipeline.sweeps.record import SweepDescription
+from pipeline.tracking.options import TrackOptions
 
 _OPTUNA = "hydra_plugins.hydra_optuna_sweeper"
 
@@ -64,9 +66,8 @@ def _merge(stored: Sequence[str], extra: Sequence[str]) -> tuple[str, ...]:
     return (*(line for line in stored if _key(_parse([line])[0]) not in keys), *extra)
 
 
-def describe_sweep(conf: Path, command: Command) -> dict[str, Any]:
-    """The sweep that a command asks for: `folder`, `overrides`, `objectives`, `track`, and `total`,
-    the number of jobs (None where only the sweeper knows).
+def describe_sweep(conf: Path, command: Command) -> SweepDescription:
+    """The sweep that a command asks for.
 
     Raises LowRankError for options of Hydra's that can't work.
     """
@@ -78,6 +79,7 @@ def describe_sweep(conf: Path, command: Command) -> dict[str, Any]:
             folder = Path(config.hydra.sweep.dir).absolute()
             objectives = list(config.objectives)
             track = OmegaConf.to_container(config.track, resolve=True)
+            assert isinstance(track, dict)
             sweeper = config.hydra.sweeper
             optuna = str(sweeper._target_).startswith(_OPTUNA)
             total = int(sweeper.n_trials) if optuna else _grid_size(parsed, sweeper.get("params"))
@@ -86,13 +88,13 @@ def describe_sweep(conf: Path, command: Command) -> dict[str, Any]:
                 _check_optuna(sweeper, objectives)
     except (HydraException, OmegaConfBaseException) as error:
         raise LowRankError(explain(error)) from error
-    return {
-        "folder": command.resume or folder,
-        "overrides": command.overrides,
-        "objectives": objectives,
-        "track": track,
-        "total": total,
-    }
+    return SweepDescription(
+        folder=command.resume or folder,
+        overrides=tuple(command.overrides),
+        objectives=tuple(objectives),
+        track=options_from(TrackOptions, {str(k): v for k, v in track.items()}, "track"),
+        total=total,
+    )
 
 
 def hydra_arguments(command: Command, folder: Path) -> list[str]:

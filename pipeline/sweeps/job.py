@@ -32,7 +32,7 @@ from pipeline.reporting.sweep.status import (
 )
 from pipeline.sweeps.record import STOP
 from pipeline.sweeps.workspace import StoppedError, make_workspace, reproduce
-from pipeline.tracking.store import PARENT
+from pipeline.tracking.store import PARENT, track_options
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _finish(
 
     run_id, name = track_run(job.workspace, params)
     if parent:
-        link_to_sweep(params["track"], run_id, parent, job.number)
+        link_to_sweep(track_options(params), run_id, parent, job.number)
     print_summary(job.workspace)
     print(f"\nworkspace  {job.workspace}")
     print(f"MLflow run {run_id} ({name.experiment})")
@@ -168,5 +168,5 @@ def _live_run_ended(job: Job, params: dict[str, Any]) -> Iterator[None]:
     except StoppedError:
         raise
     except LowRankError:
-        end_live_run(job.workspace, params["track"])
+        end_live_run(job.workspace, track_options(params))
         raise

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pipeline.reporting.sweep.write import write_comparison
+from pipeline.tracking.options import TrackOptions
 from pipeline.tracking.sweep import log_to_sweep
 
 
-def publish_comparison(folder: Path, track: Mapping[str, Any], parent: str) -> str:
+def publish_comparison(folder: Path, track: TrackOptions, parent: str) -> str:
     """Writes the comparison and logs it to the sweep's MLflow run; returns one line for the end
     of the sweep. The results exist already, so a failure here is told and not raised."""
     try:

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -37,11 +36,24 @@ from pipeline.reporting.sweep.status import (
     read_status,
     write_status,
 )
+from pipeline.tracking.options import TrackOptions
 from pipeline.tracking.sweep import begin_sweep_run, log_to_sweep
 
 # Jobs on all machines end when this file appears in the sweep's folder.
 STOP = ".stop"
 _PATIENCE = 15.0  # seconds: a job's children are asked first and killed after five
+
+
+@dataclass(frozen=True)
+class SweepDescription:
+    """The sweep that a command asks for; `total` is the number of jobs, None where only the sweeper
+    knows it."""
+
+    folder: Path
+    overrides: tuple[str, ...]
+    objectives: tuple[str, ...]
+    track: TrackOptions
+    total: int | None
 
 
 @dataclass
@@ -53,10 +65,10 @@ class OpenSweep:
 
 
 @contextmanager
-def opened(folder: Path, described: dict[str, Any], root: Path) -> Iterator[OpenSweep]:
+def opened(folder: Path, described: SweepDescription, root: Path) -> Iterator[OpenSweep]:
     """The sweep, its record kept in sweep.json from beginning to end; only one launcher at a time.
 
-    `described` has `overrides`, `objectives`, `total` and `track`. The sweep's MLflow run is
+    The sweep's MLflow run is
     created and ended here, before any job starts: that also creates the store, which two jobs
     must not do at once. On the way out all jobs that still run are stopped; set `interrupted`
     before where that is the user's wish.
@@ -77,23 +89,23 @@ def opened(folder: Path, described: dict[str, Any], root: Path) -> Iterator[Open
             stop_jobs(folder, STOPPED if sweep.interrupted else FAILED)
             sweep.record = _ended(sweep.record, read_jobs(folder))
             save_record(folder / RECORD, sweep.record)
-            log_to_sweep(described["track"], sweep.record.parent_run_id, [folder / RECORD])
+            log_to_sweep(described.track, sweep.record.parent_run_id, [folder / RECORD])
     finally:
         lock.release()
 
 
-def _begin(folder: Path, described: dict[str, Any], root: Path) -> SweepRecord:
+def _begin(folder: Path, described: SweepDescription, root: Path) -> SweepRecord:
     parent = read_record(folder).parent_run_id if (folder / RECORD).is_file() else None
     # Not to be taken for what the jobs do now: numbers belong to the overrides.
     for job in read_jobs(folder):
         _change(folder, job, state=STOPPED, error="not reached yet")
     os.environ["LOWRANK_ROOT"] = str(root)
-    run = begin_sweep_run(described["track"], folder, described["overrides"], parent)
+    run = begin_sweep_run(described.track, folder, described.overrides, parent)
     record = SweepRecord(
         state=RUNNING,
-        overrides=tuple(described["overrides"]),
-        objectives=tuple(described["objectives"]),
-        total=described["total"],
+        overrides=tuple(described.overrides),
+        objectives=tuple(described.objectives),
+        total=described.total,
         started=time.time(),
         parent_run_id=run.parent_run_id,
         experiment=run.experiment,

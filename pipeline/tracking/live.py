@@ -19,12 +19,14 @@ import yaml
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.typed import load_record, save_record
+from pipeline.tracking.options import TrackOptions
 from pipeline.tracking.store import (
     TAG_CONFIG,
     config_hash,
     log_points,
     open_client,
     parent_tags,
+    track_options,
 )
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def curve_logger(stage: str) -> Iterator[Log]:
     `track.live` is false. When the stage fails the run is marked as failed.
     """
     params = yaml.safe_load(Path("params.yaml").read_text())
-    if not params["track"]["live"]:
+    if not track_options(params).live:
         yield lambda metrics, step: None
         return
     curve = _LiveCurve(params, stage.replace("-", "_"))
@@ -96,7 +98,7 @@ class _LiveCurve:
 
     def _send(self) -> MlflowClient:
         if self._client is None:
-            self._client, experiment = open_client(self._params["track"])
+            self._client, experiment = open_client(track_options(self._params))
             self._run_id = _run_for(self._client, experiment, config_hash(self._params))
         log_points(self._client, self._run_id, self._points)
         self._points, self._sent = [], time.monotonic()
@@ -111,7 +113,7 @@ def take_live_run(client: MlflowClient, root: Path, config: str) -> LiveRun | No
     return live
 
 
-def end_live_run(root: Path, track: Mapping[str, Any]) -> None:
+def end_live_run(root: Path, track: TrackOptions) -> None:
     """Marks as failed the live run that the failed job in `root` left behind, if any."""
     note = root / NOTE
     if note.is_file():

@@ -35,6 +35,7 @@ from pipeline.tracking.store import (
     main_root,
     open_client,
     parent_tags,
+    track_options,
 )
 from pipeline.training.curve import read_curve, values_at
 
@@ -62,9 +63,10 @@ def track_run(root: Path, params: Mapping[str, Any]) -> tuple[str, RunName]:
     logged by single runs only: of a sweep's jobs few are ever used, and running one of those alone
     adds the model to its run.
     """
-    client, experiment = open_client(params["track"])
+    track = track_options(params)
+    client, experiment = open_client(track)
     config, lock = config_hash(params), lock_hash(root)
-    with_model = params["track"]["log_model"] and not parent_tags()
+    with_model = track.log_model and not parent_tags()
     locks = main_root() / ".scratch" / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / f"track-{config}-{lock}.lock"):  # two equal jobs of a sweep, one run
@@ -76,7 +78,7 @@ def track_run(root: Path, params: Mapping[str, Any]) -> tuple[str, RunName]:
             print(f"track: this run is in MLflow already ({run_id})")
         if with_model and not has_model(client, run_id):
             log_model(run_id, root)
-    return run_id, RunName(params["track"]["experiment"], config, lock)
+    return run_id, RunName(track.experiment, config, lock)
 
 
 def measured(root: Path, params: Mapping[str, Any]) -> Timings:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.typed import options_from
+from pipeline.tracking.options import TrackOptions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,9 +35,14 @@ def main_root() -> Path:
     return Path(os.environ.get("LOWRANK_ROOT", ".")).absolute()
 
 
-def tracking_uri(track: Mapping[str, Any]) -> str:
+def tracking_uri(track: TrackOptions) -> str:
     """The configured URI, or an absolute one of the SQLite file in the repository."""
-    return track["tracking_uri"] or f"sqlite:///{main_root() / 'mlflow.db'}"
+    return track.tracking_uri or f"sqlite:///{main_root() / 'mlflow.db'}"
+
+
+def track_options(params: Mapping[str, Any]) -> TrackOptions:
+    """The section `track` of a configuration's plain values."""
+    return options_from(TrackOptions, params["track"], "track")
 
 
 def parent_tags() -> dict[str, str]:
@@ -44,7 +51,7 @@ def parent_tags() -> dict[str, str]:
     return {"mlflow.parentRunId": parent} if parent else {}
 
 
-def open_client(track: Mapping[str, Any]) -> tuple[MlflowClient, str]:
+def open_client(track: TrackOptions) -> tuple[MlflowClient, str]:
     """(client, experiment id). Creates the store and the experiment when they are new.
 
     The first opening of a database migrates it, which two processes must not do at once.
@@ -60,13 +67,13 @@ def open_client(track: Mapping[str, Any]) -> tuple[MlflowClient, str]:
     with FileLock(scratch / "mlflow.lock"), _reached(uri):
         mlflow.set_tracking_uri(uri)
         client = MlflowClient(uri)
-        found = client.get_experiment_by_name(track["experiment"])
+        found = client.get_experiment_by_name(track.experiment)
         if found is not None:
             return client, found.experiment_id
         # SQLite keeps no files: artifacts go beside it; a server names its own place.
         local = uri.startswith("sqlite:")
         location = (main_root() / "mlartifacts").as_uri() if local else None
-        return client, client.create_experiment(track["experiment"], location)
+        return client, client.create_experiment(track.experiment, location)
 
 
 @contextmanager

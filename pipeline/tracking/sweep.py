@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pipeline.tracking.options import TrackOptions
 from pipeline.tracking.store import TAG_SWEEP, open_client, tracking_uri
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class SweepRun:
 
 
 def begin_sweep_run(
-    track: Mapping[str, Any], folder: Path, overrides: Sequence[str], parent: str | None
+    track: TrackOptions, folder: Path, overrides: Sequence[str], parent: str | None
 ) -> SweepRun:
     """The run of a sweep, a new one or that of the sweep that is resumed.
 
@@ -37,10 +38,10 @@ def begin_sweep_run(
         run = client.create_run(experiment, run_name=f"sweep {folder.name}", tags=tags)
         parent = run.info.run_id
         client.set_terminated(parent, "FINISHED")
-    return SweepRun(parent, track["experiment"], experiment, tracking_uri(track))
+    return SweepRun(parent, track.experiment, experiment, tracking_uri(track))
 
 
-def log_to_sweep(track: Mapping[str, Any], parent: str, files: Sequence[Path]) -> None:
+def log_to_sweep(track: TrackOptions, parent: str, files: Sequence[Path]) -> None:
     """Logs files as artifacts of the sweep's run."""
     client, _ = open_client(track)
     for file in files:
@@ -57,7 +58,7 @@ def _is_there(client: MlflowClient, run_id: str) -> bool:
     return True
 
 
-def link_to_sweep(track: Mapping[str, Any], run_id: str, parent: str, job: int) -> None:
+def link_to_sweep(track: TrackOptions, run_id: str, parent: str, job: int) -> None:
     """Tags a run as job number `job` of the sweep whose run is `parent`.
 
     An earlier run of the same result stays where it is and is linked: searching for the tag

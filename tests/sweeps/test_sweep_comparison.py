@@ -18,6 +18,7 @@ from pipeline.reporting.sweep.series import ranks_along_front, steps
 from pipeline.reporting.sweep.write import write_comparison
 from pipeline.sweeps import publish
 from pipeline.sweeps.publish import publish_comparison
+from pipeline.tracking.options import TrackOptions
 from tests.sweeps.sweep_case import DENSE, add_job, make_sweep
 
 PARAMS, MACS, LATENCY = COSTS
@@ -230,11 +231,14 @@ def test_a_failure_to_draw_is_one_line_and_ends_nothing(
 ) -> None:
     logged: list[Any] = []
     monkeypatch.setattr(publish, "log_to_sweep", lambda *given: logged.append(given))
-    assert publish_comparison(sweep, {}, "parent") == f"comparison {sweep / 'comparison.html'}"
+    assert (
+        publish_comparison(sweep, TrackOptions(), "parent")
+        == f"comparison {sweep / 'comparison.html'}"
+    )
     ((_, parent, files),) = logged
     assert parent == "parent" and [f.suffix for f in files] == [".html", ".png", ".png"]
     (sweep / "2/reports/layers.json").unlink()
-    line = publish_comparison(sweep, {}, "parent")
+    line = publish_comparison(sweep, TrackOptions(), "parent")
     assert line.startswith("comparison not written: LowRankError: ")
     assert "layers.json" in line and "\n" not in line
 

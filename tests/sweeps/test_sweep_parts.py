@@ -27,9 +27,10 @@ from pipeline.reporting.sweep.record import count, read_jobs, read_record
 from pipeline.reporting.sweep.status import JobStatus, read_status, write_status
 from pipeline.sweeps import view as sweep_view
 from pipeline.sweeps.command import describe_sweep, hydra_arguments, parse_command
-from pipeline.sweeps.record import opened, stop_jobs
+from pipeline.sweeps.record import SweepDescription, opened, stop_jobs
 from pipeline.sweeps.runner import stage_key
 from pipeline.sweeps.workspace import make_workspace
+from pipeline.tracking.options import TrackOptions
 from tests.chain import wait_for
 from tests.imports import ROOT
 from tests.sweeps.sweep_case import make_sweep
@@ -57,7 +58,7 @@ def test_the_number_of_jobs_is_known_before(arguments: list[str], total: int | N
     command = parse_command(["-m", *arguments])
     assert command.multirun
     assert command.overrides == tuple(arguments)
-    assert describe_sweep(CONF, command)["total"] == total
+    assert describe_sweep(CONF, command).total == total
 
 
 @pytest.mark.parametrize(
@@ -84,17 +85,17 @@ def test_a_study_in_a_database_needs_the_older_sqlalchemy(monkeypatch: pytest.Mo
     with pytest.raises(LowRankError, match=r"requirements-optuna\.lock"):
         describe_sweep(CONF, command)
     monkeypatch.setattr("sqlalchemy.__version__", "1.4.54")
-    assert describe_sweep(CONF, command)["total"] == 20
+    assert describe_sweep(CONF, command).total == 20
 
 
 def test_the_folder_reaches_hydra_whole(tmp_path: Path) -> None:
     command = parse_command(["-m", "seed=1,2", "hydra.sweep.dir=there"])
-    assert describe_sweep(CONF, command)["folder"] == Path("there").absolute()
+    assert describe_sweep(CONF, command).folder == Path("there").absolute()
     odd = tmp_path / "it's, a=folder"
     *rest, last = hydra_arguments(command, odd)
     assert rest == ["-m", "seed=1,2"]
     again = parse_command(["-m", "seed=1,2", last])
-    assert describe_sweep(CONF, again)["folder"] == odd
+    assert describe_sweep(CONF, again).folder == odd
 
 
 def test_what_options_share_is_no_option_of_a_glob(tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_resuming_keeps_the_sweep_and_may_change_the_launcher(tmp_path: Path) ->
     command = parse_command(["--resume", str(tmp_path), "hydra.launcher.n_jobs=4"])
     assert command.overrides == ("hydra/launcher=joblib", "seed=1,2", "hydra.launcher.n_jobs=4")
     assert command.multirun
-    assert describe_sweep(CONF, command)["folder"] == tmp_path
+    assert describe_sweep(CONF, command).folder == tmp_path
     with pytest.raises(LowRankError, match="--resume repeats a sweep: seed can't be changed"):
         parse_command(["--resume", str(tmp_path), "seed=3"])
     with pytest.raises(LowRankError, match=r"no sweep \(sweep.json is missing\)"):
@@ -215,11 +216,14 @@ def test_running_jobs_see_the_stop_file(tmp_path: Path) -> None:
     assert read_jobs(tmp_path)[0].state == "stopped"
 
 
+DESCRIBED = SweepDescription(Path("sweep"), (), ("accuracy",), TrackOptions(), 1)
+
+
 def test_one_launcher_a_sweep(tmp_path: Path) -> None:
     with (
         FileLock(tmp_path / ".lock"),
         pytest.raises(LowRankError, match="running already"),
-        opened(tmp_path, {}, ROOT),
+        opened(tmp_path, DESCRIBED, ROOT),
     ):
         pass
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.lowrank.errors import LowRankError
+from pipeline.tracking.options import TrackOptions
 from pipeline.tracking.store import open_client
 
 
@@ -25,7 +26,7 @@ def test_a_store_that_does_not_open_is_one_readable_error(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(LowRankError, match=reason) as caught:
-        open_client({"tracking_uri": uri, "experiment": "lowrank"})
+        open_client(TrackOptions(tracking_uri=uri))
     shown = uri.replace("secret", "…")
     message = str(caught.value)
     assert message.startswith(f"track.tracking_uri={shown}: the store does not open")
