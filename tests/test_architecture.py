@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,3 +159,11 @@ def test_files_are_short() -> None:
     for file in FILES:
         limit = 70 if file.parts[0] == "stages" else 260
         assert len((ROOT / file).read_text().splitlines()) <= limit, file
+
+
+def test_a_command_line_waits_for_no_library_that_it_does_not_need() -> None:
+    """A second or more each, of which a wrong option would be told that much later."""
+    slow = {"lightning_fabric", "matplotlib", "mlflow", "torch._dynamo", "transformers"}
+    code = f"import pipeline.__main__, stages.configure, sys; print({slow} & sys.modules.keys())"
+    loaded = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
+    assert loaded.strip() == "set()"

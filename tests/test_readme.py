@@ -25,7 +25,8 @@ MAKE = "make "
 QUICK = {
     "python -m pipeline experiment=fashion_mnist": " baseline.epochs=1 fine_tune.epochs=1"
     " fabric.precision=32-true"
-    " data.train=2000 data.test=10000 'model.widths=[8,16]' 'model.blocks=[1,1]'"
+    " data.train=2000 data.calibration=500 data.validation=500 data.test=10000"
+    " 'model.widths=[8,16]' 'model.blocks=[1,1]'"
     " rank_select.budget=0.6"
 }
 FASHION = Path("/usr/share/datasets/fashion-mnist")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from lightning_fabric import Fabric, seed_everything
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.typed import knob, options
 from pipeline.machine.number_formats import check_bfloat16
 from pipeline.machine.threads import set_threads
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Precision = Literal[
     "32-true",
@@ -52,6 +54,9 @@ def make_fabric(chosen: FabricOptions, seed: int) -> Fabric:
     an accelerator, strategy or precision that this machine doesn't have, bfloat16 on a CPU
     without it included.
     """
+    # More than a second of import, which a configuration, of which the options are, never needs.
+    from lightning_fabric import Fabric, seed_everything
+
     set_deterministic(chosen.threads)
     seed_everything(seed, verbose=False)
     try:

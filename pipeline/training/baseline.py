@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_fabric import Fabric
 from torch import nn
 
 from pipeline.data.files import load_facts, load_split, load_task
@@ -20,6 +19,9 @@ from pipeline.training.curve import Curve, OnStep
 from pipeline.training.options import BaselineOptions
 from pipeline.training.snapshots import INIT, Snapshots
 from pipeline.training.train import train, unchanged_curve
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def make_baseline(

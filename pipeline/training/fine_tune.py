@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_fabric import Fabric
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -30,6 +29,9 @@ from pipeline.training.losses import (
 from pipeline.training.options import FineTuneOptions
 from pipeline.training.resumption import Resumption
 from pipeline.training.train import train, unchanged_curve
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def fine_tune(

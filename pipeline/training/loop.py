@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pipeline.data.splits import Split
@@ -21,6 +20,9 @@ from pipeline.training.optimizers import Clock, make_optimizer, one_cycle
 from pipeline.training.options import TrainingOptions
 from pipeline.training.progress import Display
 from pipeline.training.resumption import Resumption
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 # (model, step from 1, total steps), right after the step.
 OnState = Callable[[nn.Module, int, int], None]

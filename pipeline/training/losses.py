@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pipeline.data.splits import Split
@@ -14,6 +13,9 @@ from pipeline.lowrank.forms.running import lay_out
 from pipeline.lowrank.network.blocks import BlockOutputs
 from pipeline.lowrank.network.calling import padding_mask
 from pipeline.lowrank.tasks import Task
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _CACHE_BYTES = 256 * 2**20
 _TEACHER_BATCH = 500

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import time
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from pipeline.training.muon import MuonWithAdamW
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _WARM_UP = 0.3  # of the cycle
 _FIRST, _LAST = 1 / 25, 1 / 25e4  # of the peak

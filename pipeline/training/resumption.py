@@ -7,13 +7,15 @@ import json
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from pipeline.machine.scratch import scratch
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 State = dict[str, Any]
 

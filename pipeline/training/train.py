@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pipeline.data.splits import Split
@@ -20,6 +20,9 @@ from pipeline.training.losses import Objective, label_loss
 from pipeline.training.options import TrainingOptions
 from pipeline.training.progress import Display, SilentDisplay, training_display
 from pipeline.training.resumption import Resumption
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def train(
