@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.data.splits import Split, TokenSplit
+from pipeline.data.preprocessing import Preprocessing
+from pipeline.data.splits import Split, TokenSplit, unnamed
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.tasks import Task, get_task
-from pipeline.lowrank.tasks.base import Examples
+from pipeline.lowrank.tasks.base import DType, Examples, Shape
 from pipeline.lowrank.typed import load_record
 
 SPLITS = ("train", "calibration", "held_out", "validation", "test", "ood")
@@ -26,30 +28,40 @@ class DataFacts:
 
     name: of the source, as in the configuration.
     source: where the data come from, in words.
-    input_shape: of one example.
+    input_shape: of one example; of several inputs, by name.
     sizes: {split: number of examples}.
     sha256: {what was read: its checksum}.
+    input_dtype: of what the network reads, float32 or int64; None: as the task reads it.
+    label_shape: of one example's labels; of several, by name; None where there are none.
     classes, class_names: None where examples have no class.
-    vocabulary: number of the tokenizer's tokens; None where examples are values, which then have
-        the mean and std of each channel.
+    vocabulary: number of the tokenizer's tokens; None where examples are values.
+    preprocessing: of values that are stored as they were read.
     """
 
     name: str
     task: str
     source: str
-    input_shape: tuple[int, ...]
+    input_shape: Shape
     sizes: dict[str, int]
     sha256: dict[str, str]
+    input_dtype: DType | dict[str, DType] | None = None
+    label_shape: Shape | None = None
     classes: int | None = None
     class_names: tuple[str, ...] | None = None
     vocabulary: int | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
     @property
     def examples(self) -> Examples:
         """The facts that a task needs to know of the examples."""
-        return Examples(self.name, self.input_shape, self.classes, self.vocabulary)
+        return Examples(
+            self.name,
+            self.input_shape,
+            self.classes,
+            self.vocabulary,
+            self.input_dtype,
+            self.label_shape,
+        )
 
 
 def load_facts(folder: Path) -> DataFacts:
@@ -72,12 +84,23 @@ def load_split(folder: Path, split: str) -> Split:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise LowRankError(f"{path}: cannot be read ({error}); run the stage prepare") from error
-    if get_task(facts.task).inputs == "tokens":
-        return TokenSplit(tensors["inputs"], tensors["labels"])
-    return Split(tensors["inputs"], tensors["labels"], facts.mean, facts.std)
+    inputs, labels = unnamed("inputs", tensors), unnamed("labels", tensors)
+    if inputs is None:
+        raise LowRankError(f"{path}: holds no inputs; run the stage prepare")
+    kind = Split if facts.vocabulary is None else TokenSplit
+    return kind(inputs, labels, facts.preprocessing.channels)
 
 
-def example_input(examples: Examples, task: Task) -> Tensor:
-    """An example of zeros as the network takes it, a batch of one: float32 values, or token ids."""
-    dtype = torch.int64 if task.inputs == "tokens" else torch.float32
-    return torch.zeros(1, *examples.shape, dtype=dtype)
+def example_input(examples: Examples, task: Task) -> Any:
+    """An example of zeros as the network takes it, a batch of one: float32 values or int64 ids, a
+    tensor or {name: tensor}."""
+    default = "int64" if task.inputs == "tokens" else "float32"
+    if not isinstance(examples.shape, dict):
+        assert not isinstance(examples.dtype, dict)
+        return _zeros(examples.shape, examples.dtype or default)
+    dtypes = examples.dtype if isinstance(examples.dtype, dict) else {}
+    return {key: _zeros(one, dtypes.get(key, default)) for key, one in examples.shape.items()}
+
+
+def _zeros(shape: tuple[int, ...], dtype: str) -> Tensor:
+    return torch.zeros(1, *shape, dtype=getattr(torch, dtype))

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from pipeline.data.files import DATA_JSON, DataFacts
 from pipeline.data.options import DataOptions
+from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.sources import SOURCES, RawData, check_examples
-from pipeline.data.splits import Splits, stratified_indices
+from pipeline.data.splits import Channels, Splits, stratified_indices
 from pipeline.data.text import read_token_splits
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.tasks import Task
@@ -37,7 +38,7 @@ def prepare_data(folder: Path, options: DataOptions, task: Task, seed: int) -> D
     else:
         splits, facts = read_token_splits(options, task, sizes, seed)
     splits = _with_held_out(splits, options.held_out)
-    facts = replace(facts, sizes={key: len(split["labels"]) for key, split in splits.items()})
+    facts = replace(facts, sizes={key: len(split["inputs"]) for key, split in splits.items()})
     folder.mkdir(parents=True, exist_ok=True)
     for key, tensors in splits.items():
         save_file(tensors, folder / f"{key}.safetensors")
@@ -52,14 +53,14 @@ def _with_held_out(splits: Splits, share: float) -> Splits:
         if name != "calibration":
             parts[name] = split
             continue
-        count = len(split["labels"])
+        count = len(split["inputs"])
         kept = count - round(share * count)
         for part, rows in (("calibration", slice(kept)), ("held_out", slice(kept, None))):
             parts[part] = {key: value[rows].contiguous() for key, value in split.items()}
     return parts
 
 
-def channel_statistics(inputs: Tensor) -> tuple[list[float], list[float]]:
+def channel_statistics(inputs: Tensor) -> Channels:
     """Mean and standard deviation of each channel (dimension 1); uint8 counts as x/255.
 
     A channel without variation gets the deviation 1, so that it is only centred.
@@ -77,7 +78,7 @@ def channel_statistics(inputs: Tensor) -> tuple[list[float], list[float]]:
             mean, deviation = float(values.mean()), float(values.std(correction=0))
         means.append(mean)
         deviations.append(deviation if deviation > 0 else 1.0)
-    return means, deviations
+    return Channels(tuple(means), tuple(deviations))
 
 
 def _read_images(
@@ -91,7 +92,7 @@ def _read_images(
     raw = SOURCES[options.name](options.path, options.sha256)
     check_examples(raw)
     splits = _split(raw, sizes, seed)
-    mean, std = channel_statistics(splits["train"]["inputs"])
+    channels = channel_statistics(splits["train"]["inputs"])
     return splits, DataFacts(
         name=options.name,
         task=task.name,
@@ -101,8 +102,8 @@ def _read_images(
         sha256=raw.sha256,
         classes=raw.classes,
         class_names=tuple(raw.class_names),
-        mean=tuple(mean),
-        std=tuple(std),
+        label_shape=(),
+        preprocessing=Preprocessing({"inputs": channels}),
     )
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.data.files import example_input
-from pipeline.data.splits import Split
+from pipeline.data.splits import Split, moved, tensors
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.network.calling import call
 from pipeline.lowrank.tasks import Task
 from pipeline.lowrank.tasks.base import Examples, ExampleScores
 
@@ -75,7 +77,7 @@ def _scores(
     if batch_size < 1:
         raise LowRankError(f"batch_size={batch_size}: give at least 1")
     if task.inputs == "tokens":
-        batch_size = max(1, min(batch_size, _MOST_TOKENS // split.stored.shape[1]))
+        batch_size = max(1, min(batch_size, _MOST_TOKENS // tensors(split.stored)[0].shape[1]))
     reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     training = model.training
     model.eval()
@@ -83,9 +85,9 @@ def _scores(
         with torch.no_grad():
             for part in torch.split(chosen, batch_size):
                 inputs, labels = split.batch(part)
-                dtype = reference.dtype if inputs.is_floating_point() else inputs.dtype
-                answer = model(inputs.to(reference.device, dtype))
-                yield task.scores(answer, labels.to(reference.device))
+                answer = call(model, moved(inputs, reference.device, reference.dtype))
+                there: Any = labels if labels is None else moved(labels, reference.device)
+                yield task.scores(answer, there)
     finally:
         model.train(training)
 
@@ -97,7 +99,7 @@ def check_fit(model: nn.Module, examples: Examples, task: Task) -> None:
     model.eval()
     try:
         with torch.no_grad():
-            output = model(example_input(examples, task))
+            output = call(model, example_input(examples, task))
     except (RuntimeError, IndexError) as error:
         raise LowRankError(
             f"the model doesn't take the data {examples.name}, examples of shape "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.splits import Split
+from pipeline.data.splits import Split, moved, taken
 from pipeline.lowrank.forms.running import lay_out
 from pipeline.training.augmentation import AUGMENTATIONS
 from pipeline.training.curve import BestState, Recorder, check_finite
@@ -184,10 +184,13 @@ class Loop:
     def _batch(self, chosen: Tensor, generator: torch.Generator, share: slice) -> Batch:
         """The `share` of a batch; augmented as a whole, so that it doesn't depend on the
         number of devices."""
-        stored = AUGMENTATIONS[self.options.augment](self.training.stored[chosen], generator)
-        inputs = self.training.normalise(stored[share]).to(self.fabric.device)
+        stored, labels = taken(self.training.stored, chosen), self.training.labels
+        if isinstance(stored, Tensor):  # several inputs belong together: none is varied alone
+            stored = AUGMENTATIONS[self.options.augment](stored, generator)
+        inputs = moved(self.training.normalise(taken(stored, share)), self.fabric.device)
         examples = chosen[share]
-        return Batch(inputs, self.training.labels[examples].to(self.fabric.device), examples)
+        there = None if labels is None else moved(taken(labels, examples), self.fabric.device)
+        return Batch(inputs, there, examples)
 
     def _validate(self, epoch: int, step: int) -> float:
         """Validation loss, each device taking its share of the examples."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,11 @@ _TEACHER_BATCH = 500
 
 
 class Batch(NamedTuple):
-    """inputs (n, …) and labels (n, …) on the device; examples (n,): which examples of the split
-    they are."""
+    """inputs (n, …) and labels (n, …) on the device, each a tensor or {name: tensor}; labels None
+    where there are none; examples (n,): which examples of the split they are."""
 
-    inputs: Tensor
-    labels: Tensor
+    inputs: Any
+    labels: Any
     examples: Tensor
 
 

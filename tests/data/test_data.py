@@ -18,7 +18,7 @@ from pipeline.data.calibration import (
 from pipeline.data.files import DataFacts, load_facts, load_split
 from pipeline.data.options import DataOptions
 from pipeline.data.preparation import prepare_data
-from pipeline.data.splits import Split, stratified_indices
+from pipeline.data.splits import Channels, Split, stratified_indices
 from pipeline.lowrank import LowRankError
 from pipeline.lowrank.tasks import Classification, Encoder
 from tests.conftest import SIZES
@@ -103,7 +103,8 @@ def test_digits_are_read_normalised_by_the_train_split(digits: Path) -> None:
 
 def test_float_inputs_are_normalised_and_what_is_stored_is_left_alone() -> None:
     stored = torch.tensor([[1.0, 10.0], [3.0, 30.0]])
-    split = Split(stored, torch.tensor([0, 1]), [2.0, 20.0], [1.0, 10.0])
+    channels = {"inputs": Channels((2.0, 20.0), (1.0, 10.0))}
+    split = Split(stored, torch.tensor([0, 1]), channels)
     assert split.inputs.tolist() == [[-1.0, -1.0], [1.0, 1.0]]
     assert stored.tolist() == [[1.0, 10.0], [3.0, 30.0]]
 
@@ -112,9 +113,9 @@ def test_a_constant_channel_is_centred_only(tmp_path: Path) -> None:
     inputs = torch.rand(200, 2, 3, 3)
     inputs[:, 1] = 5.0
     meta = prepare(tmp_path, tensors_file(tmp_path, inputs=inputs))
-    assert meta.mean is not None and meta.std is not None
-    assert (meta.mean[1], meta.std[1]) == (5.0, 1.0)
-    assert meta.std[0] == pytest.approx(12**-0.5, rel=0.05)  # of a uniform distribution
+    channels = meta.preprocessing.channels["inputs"]
+    assert (channels.mean[1], channels.std[1]) == (5.0, 1.0)
+    assert channels.std[0] == pytest.approx(12**-0.5, rel=0.05)  # of a uniform distribution
 
 
 def test_data_json_says_what_the_contract_asks(digits: Path) -> None:

@@ -15,21 +15,29 @@ from pipeline.lowrank.tasks.measure import Measure
 # {name of a figure: (n, …)} of single examples, of which measures of quality are made.
 ExampleScores = Mapping[str, Tensor]
 
+# Of one example, without its place in the batch: of one tensor, or of several by name.
+Shape = tuple[int, ...] | dict[str, tuple[int, ...]]
+DType = Literal["float32", "int64"]
+
 
 @dataclass(frozen=True)
 class Examples:
     """The kind of a data set's examples.
 
     name: of the data, for messages.
-    shape: of one example's input.
+    shape: of one example's input; of several inputs, by the names of the forward's keywords.
     classes: how many the labels have; None without classes.
     vocabulary: how many tokens there are; None where inputs are values.
+    dtype: of what the network reads; None: as the task reads it.
+    label_shape: of one example's labels; of several, by name; None where there are none.
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: Shape
     classes: int | None = None
     vocabulary: int | None = None
+    dtype: DType | dict[str, DType] | None = None
+    label_shape: Shape | None = None
 
 
 class Task(Protocol):
