@@ -2,9 +2,9 @@
 fine-tuned, and repaired: what each part of the default is worth beside the published algorithms.
 
     python -m pipeline experiment=smollm2
-    python -m benchmarks.metrics WORKSPACE --cost params --scope targets --budgets 0.8 0.6
+    python -m benchmarks.metrics WORKSPACE --cost-unit params --scope targets --budgets 0.8 0.6
     python -m pipeline experiment=fashion_mnist
-    python -m benchmarks.metrics WORKSPACE --cost macs --plain tucker2 --budgets 0.5 0.35 0.25
+    python -m benchmarks.metrics WORKSPACE --cost-unit macs --plain tucker2 --budgets 0.5 0.35 0.25
     … --repair 1
 
 WORKSPACE is the folder that the run prints; its analysis must be in the metric fisher.
@@ -117,7 +117,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("workspace", type=Path)
-    parser.add_argument("--cost", choices=("params", "macs"), default="params")
+    parser.add_argument("--cost-unit", choices=("params", "macs"), default="params")
     parser.add_argument("--scope", choices=("network", "targets"), default="network")
     parser.add_argument("--budgets", type=float, nargs="+", required=True)
     parser.add_argument("--plain", default="svd")
@@ -137,7 +137,7 @@ def main() -> None:
         if row.metric not in analyses:
             analyses = {"fisher": fisher, row.metric: in_metric(fisher, model, row.metric)}
         for kept in arguments.budgets:
-            budget = Budget(**{arguments.cost: kept}, scope=arguments.scope)
+            budget = Budget(**{arguments.cost_unit: kept}, scope=arguments.scope)
             plan = plan_of(row, analyses[row.metric], model, budget)
             networks = {"dense": model}
             built = apply_(copy.deepcopy(model), plan, analyses[row.metric]).network

@@ -8,6 +8,7 @@ RENAMED = {
     "model.task": "task.name",
     "data.text.task": "task.name",
     "analyze.holdout": "data.held_out",
+    "rank_select.cost": "rank_select.cost_unit",
 }
 
 

@@ -114,7 +114,7 @@ def test_the_known_names_are_those_of_the_code() -> None:
         ("rank_select.budget=0", r"rank_select\.budget=0: choose a number above 0"),
         ("rank_select.budget=1.5", r"rank_select\.budget=1\.5: choose a number of at most 1"),
         ("rank_select.policy=enrgy", r"unknown policy 'enrgy': did you mean 'energy'\?"),
-        ("rank_select.cost=flops", r"rank_select\.cost=flops: unknown; choose one of params, macs"),
+        ("rank_select.cost_unit=flops", r"cost_unit=flops: unknown; choose one of params, macs"),
         ("rank_select.allocation=exakt", r"allocation=exakt: unknown; did you mean 'exact'\?"),
         (
             "rank_select.max_relative_error=-1",

@@ -60,7 +60,7 @@ def test_a_section_makes_what_it_names() -> None:
 def test_a_policy_or_a_plan_decides(tmp_path: Path) -> None:
     chosen = options_from(RankSelectOptions, {"policy": "energy", "energy": 0.5}, "rank_select")
     assert chosen.to_policy() == Energy(energy=0.5) and chosen.plan is None
-    plain = {"policy": "budget", "budget": 0.25, "cost": "macs"}
+    plain = {"policy": "budget", "budget": 0.25, "cost_unit": "macs"}
     assert options_from(RankSelectOptions, plain, "").to_policy() == Budget(macs=0.25)
     plain = {"policy": "file", "path": "p.json"}
     assert options_from(RankSelectOptions, plain, "").plan == Path("p.json")

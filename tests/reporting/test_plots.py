@@ -17,7 +17,7 @@ from pipeline.reporting.run.figure_energy import rank_of
 from pipeline.reporting.run.figure_fine_tune import draw_fine_tune
 from pipeline.reporting.run.figures import plot_rows, write_figures
 from pipeline.reporting.run.metrics import make_metrics
-from pipeline.reporting.run.plot_rows import MOST_POINTS, fine_tuning_rows, kept_rank, thin
+from pipeline.reporting.run.plot_rows import MOST_POINTS, fine_tune_rows, kept_rank, thin
 from pipeline.reporting.run.rows import (
     KINDS,
     EnergyRow,
@@ -40,7 +40,7 @@ from tests.reporting.report_case import (
 )
 
 FIGURES = (
-    "spectra", "energy", "ranks", "errors", "bounds", "fine_tuning", "overview", "weights",
+    "spectra", "energy", "ranks", "errors", "bounds", "fine_tune", "overview", "weights",
     "training",
 )  # fmt: skip
 
@@ -121,7 +121,7 @@ def test_errors_lie_in_their_bounds(small: Facts) -> None:
 
 
 def test_fine_tuning_joins_steps_and_epochs() -> None:
-    rows = fine_tuning_rows(curve([0.5, 0.75], best=1, steps=4))
+    rows = fine_tune_rows(curve([0.5, 0.75], best=1, steps=4))
     assert [row.step for row in rows] == [0, 1, 3, 4]
     assert rows[0].train_loss is None
     assert rows[0].validation_accuracy == 0.5
@@ -156,7 +156,7 @@ def test_csv_files_are_tidy(small: Facts, tmp_path: Path) -> None:
         assert tuple(read[0]) == columns(kind)
         assert len(read) == len(getattr(rows, name)) > 0
         assert all(type(row) is kind for row in getattr(rows, name))
-    with (tmp_path / "fine_tuning.csv").open(newline="") as file:
+    with (tmp_path / "fine_tune.csv").open(newline="") as file:
         first = next(csv.DictReader(file))
     assert (first["step"], first["train_loss"], first["validation_accuracy"]) == ("0", "", "0.9")
 
@@ -227,9 +227,9 @@ def test_style_ignores_the_callers_settings(small: Facts, tmp_path: Path) -> Non
     import matplotlib
 
     def draw(name: str) -> bytes:
-        rows = plot_rows(small).fine_tuning
+        rows = plot_rows(small).fine_tune
         save_png(
-            lambda: draw_fine_tune(rows, small.baseline, small.fine_tuning.descent),
+            lambda: draw_fine_tune(rows, small.baseline, small.fine_tune.descent),
             tmp_path / name,
         )
         return (tmp_path / name).read_bytes()
@@ -259,9 +259,7 @@ def test_energy_bands_start_at_the_right_rank() -> None:
 def test_a_training_that_ran_out_of_time_draws(small: Facts, tmp_path: Path) -> None:
     """Its last validation stands at a fraction of an epoch."""
     steps = [StepPoint(3, 0.5, 0.4, gradient_squared_norm=1.0, learning_rate=0.1)]
-    rows = fine_tuning_rows(
-        Curve(steps, [EpochPoint(n, 3 * n, 1.0 - n / 2, 0.5) for n in range(2)])
-    )
+    rows = fine_tune_rows(Curve(steps, [EpochPoint(n, 3 * n, 1.0 - n / 2, 0.5) for n in range(2)]))
     assert rows[-1].epoch == 0.5
     save_png(lambda: draw_fine_tune(rows, small.baseline, []), tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 10_000

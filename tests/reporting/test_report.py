@@ -134,7 +134,7 @@ def test_written_files_hold_the_same_numbers(facts: Facts, tmp_path: Path) -> No
     error = metrics.output_error
     assert (error.certified, error.measured, error.certificate) == (True, 3.5, 420.0)
     assert error.worst_case == 123456.0
-    names = ("spectra", "energy", "ranks", "errors", "bounds", "fine_tuning", "weights", "training")
+    names = ("spectra", "energy", "ranks", "errors", "bounds", "fine_tune", "weights", "training")
     assert {f"plots/{name}.csv" for name in names} <= produced
     assert "spectra.csv" in produced
     assert {f"figures/{name}.png" for name in (*names, "overview")} <= produced

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.reporting.sweep.entries import Comparison, read_comparison
-from pipeline.reporting.sweep.front import COSTS, find_front, pareto
+from pipeline.reporting.sweep.front import COST_AXES, find_front, pareto
 from pipeline.reporting.sweep.series import ranks_along_front, steps
 from pipeline.reporting.sweep.write import write_comparison
 from pipeline.sweeps import publish
@@ -21,7 +21,7 @@ from pipeline.sweeps.publish import publish_comparison
 from pipeline.tracking.options import TrackOptions
 from tests.sweeps.sweep_case import DENSE, add_job, make_sweep
 
-PARAMS, MACS, LATENCY = COSTS
+PARAMS, MACS, LATENCY = COST_AXES
 
 
 def network(accuracy: float, params: int, macs: int) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def test_the_front_is_what_nothing_dominates() -> None:
 
 
 def numbers(comparison: Comparison, place: int) -> list[int]:
-    return [point.entry.number for point in find_front(comparison, COSTS[place]).best]
+    return [point.entry.number for point in find_front(comparison, COST_AXES[place]).best]
 
 
 def test_a_front_for_each_cost(sweep: Path) -> None:

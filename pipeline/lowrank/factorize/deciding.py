@@ -130,7 +130,7 @@ def plan_from(
     known = with_matrices([*methods, *named_methods(overrides or {}, methods)])
     names = [method.name for method in methods]
     weights = analysis.whitened(model)
-    offers = make_offers(analysis, weights, names, known, policy.cost, overrides)
+    offers = make_offers(analysis, weights, names, known, policy.cost_unit, overrides)
     return choose_plan(
         model, policy, lambda one: make_plan(analysis, offers, one, known, seed), divergence
     )

@@ -1,4 +1,4 @@
-"""What a compressed layer is: its modules, how factors go in and out, surgery, files."""
+"""What a factorized layer is: its modules, how factors go in and out, surgery, files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of a form: what a compressed layer is made of, whichever method found its
+"""The contract of a form: what a factorized layer is made of, whichever method found its
 factors."""
 
 from __future__ import annotations

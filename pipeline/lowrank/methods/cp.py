@@ -50,7 +50,7 @@ class CP(Method):
     cp_penalty: float = knob(
         default=1e-3,
         ge=0,
-        help="cp: cost of the sensitivity, relative to ‖K‖²; 0 lets components diverge",
+        help="cp: weight of the sensitivity, relative to ‖K‖²; 0 lets components diverge",
     )
     cp_slack: float = knob(
         default=0.02,

@@ -21,7 +21,7 @@ class FromFile(Policy):
     name: ClassVar[str] = "file"
 
     @property
-    def cost(self) -> CostUnit:
+    def cost_unit(self) -> CostUnit:
         return "params"
 
     def select(self, offers: Mapping[str, Offer], totals: Totals) -> Selection:

@@ -37,7 +37,7 @@ def make_plan(
             f"in {analysis.metric!r}: choose analyze=fisher or another policy"
         )
     selection = policy.select(offers, analysis.totals)
-    beside = uniform(offers, policy.cost, selection)
+    beside = uniform(offers, policy.cost_unit, selection)
     chosen, other = (_plan(analysis, one, policy, methods, seed) for one in (selection, beside))
     return replace(chosen, uniform=other)
 

@@ -28,7 +28,7 @@ class Facts:
     bounds: of the layers' outputs, and of the network's.
     spectra, weights: spectra in the metric, and of the weights themselves in training; both hold
         all targets in the network's order, which every list of layers in the reports follows.
-    baseline, fine_tuning: the curves of the two trainings.
+    baseline, fine_tune: the curves of the two trainings.
     """
 
     analysis: AnalysisRecord
@@ -38,7 +38,7 @@ class Facts:
     compression: CompressionReport
     bounds: Bounds
     baseline: Curve
-    fine_tuning: Curve
+    fine_tune: Curve
 
     @property
     def names(self) -> list[str]:
@@ -67,7 +67,7 @@ def read_facts(out: Path) -> Facts:
         compression=load_record(out / "compressed/layers.json", CompressionReport, REMEDY),
         bounds=load_record(out / "compressed/bounds.json", Bounds, REMEDY),
         baseline=read_curve(out / "baseline"),
-        fine_tuning=read_curve(out / "fine_tuned"),
+        fine_tune=read_curve(out / "fine_tuned"),
     )
     _check_agreement(facts)
     return facts

@@ -1,4 +1,4 @@
-"""fine_tuning.png: loss and accuracy during the fine-tuning of the compressed network."""
+"""fine_tune.png: loss and accuracy during the fine-tuning of the compressed network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.reporting.run.rows import FineTuningRow
+from pipeline.reporting.run.rows import FineTuneRow
 from pipeline.reporting.style import (
     DENSE,
     FINE_TUNED,
@@ -32,12 +32,12 @@ _DESCENT: dict[str, dict[str, Any]] = {
 
 
 def draw_fine_tune(
-    rows: Sequence[FineTuningRow],
+    rows: Sequence[FineTuneRow],
     baseline: Curve,
     descent: Sequence[DescentPoint],
     measure: str = "accuracy",
 ) -> Figure:
-    """rows: `fine_tuning_rows`; baseline: the curve of the dense network, for the dashed lines
+    """rows: `fine_tune_rows`; baseline: the curve of the dense network, for the dashed lines
     (its validation at the epoch that was kept); descent and measure: of the fine-tuning's curve."""
     checks = [row for row in rows if row.validation_loss is not None]
     if len(checks) < 2:
@@ -91,8 +91,8 @@ def _note(rows: Sequence[DescentPoint]) -> str:
 
 def _validation(
     axes: Axes,
-    checks: Sequence[FineTuningRow],
-    best: FineTuningRow,
+    checks: Sequence[FineTuneRow],
+    best: FineTuneRow,
     dense: EpochPoint | None,
     key: Literal["validation_loss", "validation_accuracy"],
 ) -> None:

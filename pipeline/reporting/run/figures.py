@@ -23,7 +23,7 @@ from pipeline.reporting.run.plot_rows import (
     bound_rows,
     energy_rows,
     error_rows,
-    fine_tuning_rows,
+    fine_tune_rows,
     network_bound_rows,
     rank_rows,
     spectra_rows,
@@ -42,10 +42,10 @@ def plot_rows(facts: Facts) -> PlotRows:
         errors=error_rows(facts),
         bounds=bound_rows(facts),
         network_bounds=network_bound_rows(facts),
-        fine_tuning=fine_tuning_rows(facts.fine_tuning),
+        fine_tune=fine_tune_rows(facts.fine_tune),
         weights=weight_rows(facts),
         training=training_rows(facts),
-        descent=facts.fine_tuning.descent,
+        descent=facts.fine_tune.descent,
     )
 
 
@@ -57,7 +57,7 @@ def write_figures(
     metrics: Metrics,
     subject: str,
 ) -> None:
-    """Writes folder/{spectra,energy,ranks,errors,bounds,fine_tuning,overview,weights}.png, and
+    """Writes folder/{spectra,energy,ranks,errors,bounds,fine_tune,overview,weights}.png, and
     training.png where the initial weights are known.
 
     table: `spectral_rows`; `subject` says what was compressed ("ResNet on digits"). The same
@@ -70,12 +70,12 @@ def write_figures(
         "energy": partial(draw_energy, rows.energy, params),
         "ranks": partial(draw_ranks, rows.ranks, params),
         "errors": partial(draw_errors, rows.errors),
-        "fine_tuning": partial(
+        "fine_tune": partial(
             draw_fine_tune,
-            rows.fine_tuning,
+            rows.fine_tune,
             facts.baseline,
             rows.descent,
-            facts.fine_tuning.measure,
+            facts.fine_tune.measure,
         ),
         "bounds": partial(
             draw_bounds, rows.bounds, rows.network_bounds, facts.bounds.network.reason

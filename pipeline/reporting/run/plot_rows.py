@@ -12,7 +12,7 @@ from pipeline.reporting.run.rows import (
     BoundRow,
     EnergyRow,
     ErrorRow,
-    FineTuningRow,
+    FineTuneRow,
     NetworkBoundRow,
     RankRow,
     SpectrumRow,
@@ -143,14 +143,14 @@ def network_bound_rows(facts: Facts) -> list[NetworkBoundRow]:
     ]
 
 
-def fine_tuning_rows(curve: Curve) -> list[FineTuningRow]:
+def fine_tune_rows(curve: Curve) -> list[FineTuneRow]:
     """Rows by step; a validation shares its row with the steps before it."""
     rows = {
-        point.step: FineTuningRow(point.step, point.epoch, train_loss=point.train_loss)
+        point.step: FineTuneRow(point.step, point.epoch, train_loss=point.train_loss)
         for point in curve.steps
     }
     for point in curve.epochs:
-        row = rows.get(point.step, FineTuningRow(point.step, point.epoch))
+        row = rows.get(point.step, FineTuneRow(point.step, point.epoch))
         rows[point.step] = replace(
             row,
             validation_loss=point.validation_loss,

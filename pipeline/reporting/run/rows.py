@@ -89,7 +89,7 @@ class NetworkBoundRow:
 
 
 @dataclass(frozen=True)
-class FineTuningRow:
+class FineTuneRow:
     """A step of the fine-tuning; figures that were not measured at it are None. Losses in nats."""
 
     step: int
@@ -133,7 +133,7 @@ class PlotRows:
     errors: Sequence[ErrorRow]
     bounds: Sequence[BoundRow]
     network_bounds: Sequence[NetworkBoundRow]
-    fine_tuning: Sequence[FineTuningRow]
+    fine_tune: Sequence[FineTuneRow]
     weights: Sequence[WeightRow]
     training: Sequence[TrainingRow]
     descent: Sequence[DescentPoint]
@@ -147,7 +147,7 @@ KINDS: dict[str, type] = {
     "errors": ErrorRow,
     "bounds": BoundRow,
     "network_bounds": NetworkBoundRow,
-    "fine_tuning": FineTuningRow,
+    "fine_tune": FineTuneRow,
     "weights": WeightRow,
     "training": TrainingRow,
     "descent": DescentPoint,

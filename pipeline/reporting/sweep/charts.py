@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from pipeline.reporting.style import DENSE, FAINT, FIRST, INK
 from pipeline.reporting.sweep.entries import Comparison
-from pipeline.reporting.sweep.front import Cost, find_front, is_wide
+from pipeline.reporting.sweep.front import CostAxis, find_front, is_wide
 from pipeline.reporting.sweep.series import (
     LIGHT,
     Ranks,
@@ -30,9 +30,9 @@ _SCALE = [[0.0, "#F4F8FB"], [1.0, FIRST]]
 _ROW, _COLUMN_HEAD = 26, 16  # pixels
 
 
-def front_chart(comparison: Comparison, cost: Cost) -> dict[str, Any] | None:
+def front_chart(comparison: Comparison, axis: CostAxis) -> dict[str, Any] | None:
     """Quality against a cost; None where no job's cost is known."""
-    front = find_front(comparison, cost)
+    front = find_front(comparison, axis)
     if not front.points:
         return None
     measure = comparison.measure
@@ -56,12 +56,12 @@ def front_chart(comparison: Comparison, cost: Cost) -> dict[str, Any] | None:
         marker={"color": DENSE, "symbol": "diamond", "size": 10},
         hovertext=[
             f"dense network<br>{escape(measure.label)} {measure.show(y)}<br>"
-            f"{escape(cost.axis)} {cost.show(x)}"
+            f"{escape(axis.label)} {axis.show(x)}"
             for x, y in front.dense
         ],
         hoverinfo="text",
     )
-    figure.update_xaxes(title_text=escape(cost.axis), **_axis(front.wide, cost.counts))
+    figure.update_xaxes(title_text=escape(axis.label), **_axis(front.wide, axis.counts))
     figure.update_yaxes(**_quality_axis(comparison, [p.quality for p in front.points]))
     return _json(figure)
 

@@ -16,13 +16,13 @@ _NOISY = 0.25
 
 
 @dataclass(frozen=True)
-class Cost:
-    """A cost of a network. `of` (network, dense network) is its value, None where it is not known;
+class CostAxis:
+    """An axis of costs. `of` (network, dense network) is its value, None where it is not known;
     `counts` says that it is a number of things, written with k and M."""
 
     key: str
     title: str
-    axis: str
+    label: str
     of: Callable[[NetworkFigures, NetworkFigures], float | None]
     show: Callable[[float], str]
     counts: bool = True
@@ -40,10 +40,10 @@ def _count(value: float) -> str:
     return human_count(round(value))
 
 
-COSTS = (
-    Cost("params", "Parameters", "parameters", lambda n, _: n.params, _count),
-    Cost("macs", "Multiply-adds", "MACs of one example", lambda n, _: n.macs, _count),
-    Cost(
+COST_AXES = (
+    CostAxis("params", "Parameters", "parameters", lambda n, _: n.params, _count),
+    CostAxis("macs", "Multiply-adds", "MACs of one example", lambda n, _: n.macs, _count),
+    CostAxis(
         "latency",
         "Latency",
         "latency ÷ the dense network's",
@@ -66,7 +66,7 @@ class Front:
     """`points` are all jobs whose cost is known, `best` those on the front, by cost; `dense` are
     the (cost, quality) of the networks that were compressed."""
 
-    cost: Cost
+    axis: CostAxis
     points: tuple[Point, ...]
     best: tuple[Point, ...]
     dense: tuple[tuple[float, float], ...]
@@ -74,24 +74,24 @@ class Front:
     @property
     def wide(self) -> bool:
         """Whether the costs want a logarithmic axis."""
-        if not self.cost.counts:
+        if not self.axis.counts:
             return False  # ratios near 1
         return is_wide([point.cost for point in self.points] + [cost for cost, _ in self.dense])
 
 
-def find_front(comparison: Comparison, cost: Cost) -> Front:
-    """The front of a sweep's quality and a cost."""
+def find_front(comparison: Comparison, axis: CostAxis) -> Front:
+    """The front of a sweep's quality and the costs of an axis."""
     points: list[Point] = []
     dense: dict[tuple[float, float], None] = {}  # in order, each once
     for entry in comparison.compared:
         assert entry.last is not None and entry.dense is not None  # `compared` has these only
-        value, before = cost.of(entry.last, entry.dense), cost.of(entry.dense, entry.dense)
+        value, before = axis.of(entry.last, entry.dense), axis.of(entry.dense, entry.dense)
         if value is not None and before is not None:
             points.append(Point(entry, value, entry.last.quality))
             dense[before, entry.dense.quality] = None
     sign = -1.0 if comparison.higher_is_better else 1.0
     best = pareto([(point.cost, sign * point.quality) for point in points])
-    return Front(cost, tuple(points), tuple(points[i] for i in best), tuple(dense))
+    return Front(axis, tuple(points), tuple(points[i] for i in best), tuple(dense))
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:

@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 from pipeline.reporting.style import DENSE
 from pipeline.reporting.sweep.charts import front_chart, ranks_chart
 from pipeline.reporting.sweep.entries import Comparison, states
-from pipeline.reporting.sweep.front import COSTS, find_front, is_noisy
+from pipeline.reporting.sweep.front import COST_AXES, find_front, is_noisy
 from pipeline.reporting.sweep.series import (
     coloured_option,
     ranks_along_front,
@@ -64,17 +64,17 @@ def _fronts(comparison: Comparison, charts: dict[str, Any]) -> str:
     if not comparison.compared or measure is None:
         return "<p><strong>No job is done yet: there is nothing to compare.</strong></p>\n"
     panels = []
-    for cost in COSTS:
-        chart = front_chart(comparison, cost)
+    for axis in COST_AXES:
+        chart = front_chart(comparison, axis)
         if chart is None:
             inside = '<p class="note">Not measured.</p>'
         else:
-            charts[f"front-{cost.key}"] = chart
-            label = escape(f"{measure.label} against {cost.axis}")
-            inside = f'<div id="front-{cost.key}" role="img" aria-label="{label}"></div>'
-        if not cost.counts:
+            charts[f"front-{axis.key}"] = chart
+            label = escape(f"{measure.label} against {axis.label}")
+            inside = f'<div id="front-{axis.key}" role="img" aria-label="{label}"></div>'
+        if not axis.counts:
             inside += _noise(comparison)
-        panels.append(f"<div><h3>{cost.title}</h3>{inside}</div>")
+        panels.append(f"<div><h3>{axis.title}</h3>{inside}</div>")
     better = "higher" if comparison.higher_is_better else "lower"
     return (
         f"<section><h2>{escape(measure.label.capitalize())} against cost</h2>\n"
@@ -99,7 +99,7 @@ def _noise(comparison: Comparison) -> str:
 def _key(comparison: Comparison) -> str:
     items = [f'<li><span class="dense" style="background:{DENSE}"></span>dense network</li>']
     if coloured_option(comparison):
-        series = series_of(comparison, find_front(comparison, COSTS[0]))
+        series = series_of(comparison, find_front(comparison, COST_AXES[0]))
         items[:0] = [
             f'<li><span style="background:{one.colour}"></span>{escape(one.name)}</li>'
             for one in series

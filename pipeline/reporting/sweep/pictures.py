@@ -11,7 +11,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from pipeline.reporting.style import DENSE, FIRST, INK, headed, new_figure
 from pipeline.reporting.sweep.entries import Comparison
-from pipeline.reporting.sweep.front import COSTS, Front, find_front, is_wide
+from pipeline.reporting.sweep.front import COST_AXES, Front, find_front, is_wide
 from pipeline.reporting.sweep.series import (
     LIGHT,
     Ranks,
@@ -28,7 +28,7 @@ _DARK = 0.65  # kept fractions from here on have light text
 
 def draw_fronts(comparison: Comparison) -> Figure:
     """A figure with one panel for each cost that is known."""
-    fronts = [f for f in (find_front(comparison, cost) for cost in COSTS) if f.points]
+    fronts = [f for f in (find_front(comparison, axis) for axis in COST_AXES) if f.points]
     measure = comparison.measure
     assert measure is not None
     figure = new_figure(3.6 * max(len(fronts), 2), 3.7)
@@ -78,9 +78,9 @@ def _front(axes: Axes, comparison: Comparison, front: Front) -> None:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(EngFormatter() if front.cost.counts else "{x:g}")
-    axes.set_xlabel(front.cost.axis)
-    axes.set_title(front.cost.title)
+    axes.xaxis.set_major_formatter(EngFormatter() if front.axis.counts else "{x:g}")
+    axes.set_xlabel(front.axis.label)
+    axes.set_title(front.axis.title)
 
 
 def draw_ranks(ranks: Ranks) -> Figure:

@@ -18,7 +18,7 @@ from pipeline.reporting.style import (
     short,
 )
 from pipeline.reporting.sweep.entries import Comparison, Entry
-from pipeline.reporting.sweep.front import COSTS, Front, Point, find_front
+from pipeline.reporting.sweep.front import COST_AXES, Front, Point, find_front
 from pipeline.reporting.words import human_count, percent
 
 # Okabe and Ito's, those that stay apart also when they are lightened.
@@ -112,7 +112,7 @@ class Ranks:
 def ranks_along_front(comparison: Comparison) -> Ranks:
     """The layers with the most parameters, in the network's order, of the jobs on the front of
     quality and parameters, the smallest network first."""
-    best = [point.entry for point in find_front(comparison, COSTS[0]).best][:MOST_COLUMNS]
+    best = [point.entry for point in find_front(comparison, COST_AXES[0]).best][:MOST_COLUMNS]
     tables = [{row.name: row for row in entry.layers} for entry in best]
     weight = {name: float(row.dense_params) for rows in tables for name, row in rows.items()}
     names = largest(list(weight), weight, MOST_BARS)

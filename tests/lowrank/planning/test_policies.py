@@ -39,7 +39,7 @@ OPTIONS: dict[str, Any] = {
     "nats": 5.0,
     "ranks": 0.3,
     "budget": 0.5,
-    "cost": "params",
+    "cost_unit": "params",
     "scope": "network",
     "error_scale": "relative",
     "allocation": "greedy",
@@ -54,8 +54,8 @@ KNOBS: dict[str, tuple[str, list[Any]]] = {
     "loss": ("nats", [60.0, 20.0, 5.0, 1.0, 1e-6]),
     "fixed": ("ranks", [1, 2, 3, 5, 8]),
     "budget": ("budget", [0.2, 0.3, 0.45, 0.7, 1.0]),
-    "evbmf": ("cost", ["params"]),
-    "optimal_threshold": ("cost", ["params"]),
+    "evbmf": ("cost_unit", ["params"]),
+    "optimal_threshold": ("cost_unit", ["params"]),
 }
 
 
@@ -77,16 +77,16 @@ def zeros() -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("weights", [seeded_weights(), zeros()], ids=["real", "zero"])
-@pytest.mark.parametrize("cost", UNITS)
+@pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_policy_gives_every_target_one_candidate_that_it_may_have(
-    name: str, cost: CostUnit, weights: dict[str, Tensor]
+    name: str, unit: CostUnit, weights: dict[str, Tensor]
 ) -> None:
     vector = {"layer4": weights["layer4"]}  # has no candidate but dense
     for chosen in (weights, {"layer0": weights["layer0"]}, vector):
         kept = 1.0 if chosen is vector else 0.5
-        policy = make_policy(name, {**OPTIONS, "cost": cost, "budget": kept})
-        assert (policy.name, policy.cost) == (name, cost)
+        policy = make_policy(name, {**OPTIONS, "cost_unit": unit, "budget": kept})
+        assert (policy.name, policy.cost_unit) == (name, unit)
         offers, totals = offers_of(chosen)
         selection = policy.select(offers, totals)
         assert list(selection.choices) == list(offers)
@@ -100,22 +100,23 @@ def test_every_policy_gives_every_target_one_candidate_that_it_may_have(
                 assert candidate.macs < offer.dense.macs
         if "layer0" in offers:
             assert any(c.candidate.method != "dense" for c in selection.choices.values())
-        beside = uniform(offers, cost, selection)
-        assert spent(offers, beside, cost) <= spent(offers, selection, cost)
+        beside = uniform(offers, unit, selection)
+        assert spent(offers, beside, unit) <= spent(offers, selection, unit)
 
 
-@pytest.mark.parametrize("cost", UNITS)
+@pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("name", POLICIES)
-def test_the_knob_of_a_policy_turns_cost_up_and_error_down(name: str, cost: CostUnit) -> None:
+def test_the_knob_of_a_policy_turns_cost_up_and_error_down(name: str, unit: CostUnit) -> None:
     offers, totals = offers_of(seeded_weights())
     knob, values = KNOBS[name]
     found = [
-        make_policy(name, {**OPTIONS, "cost": cost, knob: v}).select(offers, totals) for v in values
+        make_policy(name, {**OPTIONS, "cost_unit": unit, knob: v}).select(offers, totals)
+        for v in values
     ]
-    costs = [spent(offers, selection, cost) for selection in found]
+    costs = [spent(offers, selection, unit) for selection in found]
     errors = [error(offers, selection) for selection in found]
     if len(values) == 1:  # no number to choose, and a rank that is neither 0 nor full
-        assert 0 < costs[0] < sum(o.cost(o.dense, cost) for o in offers.values())
+        assert 0 < costs[0] < sum(o.cost(o.dense, unit) for o in offers.values())
         return
     assert all(a >= b - 1e-12 for a, b in itertools.pairwise(errors))
     assert errors[0] > errors[-1] + 0.01
@@ -437,10 +438,14 @@ def test_a_largest_error_bars_what_a_sum_would_sacrifice() -> None:
         ("budget", {"error_scale": "log"}, r"error_scale='log': unknown; choose"),
         ("budget", {"allocation": "exakt"}, r"allocation='exakt': unknown; did you mean 'exact'"),
         ("budget", {"max_relative_error": -1.0}, r"max_relative_error=-1\.0: choose"),
-        ("budget", {"cost": "byte"}, r"cost is 'byte': did you mean 'bytes'\?"),
-        ("energy", {"cost": "flops"}, r"cost='flops': unknown; choose one of params, macs, bytes"),
-        ("evbmf", {"cost": "flops"}, r"cost='flops': unknown; choose"),
-        ("optimal_threshold", {"cost": "flops"}, r"cost='flops': unknown; choose"),
+        ("budget", {"cost_unit": "byte"}, r"cost_unit is 'byte': did you mean 'bytes'\?"),
+        (
+            "energy",
+            {"cost_unit": "flops"},
+            r"cost_unit='flops': unknown; choose one of params, macs",
+        ),
+        ("evbmf", {"cost_unit": "flops"}, r"cost_unit='flops': unknown; choose"),
+        ("optimal_threshold", {"cost_unit": "flops"}, r"cost_unit='flops': unknown; choose"),
         ("enrgy", {}, r"unknown policy 'enrgy': did you mean 'energy'\?"),
         ("xyz", {}, r"unknown policy 'xyz': choose one of energy, error, compute, evbmf"),
     ],

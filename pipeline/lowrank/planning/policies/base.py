@@ -15,7 +15,7 @@ from pipeline.lowrank.network.targets import Target
 from pipeline.lowrank.typed import knob
 
 # The option of the policies that decide layer by layer.
-COST: CostUnit = knob(default="params", help="the unit that is saved")
+COST_UNIT: CostUnit = knob(default="params", help="the unit that is saved")
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Policy(ABC):
 
     @property
     @abstractmethod
-    def cost(self) -> CostUnit:
+    def cost_unit(self) -> CostUnit:
         """The unit in which the policy saves."""
 
     @classmethod

@@ -69,10 +69,10 @@ class Budget(Policy):
 
     @classmethod
     def from_knobs(cls, knobs: Mapping[str, object]) -> Budget:
-        """The policy of a configuration, in which `budget` is the fraction and `cost` its unit."""
-        unit, own = knobs["cost"], ("scope", "error_scale", "allocation", "max_relative_error")
+        """The policy of a configuration: `budget` is the fraction, `cost_unit` its unit."""
+        unit, own = knobs["cost_unit"], ("scope", "error_scale", "allocation", "max_relative_error")
         if unit not in get_args(CostUnit):
-            raise LowRankError(f"cost is {unit!r}: {suggest(unit, get_args(CostUnit))}")
+            raise LowRankError(f"cost_unit is {unit!r}: {suggest(unit, get_args(CostUnit))}")
         kept = {str(unit): knobs["budget"]}
         return cls(**kept, **{key: knobs[key] for key in own if key in knobs})  # type: ignore[arg-type]
 
@@ -87,22 +87,22 @@ class Budget(Policy):
         return {unit: value for unit, value in kept.items() if value is not None}
 
     @property
-    def cost(self) -> CostUnit:
+    def cost_unit(self) -> CostUnit:
         return next(iter(self._given()))
 
     @property
     def kept(self) -> float:
         """The fraction that is kept."""
-        return self._given()[self.cost]
+        return self._given()[self.cost_unit]
 
     def select(self, offers: Mapping[str, Offer], totals: Totals) -> Selection:
         allowed = {n: self._allowed(o) for n, o in offers.items()}
-        fronts = {n: o.front(self.cost) for n, o in allowed.items()}
+        fronts = {n: o.front(self.cost_unit) for n, o in allowed.items()}
         solve = greedy if self.allocation == "greedy" else exact
         solution = solve(
             Knapsack(
                 [
-                    torch.tensor([offers[n].cost(c, self.cost) for c in f])
+                    torch.tensor([offers[n].cost(c, self.cost_unit) for c in f])
                     for n, f in fronts.items()
                 ],
                 [
@@ -124,7 +124,7 @@ class Budget(Policy):
     def allowance(self, offers: Mapping[str, Offer], totals: Totals) -> int:
         """The cost that all targets may have together. Raises LowRankError where it is below the
         smallest that is possible."""
-        unit = self.cost
+        unit = self.cost_unit
         dense = sum(offer.cost(offer.dense, unit) for offer in offers.values())
         fixed = totals.cost(unit) - dense if self.scope == "network" else 0
         whole = fixed + dense
@@ -163,7 +163,7 @@ class Budget(Policy):
         if offer.settled:
             return offer.settled
         if candidate.method != "dense":
-            return Choice(candidate, f"share of the budget {self.kept:g} of the {self.cost}")
+            return Choice(candidate, f"share of the budget {self.kept:g} of the {self.cost_unit}")
         return Choice(candidate, "dense: the budget allows it, and other layers save more cheaply")
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pipeline.lowrank.errors import LowRankError, suggest
 from pipeline.lowrank.network.costs import CostUnit, Totals
-from pipeline.lowrank.planning.policies.base import COST, Choice, LocalPolicy, Offer, Selection
+from pipeline.lowrank.planning.policies.base import COST_UNIT, Choice, LocalPolicy, Offer, Selection
 from pipeline.lowrank.planning.policies.ranks import Ranks, at_ranks, check_given, named_ranks
 from pipeline.lowrank.typed import knob, options
 
@@ -19,7 +19,7 @@ class Fixed(LocalPolicy):
     {shell-style pattern on layer names: number, fraction, or list with one number a rank}.
 
     Of several patterns the first that matches counts; a layer that none matches stays dense. Ranks
-    at or above break-even become the nearest below it. `cost` decides between methods.
+    at or above break-even become the nearest below it. `cost_unit` decides between methods.
     """
 
     ranks: Any = knob(
@@ -27,7 +27,7 @@ class Fixed(LocalPolicy):
         help="fixed: a number for all, a fraction of the full rank, or {pattern: number, "
         "fraction or list}",
     )
-    cost: CostUnit = COST
+    cost_unit: CostUnit = COST_UNIT
 
     name: ClassVar[str] = "fixed"
 
@@ -51,7 +51,7 @@ class Fixed(LocalPolicy):
             if pattern is None:
                 return Choice(offer.dense, "dense: no pattern of the given ranks matches it")
             value = value[pattern]
-        return at_ranks(offer, named_ranks(offer, value), self.cost, f"ranks given ({value})")
+        return at_ranks(offer, named_ranks(offer, value), self.cost_unit, f"ranks given ({value})")
 
 
 def first_match(patterns: Mapping[str, object], name: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from pipeline.lowrank.network.costs import CostUnit
-from pipeline.lowrank.planning.policies.base import COST, Choice, LocalPolicy, Offer
+from pipeline.lowrank.planning.policies.base import COST_UNIT, Choice, LocalPolicy, Offer
 from pipeline.lowrank.typed import knob, options
 
 # A sum of squares in float64 is right to about this fraction of the whole; without the slack
@@ -19,13 +19,13 @@ class Energy(LocalPolicy):
     ‖W − Ŵ‖² ≤ (1 − τ)‖W‖². For the SVD this is min{k : E_k ≥ τ}."""
 
     energy: float = knob(default=0.9, gt=0, le=1, help="energy: fraction of ‖W‖² to keep")
-    cost: CostUnit = COST
+    cost_unit: CostUnit = COST_UNIT
 
     name: ClassVar[str] = "energy"
 
     def choose(self, offer: Offer) -> Choice:
         limit = 1.0 - self.energy + _ROUNDING
-        return _cheapest(offer, self.cost, limit, f"keeps energy {self.energy:g}")
+        return _cheapest(offer, self.cost_unit, limit, f"keeps energy {self.energy:g}")
 
 
 @options
@@ -33,13 +33,13 @@ class Error(LocalPolicy):
     """The cheapest candidate of each layer with ‖W − Ŵ‖/‖W‖ ≤ `relative_error`, which is ≥ 0."""
 
     relative_error: float = knob(default=0.3, ge=0, help="error: largest ‖W − Ŵ‖/‖W‖ of a layer")
-    cost: CostUnit = COST
+    cost_unit: CostUnit = COST_UNIT
 
     name: ClassVar[str] = "error"
 
     def choose(self, offer: Offer) -> Choice:
         limit = self.relative_error**2 + _ROUNDING
-        return _cheapest(offer, self.cost, limit, f"relative error ≤ {self.relative_error:g}")
+        return _cheapest(offer, self.cost_unit, limit, f"relative error ≤ {self.relative_error:g}")
 
 
 @options
@@ -50,12 +50,12 @@ class Compute(LocalPolicy):
     compression_ratio: float = knob(
         default=2.0, gt=1, help="compute: dense cost / kept cost of every layer"
     )
-    cost: CostUnit = COST
+    cost_unit: CostUnit = COST_UNIT
 
     name: ClassVar[str] = "compute"
 
     def choose(self, offer: Offer) -> Choice:
-        return kept_fraction(offer, self.cost, 1.0 / self.compression_ratio)
+        return kept_fraction(offer, self.cost_unit, 1.0 / self.compression_ratio)
 
 
 def kept_fraction(offer: Offer, unit: CostUnit, fraction: float) -> Choice:

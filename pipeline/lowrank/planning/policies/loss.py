@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.lowrank.methods.candidate import Candidate
 from pipeline.lowrank.network.costs import CostUnit, Totals
-from pipeline.lowrank.planning.policies.base import COST, Choice, Offer, Policy, Selection
+from pipeline.lowrank.planning.policies.base import COST_UNIT, Choice, Offer, Policy, Selection
 from pipeline.lowrank.typed import knob, options
 
 _HALVINGS = 100  # of the interval of prices, which spans 60 orders of magnitude
@@ -33,16 +33,18 @@ class Loss(Policy):
         allow_inf_nan=False,
         help="loss: largest increase of the loss per unit (an example, a token)",
     )
-    cost: CostUnit = COST
+    cost_unit: CostUnit = COST_UNIT
 
     name: ClassVar[str] = "loss"
 
     def select(self, offers: Mapping[str, Offer], totals: Totals) -> Selection:
-        fronts = {n: o.front(self.cost) for n, o in offers.items() if o.settled is None}
+        fronts = {n: o.front(self.cost_unit) for n, o in offers.items() if o.settled is None}
         given = sum(o.settled.candidate.squared_error for o in offers.values() if o.settled)
         columns = {
             n: (
-                torch.tensor([offers[n].cost(c, self.cost) for c in front], dtype=torch.float64),
+                torch.tensor(
+                    [offers[n].cost(c, self.cost_unit) for c in front], dtype=torch.float64
+                ),
                 torch.tensor([c.squared_error for c in front], dtype=torch.float64),
             )
             for n, front in fronts.items()

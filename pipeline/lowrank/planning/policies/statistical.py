@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.lowrank.analysis.diagnostics import evbmf_rank, optimal_threshold_rank
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.costs import CostUnit
-from pipeline.lowrank.planning.policies.base import COST, Choice, LocalPolicy, Offer
+from pipeline.lowrank.planning.policies.base import COST_UNIT, Choice, LocalPolicy, Offer
 from pipeline.lowrank.planning.policies.ranks import at_ranks, view_shape
 from pipeline.lowrank.typed import options
 
@@ -21,28 +21,28 @@ RankOfView = Callable[[Tensor, tuple[int, int]], int]
 @options
 class EVBMF(LocalPolicy):
     """Estimates each rank by empirical variational Bayes on the view that it truncates (Nakajima et
-    al. 2013), as Kim et al. (2016) do for Tucker-2. `cost` decides between methods."""
+    al. 2013), as Kim et al. (2016) do for Tucker-2. `cost_unit` decides between methods."""
 
-    cost: CostUnit = COST
+    cost_unit: CostUnit = COST_UNIT
 
     name: ClassVar[str] = "evbmf"
 
     def choose(self, offer: Offer) -> Choice:
-        return _above_noise(offer, self.cost, self.name, evbmf_rank)
+        return _above_noise(offer, self.cost_unit, self.name, evbmf_rank)
 
 
 @options
 class OptimalThreshold(LocalPolicy):
     """Takes for each rank the number of singular values of its view above the hard threshold that
-    is optimal in mean square for unknown noise (Gavish & Donoho 2014). `cost` decides between
+    is optimal in mean square for unknown noise (Gavish & Donoho 2014). `cost_unit` decides between
     methods."""
 
-    cost: CostUnit = COST
+    cost_unit: CostUnit = COST_UNIT
 
     name: ClassVar[str] = "optimal_threshold"
 
     def choose(self, offer: Offer) -> Choice:
-        return _above_noise(offer, self.cost, self.name, optimal_threshold_rank)
+        return _above_noise(offer, self.cost_unit, self.name, optimal_threshold_rank)
 
 
 def _above_noise(offer: Offer, unit: CostUnit, rule: str, rank_of: RankOfView) -> Choice:
