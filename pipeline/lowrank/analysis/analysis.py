@@ -33,6 +33,7 @@ from pipeline.lowrank.analysis.survey import Survey, survey
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.calling import evenly, first_example
 from pipeline.lowrank.network.costs import Totals
+from pipeline.lowrank.network.opening import module_at, opened
 from pipeline.lowrank.network.targets import Target, dense_weight, groups_of
 from pipeline.lowrank.tasks import Task
 from pipeline.lowrank.typed import load_record, save_record
@@ -97,7 +98,7 @@ class _OnDemand(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._known:
-            weight = dense_weight(self._model.get_submodule(name))
+            weight = dense_weight(module_at(self._model, name))
             self._known[name] = self._analysis.whiten(name, weight)
         return self._known[name]
 
@@ -132,21 +133,22 @@ def analyze(
         chosen = AnalysisOptions(metric="fisher" if len(calibration) else "weight")
     if example is None:
         example = first_example(calibration)
-    found = survey(model, example, chosen.include, chosen.exclude)
     if chosen.metric == "weight":
-        return analysis_in(found, "weight")
+        return analysis_in(survey(model, example, chosen.include, chosen.exclude), "weight")
     some, others = evenly(calibration, chosen.gradient_share)
-    with torch.autocast("cpu", torch.bfloat16, enabled=chosen.bf16):
-        moments = collect_moments(
-            model,
-            some,
-            found.modules,
-            gradients=chosen.metric == "fisher",
-            task=task,
-            seed=seed,
-            memory_limit=round(chosen.memory_gib * 2**30),
-            further=others,
-        )
+    with opened(model):  # from the survey on: the hooks are put on the layers that it finds
+        found = survey(model, example, chosen.include, chosen.exclude)
+        with torch.autocast("cpu", torch.bfloat16, enabled=chosen.bf16):
+            moments = collect_moments(
+                model,
+                some,
+                found.modules,
+                gradients=chosen.metric == "fisher",
+                task=task,
+                seed=seed,
+                memory_limit=round(chosen.memory_gib * 2**30),
+                further=others,
+            )
     return analysis_in(found, chosen.metric, moments, chosen.damping)
 
 

@@ -25,6 +25,7 @@ from pipeline.lowrank.analysis.diagnostics import (
 )
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.linalg import singular_values
+from pipeline.lowrank.network.opening import module_at
 from pipeline.lowrank.network.targets import dense_weight
 
 _FILE = "weights.safetensors"
@@ -132,7 +133,7 @@ def weight_spectra(
         steps.append(earlier_step)
         states.append({name: _matrix_values(network, name) for name in names})
     states.append({name: _matrix_values(model, name) for name in names})
-    weights = {name: dense_weight(model.get_submodule(name)) for name in names}
+    weights = {name: dense_weight(module_at(model, name)) for name in names}
     return WeightSpectra(
         steps=(*steps, step),
         absent=None if steps else absent,
@@ -166,4 +167,4 @@ def load_weight_spectra(folder: Path) -> WeightSpectra:
 
 
 def _matrix_values(model: nn.Module, name: str) -> Tensor:
-    return singular_values(dense_weight(model.get_submodule(name)).flatten(1))
+    return singular_values(dense_weight(module_at(model, name)).flatten(1))

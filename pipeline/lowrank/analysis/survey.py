@@ -11,6 +11,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.costs import Totals, describe_target, totals_at, trace_positions
+from pipeline.lowrank.network.opening import opened
 from pipeline.lowrank.network.targets import Target, find_targets
 
 
@@ -50,8 +51,9 @@ def survey(
     empty = [n for n, p in model.named_parameters() if p.is_meta]
     if empty:
         raise LowRankError(f"{empty[0]} is on the meta device, which has no numbers: load them")
-    modules, skipped = find_targets(model, include, exclude)
-    positions = trace_positions(model, example)
+    with opened(model):
+        modules, skipped = find_targets(model, include, exclude)
+        positions = trace_positions(model, example)
     for name in [n for n in modules if positions.get(n, (0,))[-1] == 0]:
         skipped[name] = "not used in the forward pass"
         del modules[name]

@@ -16,6 +16,7 @@ from pipeline.lowrank.bounds.layers import LayerBound, LayerBounds
 from pipeline.lowrank.bounds.linear import NotCertifiedError, example_norms, run
 from pipeline.lowrank.bounds.propagation import Propagation
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.network.opening import open_towards_
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,9 @@ def certify(
     dense, approximate = _exact(dense), _exact(approximate)
     if inputs.is_floating_point():
         inputs = inputs.to(torch.float64)
+    for name in names:
+        open_towards_(dense, name)
+        open_towards_(approximate, name)
     pairs = {n: (dense.get_submodule(n), approximate.get_submodule(n)) for n in names}
     layers, certifier = LayerBounds(pairs), _Certifier(dense, approximate, inputs)
     with layers.watching():

@@ -15,6 +15,7 @@ from pipeline.lowrank.factorize.layer import LayerFactorization, LayerReport
 from pipeline.lowrank.factorize.proof import put_in_
 from pipeline.lowrank.forms.surgery import check_ranks_fit, layer_at
 from pipeline.lowrank.network.costs import Totals
+from pipeline.lowrank.network.opening import opened
 from pipeline.lowrank.network.targets import find_targets
 from pipeline.lowrank.planning.expected import checked
 from pipeline.lowrank.planning.plan import DENSE, Plan
@@ -128,7 +129,8 @@ def _analyzed(model: nn.Module, plan: Plan, example: object) -> Analysis:
     if example is None:
         raise LowRankError("a plan from a file needs its analysis, or an example (a batch of one)")
     # Without what the plan skips: of every other target it has to say something.
-    layers, _ = find_targets(model)
+    with opened(model):
+        layers, _ = find_targets(model)
     skipped = tuple(_literal(name) for name in layers if name in plan.skipped)
     return analyze(model, example, chosen=AnalysisOptions(metric="weight", exclude=skipped))
 

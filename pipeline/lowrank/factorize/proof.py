@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.forms.surgery import layer_at, replace_
 from pipeline.lowrank.network.calling import call, evaluating
+from pipeline.lowrank.network.opening import Structure, replace_
 
 
 def put_in_(
@@ -28,18 +28,18 @@ def put_in_(
     Returns (the network, whether it ran). Raises LowRankError where it fails and the dense network
     does not; the layer and the reason are named, and the model is as it was.
     """
-    before = {name: layer_at(model, name) for name in built}
+    before = Structure(model)
     network = _with(model, built)
     if example is None:
         return network, False
     try:
         reason = _failure(network, example)
     except BaseException:  # interrupted: nothing is left half way
-        _with(network, before)
+        before.restore_()
         raise
     if reason is None:
         return network, True
-    model = _with(network, before)
+    before.restore_()
     if (dense_reason := _failure(model, example)) is None:
         raise LowRankError(_named(model, built, before, example) or _together(reason))
     if given:
@@ -65,13 +65,13 @@ def _failure(model: nn.Module, example: Any) -> str | None:
 
 
 def _named(
-    model: nn.Module, built: Mapping[str, nn.Module], before: Mapping[str, nn.Module], example: Any
+    model: nn.Module, built: Mapping[str, nn.Module], before: Structure, example: Any
 ) -> str | None:
     """Says which layer alone makes the network fail; None where none does."""
     for name, layer in built.items():
         network = _with(model, {name: layer})
         reason = _failure(network, example)
-        model = _with(network, {name: before[name]})
+        before.restore_()
         if reason is not None:
             return (
                 f"layer {name!r}: with it factorized the network fails on the example ({reason}); "

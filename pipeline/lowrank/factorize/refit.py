@@ -21,88 +21,20 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.analysis.analysis import Analysis
 from pipeline.lowrank.analysis.divergence import Divergence
-from pipeline.lowrank.analysis.metrics import UNCERTAIN, Metric, cholesky, make_metric
-from pipeline.lowrank.analysis.moments import Moments, check_sums, gram
+from pipeline.lowrank.analysis.metrics import Metric, make_metric
+from pipeline.lowrank.analysis.moments import Moments, check_sums
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.factorize.drift import Drift, corrected_weight, measure_drift
 from pipeline.lowrank.factorize.layer import LayerFactorization, LayerReport
 from pipeline.lowrank.factorize.report import RefitDivergence, RefitReport
-from pipeline.lowrank.forms.surgery import replace_
+from pipeline.lowrank.forms.surgery import Factorized
 from pipeline.lowrank.network.blocks import BlockStates, find_blocks, record_calls, targets_in
 from pipeline.lowrank.network.calling import padding_mask
+from pipeline.lowrank.network.opening import opened, replace_
 from pipeline.lowrank.network.rows import input_rows
 from pipeline.lowrank.network.targets import dense_weight
 from pipeline.lowrank.planning.plan import Plan
 from pipeline.lowrank.tasks import Task
-
-# Directions with less than this part of the mean input energy are corrected less.
-_DAMPING = 1e-4
-
-
-@dataclass
-class Drift:
-    """Sums over the positions of one layer's inputs, x in the dense network and x' in the
-    compressed one, float64, one slice a group.
-
-    inputs: (groups, n, n) Σx'·x'ᵀ.
-    cross: (groups, n, n) Σ(x − x')·x'ᵀ.
-    mean, dense_mean: (groups, n) Σx' and Σx.
-    positions: how many were summed.
-    """
-
-    inputs: Tensor
-    cross: Tensor
-    mean: Tensor
-    dense_mean: Tensor
-    positions: int
-
-    def __add__(self, other: Drift) -> Drift:
-        return Drift(**{key: value + getattr(other, key) for key, value in vars(self).items()})
-
-
-def measure_drift(dense_rows: Tensor, rows: Tensor) -> Drift:
-    """The sums of one batch; dense_rows, rows: (groups, positions, n), x and x' at the same
-    positions."""
-    wide = torch.promote_types(rows.dtype, torch.float32)
-    return Drift(
-        inputs=gram(rows),
-        cross=gram(rows, dense_rows.to(wide) - rows.to(wide)).mT,
-        mean=rows.double().sum(1),
-        dense_mean=dense_rows.double().sum(1),
-        positions=rows.shape[1],
-    )
-
-
-def corrected_weight(
-    weight: Tensor, drift: Drift, share: float, *, centred: bool, name: str = ""
-) -> Tensor:
-    """W + share·(V − W), V = argmin E‖W·x − V·x'‖² = W + W·E[(x − x')x'ᵀ]·E[x'x'ᵀ]⁻¹, damped.
-
-    weight: W (out, in/groups, *kernel).
-    share: in [0, 1].
-    centred: covariances instead of second moments, for a layer whose bias takes up the mean.
-    name: of the layer, for messages.
-
-    Returns float64 in the shape of the weight.
-    """
-    count = drift.positions
-    inputs, cross = drift.inputs / count, drift.cross / count
-    lost = inputs.new_zeros(len(inputs))
-    if centred:
-        # Where inputs hardly vary around a large mean, little of the sums is left.
-        lost = UNCERTAIN * _trace(inputs)
-        mean, shift = drift.mean / count, (drift.dense_mean - drift.mean) / count
-        inputs = inputs - mean[:, :, None] * mean[:, None, :]
-        cross = cross - shift[:, :, None] * mean[:, None, :]
-    groups, size = drift.mean.shape
-    matrix = weight.to(torch.float64).reshape(groups, -1, size)
-    floor = _DAMPING / size * _trace(inputs).clamp_min(0.0) + lost
-    factor = cholesky(inputs, torch.where(floor > 0, floor, 1.0)[:, None], name)
-    change = torch.cholesky_solve((matrix @ cross).mT, factor).mT
-    return (matrix + share * change).reshape(weight.shape)
-
-
-def _trace(matrices: Tensor) -> Tensor:
-    return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -183,21 +115,30 @@ def refit_(
         raise LowRankError("the calibration set is empty: give at least one batch of examples")
     reports = {}
     names = [name for name in plan.factorized if analysis.targets[name].kind != "embedding"]
-    for name, drift in _drifts(dense, compressed, names, batches) if names else ():
-        check_sums(name, drift.inputs, drift.cross)
-        layer, module = plan.factorized[name], dense.get_submodule(name)
-        weight, bias = dense_weight(module), getattr(module, "bias", None)
-        metric = _metric(analysis, name, drift) if plan.metric != "weight" else None
-        corrected = corrected_weight(weight, drift, share, centred=bias is not None, name=name)
-        expected, method = plan.expected.layers[name], plan.methods[layer.method]
-        one = LayerFactorization(name, module, expected, method, metric, weight=corrected)
-        built = one.built()
-        if bias is not None:
-            change = _mean_change(weight, built.dense_weight(), drift)
-            built[-1].bias.copy_(bias + change)  # type: ignore[operator]
-        reports[name] = replace(one.report(built, predicted=False), correction=one.distance(weight))
-        replace_(compressed, name, built)
+    with opened(dense):
+        for name, drift in _drifts(dense, compressed, names, batches) if names else ():
+            check_sums(name, drift.inputs, drift.cross)
+            module = dense.get_submodule(name)
+            built, reports[name] = _refitted(name, module, plan, analysis, drift, share)
+            replace_(compressed, name, built)
     return reports
+
+
+def _refitted(
+    name: str, module: nn.Module, plan: Plan, analysis: Analysis, drift: Drift, share: float
+) -> tuple[Factorized, LayerReport]:
+    """The factorized layer of the corrected weight of `module`, and its report."""
+    weight, bias = dense_weight(module), getattr(module, "bias", None)
+    metric = _metric(analysis, name, drift) if plan.metric != "weight" else None
+    corrected = corrected_weight(weight, drift, share, centred=bias is not None, name=name)
+    expected, method = plan.expected.layers[name], plan.methods[plan.factorized[name].method]
+    one = LayerFactorization(name, module, expected, method, metric, weight=corrected)
+    built = one.built()
+    if bias is not None:
+        change = _mean_change(weight, built.dense_weight(), drift)
+        built[-1].bias.copy_(bias + change)  # type: ignore[operator]
+    report = replace(one.report(built, predicted=False), correction=one.distance(weight))
+    return built, report
 
 
 def _drifts(

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms import get_form
-from pipeline.lowrank.forms.surgery import Factorized, layer_at, replace_, unfilled
+from pipeline.lowrank.forms.surgery import Factorized, layer_at, unfilled
+from pipeline.lowrank.network.opening import replace_
 from pipeline.lowrank.typed import load_record, save_record
 
 WEIGHTS, NETWORK = "model.safetensors", "network.json"

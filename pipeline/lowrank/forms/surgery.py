@@ -14,6 +14,12 @@ from pipeline.lowrank.forms import get_form
 from pipeline.lowrank.forms.base import Form
 from pipeline.lowrank.forms.on_demand import OnDemand
 from pipeline.lowrank.forms.running import lay_out
+from pipeline.lowrank.network.opening import (
+    close_,
+    module_at,
+    opened,
+    replace_,
+)
 from pipeline.lowrank.network.targets import (
     dense_weight,
     groups_of,
@@ -155,13 +161,15 @@ def _is_plain(value: object) -> bool:
 
 def to_dense_(model: nn.Module) -> nn.Module:
     """Makes every factorized layer dense again, in place, with the same function: to compress the
-    network anew, or for tools that know dense layers only.
+    network anew, or for tools that know dense layers only. Modules that were opened for their
+    factorized layers are packed again.
 
     Returns the model (a new object only where the root itself is factorized).
     """
     for name, layer in list(model.named_modules()):
         if isinstance(layer, Factorized):
             model = replace_(model, name, layer.as_dense())
+    close_(model)
     return model
 
 
@@ -223,27 +231,14 @@ def shift_bias_(layer: Factorized, update: Tensor) -> None:
         layer[-1].bias.add_(update.to(layer[-1].bias.dtype))  # type: ignore[operator,arg-type]
 
 
-def replace_(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
-    """Puts `layer` in the place of the module `name`, under all names that this module has.
-
-    Returns the model, which is `layer` itself when the module is the root (name "").
-    """
-    if not name:
-        return layer
-    old = model.get_submodule(name)
-    for parent in list(model.modules()):
-        for child_name, child in parent._modules.items():
-            if child is old:
-                parent._modules[child_name] = layer
-    return model
-
-
 def layer_at(model: nn.Module, name: str) -> nn.Module:
-    """The module `name` of the model. Raises LowRankError if the model has none."""
+    """The module `name` of the model, also inside of a packed module. Raises LowRankError if the
+    model has none."""
     try:
-        return model.get_submodule(name)
+        return module_at(model, name)
     except AttributeError as error:
-        known = [n for n, m in model.named_modules() if kind_of(m)]
+        with opened(model):
+            known = [n for n, m in model.named_modules() if kind_of(m)]
         more = " …" if len(known) > 20 else ""
         raise LowRankError(
             f"the plan names the layer {name!r}, which the model does not have (it has "

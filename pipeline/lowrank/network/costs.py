@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.calling import call, evaluating, layer_input
+from pipeline.lowrank.network.opening import module_at, opened
 from pipeline.lowrank.network.targets import Target, dense_weight, groups_of, kind_of, memory_of
 
 CostUnit = Literal["params", "macs", "bytes"]
@@ -73,15 +74,16 @@ def trace_positions(model: nn.Module, example: Any) -> dict[str, Positions]:
     """
     counts: dict[str, Positions] = {}
     hooks = []
-    for name, module in model.named_modules():
-        if _is_counted(module):
-            hooks.append(module.register_forward_hook(_counter(name, counts), with_kwargs=True))
-    try:
-        with torch.no_grad(), evaluating(model):
-            call(model, example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with opened(model):
+        for name, module in model.named_modules():
+            if _is_counted(module):
+                hooks.append(module.register_forward_hook(_counter(name, counts), with_kwargs=True))
+        try:
+            with torch.no_grad(), evaluating(model):
+                call(model, example)
+        finally:
+            for hook in hooks:
+                hook.remove()
     return counts
 
 
@@ -93,7 +95,7 @@ def layer_macs(model: nn.Module, positions: Mapping[str, Positions]) -> dict[str
     """
     layers = {}
     for name, counted in positions.items():
-        module = model.get_submodule(name)
+        module = module_at(model, name)
         if not isinstance(module, nn.Embedding):
             transposed = getattr(module, "transposed", False)
             layers[name] = dense_weight(module).numel() * counted[0 if transposed else -1]

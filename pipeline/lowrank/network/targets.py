@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.network.opening import closed_reasons
 
 KINDS: dict[type[nn.Module], str] = {
     nn.Linear: "linear",
@@ -97,6 +98,8 @@ def find_targets(
     include, exclude: shell-style patterns on module names (the root is ""); exclude wins. A module
         that is reachable under several names is one target, under its first name.
 
+    Inside of a packed module layers have names while it is open: call it in the context `opened`.
+
     Returns ({name: module}, {name: reason it is skipped}). Raises LowRankError when a pattern
     matches no layer, or when no target is left.
     """
@@ -109,7 +112,7 @@ def find_targets(
             )
     tied = _tied_weights(model)
     targets: dict[str, nn.Module] = {}
-    skipped: dict[str, str] = {}
+    skipped = closed_reasons(model)
     for name, module in layers.items():
         if any(fnmatchcase(name, pattern) for pattern in exclude):
             skipped[name] = "excluded by analyze.exclude"
@@ -228,9 +231,6 @@ def _obstacle(
         return f"{type(module).__name__} has no factorized form here"
     if isinstance(module, nn.Embedding) and (option := _embedding_option(module)):
         return f"Embedding with {option}, which its factors could not keep"
-    parent = model.get_submodule(name.rpartition(".")[0]) if name else None
-    if isinstance(parent, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
-        return f"{type(parent).__name__} reads this layer's weight directly"
     stored = module.weight
     assert isinstance(stored, Tensor)
     if not _is_plain(stored):

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from pipeline.lowrank import SVD, Budget, LowRankError, apply_, plan
 from pipeline.lowrank.analysis.divergence import Divergence
 from pipeline.lowrank.analysis.options import MetricName
-from pipeline.lowrank.factorize.refit import corrected_weight, measure_drift, refit_
+from pipeline.lowrank.factorize.drift import corrected_weight, measure_drift
+from pipeline.lowrank.factorize.refit import refit_
 from pipeline.lowrank.network.blocks import BlockStates, find_blocks, record_calls
 
 

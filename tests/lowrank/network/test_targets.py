@@ -18,7 +18,16 @@ from pipeline.lowrank.network.costs import (
     network_totals,
     trace_positions,
 )
+from pipeline.lowrank.network.opening import opened
 from pipeline.lowrank.network.targets import dense_weight, find_targets
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
+ATTENTION_LAYERS = [
+    *(f"attention.{name}" for name in PROJECTIONS),
+    *(f"encoder.self_attn.{name}" for name in PROJECTIONS),
+    "encoder.linear1",
+    "encoder.linear2",
+]
 
 
 class Breakers(nn.Module):
@@ -50,14 +59,12 @@ class Breakers(nn.Module):
 
 
 def test_only_plain_layers_are_targets_and_every_other_one_has_a_reason() -> None:
-    targets, skipped = find_targets(Breakers())
-    assert list(targets) == ["shared", "grouped", "plain", "unused"]
+    model = Breakers()
+    with opened(model):
+        targets, skipped = find_targets(model)
+    assert list(targets) == ["shared", *ATTENTION_LAYERS, "grouped", "plain", "unused"]
     reasons = {
         "embedding": "weight is tied to head",
-        "attention.out_proj": "NonDynamicallyQuantizableLinear has no factorized form",
-        "encoder.linear1": "TransformerEncoderLayer reads this layer's weight",
-        "encoder.self_attn.out_proj": "NonDynamicallyQuantizableLinear has no factorized form",
-        "encoder.linear2": "TransformerEncoderLayer reads this layer's weight",
         "transposed": "ConvTranspose1d has no factorized form",
         "pairs": "Bilinear has no factorized form",
         "bag": "EmbeddingBag has no factorized form",
@@ -70,7 +77,7 @@ def test_only_plain_layers_are_targets_and_every_other_one_has_a_reason() -> Non
 
 def test_a_layer_used_twice_counts_both_calls_and_an_unused_one_is_skipped() -> None:
     analysis = analyze(Breakers(), torch.arange(5)[None])
-    assert list(analysis.targets) == ["shared", "grouped", "plain"]
+    assert list(analysis.targets) == ["shared", *ATTENTION_LAYERS, "grouped", "plain"]
     assert analysis.targets["shared"].out_positions == 10
     assert analysis.targets["plain"].out_positions == 5
     assert "not used in the forward pass" in analysis.skipped["unused"]
