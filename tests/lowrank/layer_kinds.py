@@ -13,6 +13,7 @@ from pipeline.lowrank.forms import Form
 from pipeline.lowrank.forms.surgery import Factorized, fill_, unfilled
 from pipeline.lowrank.methods import METHODS, Method, make_method
 from pipeline.lowrank.network.costs import describe_target, trace_positions
+from pipeline.lowrank.network.same_padding import Conv2dSame
 from pipeline.lowrank.network.targets import Target, dense_weight, groups_of
 
 
@@ -83,6 +84,26 @@ LAYER_KINDS = [
         (10, 9),
     ),
     LayerKind("conv3d", lambda: nn.Conv3d(6, 8, 3, padding=1), (6, 5, 5, 5)),
+    LayerKind(
+        "conv2d same strided", lambda: Conv2dSame(6, 9, (3, 4), (2, 3), dilation=(2, 1)), (6, 9, 8)
+    ),
+    LayerKind(
+        "conv_transpose1d",
+        lambda: nn.ConvTranspose1d(12, 8, 5, 3, 1, output_padding=2, bias=False),
+        (12, 9),
+    ),
+    LayerKind("conv_transpose1d 1x1", lambda: nn.ConvTranspose1d(12, 8, 1, 2), (12, 9), False),
+    LayerKind(
+        "conv_transpose2d",
+        lambda: nn.ConvTranspose2d(8, 12, (3, 2), (2, 1), (1, 0), (1, 0), dilation=(1, 2)),
+        (8, 5, 6),
+    ),
+    LayerKind(
+        "conv_transpose2d grouped",
+        lambda: nn.ConvTranspose2d(12, 18, (2, 3), 2, groups=3),
+        (12, 4, 4),
+    ),
+    LayerKind("conv_transpose3d", lambda: nn.ConvTranspose3d(6, 8, 2, 2, bias=False), (6, 3, 3, 3)),
     LayerKind("conv3d grouped", lambda: nn.Conv3d(8, 8, 2, groups=2, bias=False), (8, 4, 4, 4)),
 ]
 

@@ -25,7 +25,8 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.linalg import balance
 from pipeline.lowrank.methods import SVD, with_matrices
 from pipeline.lowrank.network.costs import Totals
-from pipeline.lowrank.network.targets import Target, groups_of, kind_of
+from pipeline.lowrank.network.kinds import kind_of
+from pipeline.lowrank.network.targets import Target, groups_of
 from pipeline.lowrank.planning.offers import make_offer
 from pipeline.lowrank.planning.policies import Choice, Offer, Policy
 
@@ -209,7 +210,7 @@ def _layers(weights: Weights) -> dict[str, bool]:
         # A linear layer that is no nn.Linear is transformers' Conv1D, stored (in, out).
         name: kind_of(module) == "linear" and not isinstance(module, nn.Linear)
         for name, module in weights.named_modules()
-        if kind_of(module) not in (None, "embedding") and groups_of(module) == 1
+        if kind_of(module) in ("linear", "conv1d", "conv2d", "conv3d") and groups_of(module) == 1
     }
 
 

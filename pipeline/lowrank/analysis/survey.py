@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,8 +43,9 @@ def survey(
 ) -> Survey:
     """Finds the targets and counts costs, in one forward pass of `example`, a batch of one.
 
-    A layer that the forward pass never reaches is skipped, with that reason. Raises LowRankError
-    when no target is left, or where a layer has no shape or no numbers yet.
+    A layer that the forward pass never reaches, or gives more than its input, is skipped, with that
+    reason. Raises LowRankError when no target is left, or where a layer has no shape or no numbers
+    yet.
     """
     lazy = [n for n, p in model.named_parameters() if isinstance(p, UninitializedParameter)]
     if lazy:
@@ -53,11 +55,39 @@ def survey(
         raise LowRankError(f"{empty[0]} is on the meta device, which has no numbers: load them")
     with opened(model):
         modules, skipped = find_targets(model, include, exclude)
-        positions = trace_positions(model, example)
-    for name in [n for n in modules if positions.get(n, (0,))[-1] == 0]:
-        skipped[name] = "not used in the forward pass"
+        with _further_arguments(modules) as why:
+            positions = trace_positions(model, example)
+    unused = [name for name in modules if positions.get(name, (0,))[-1] == 0]
+    for name, reason in {**why, **dict.fromkeys(unused, "not used in the forward pass")}.items():
+        skipped[name] = reason
         del modules[name]
     if not modules:
         raise LowRankError("the model has no layer to factorize: no target is used in its forward")
     targets = {n: describe_target(n, m, positions[n]) for n, m in modules.items()}
     return Survey(modules, targets, skipped, totals_at(model, positions), example)
+
+
+@contextmanager
+def _further_arguments(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, str]]:
+    """{layer: why it is no target}, filled in the context, of the layers that are called with more
+    than their input, which the layers in their place do not take."""
+    found: dict[str, str] = {}
+
+    def watch(name: str) -> Any:
+        def hook(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            further = [f"argument {place}" for place in range(2, len(given) + 1)]
+            further += [key for key in named if given or key != "input"]
+            if further:
+                found[name] = f"is called with more than its input ({', '.join(further)})"
+
+        return hook
+
+    handles = [
+        module.register_forward_pre_hook(watch(name), with_kwargs=True)
+        for name, module in modules.items()
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

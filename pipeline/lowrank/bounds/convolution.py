@@ -23,6 +23,7 @@ from pipeline.lowrank.bounds.norms import (
     largest_norm,
     norm_from_below,
 )
+from pipeline.lowrank.network.kinds import padding_of
 
 _COARSE = 12  # grid points a tap, beyond which the grid's own bound is 1 % from the supremum
 _CHUNK = 2**19  # complex numbers of the frequency response in memory at once: 8 MB
@@ -52,13 +53,15 @@ class Convolution:
     def of(cls, module: nn.Module, kernel: Tensor, size: Sequence[int]) -> Convolution:
         """The map of an nn.Conv* or nn.ConvTranspose*, with `kernel` in the place of its own."""
         assert isinstance(module, nn.modules.conv._ConvNd)
-        pads = module._reversed_padding_repeated_twice  # last axis first, (before, after) each
-        before, after = pads[0::2][::-1], pads[1::2][::-1]
+        if module.transposed:  # the convolution that reads what it writes
+            padding = tuple((int(zeros), int(zeros)) for zeros in module.padding)
+        else:
+            padding = padding_of(module, size)
         return cls(
             kernel.detach().to(torch.float64),
             tuple(size),
             tuple(module.stride),
-            tuple(zip(before, after, strict=True)),
+            padding,
             tuple(module.dilation),
             module.groups,
             module.padding_mode,

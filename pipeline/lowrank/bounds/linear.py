@@ -11,7 +11,8 @@ from pipeline.lowrank.bounds.convolution import Convolution, absolute_sums, conv
 from pipeline.lowrank.bounds.norms import EPS, Norm, absolute_norm, spectral_norm
 from pipeline.lowrank.forms.pivots import PivotedInput, PivotedOutput
 from pipeline.lowrank.forms.surgery import Factorized
-from pipeline.lowrank.network.targets import dense_weight, groups_of, kind_of
+from pipeline.lowrank.network.kinds import kind_of, runs_parents_code
+from pipeline.lowrank.network.targets import as_stored, dense_weight, groups_of
 
 _Conv = nn.modules.conv._ConvNd
 _BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -65,8 +66,8 @@ class LinearPair:
 
 def is_linear(module: nn.Module) -> bool:
     """Whether the layer maps vectors linearly (plus bias): Linear, convolutions, factorized."""
-    known = kind_of(module) is not None or isinstance(module, _Conv | Factorized)
-    return known and not isinstance(module, nn.Embedding)
+    known = kind_of(module) is not None or runs_parents_code(module)
+    return (known or isinstance(module, Factorized)) and not isinstance(module, nn.Embedding)
 
 
 def effective_weight(module: nn.Module) -> Tensor:
@@ -133,6 +134,8 @@ def example_norms(values: Tensor) -> Tensor:
 
 def _convolution(module: _Conv, weight: Tensor, example: Tensor) -> Convolution:
     axes = len(module.kernel_size)
+    if module.transposed:  # the adjoint's kernel is the stored one
+        weight = as_stored(type(module), weight, module.groups)
     size = (run(module, example) if module.transposed else example).shape[-axes:]
     return Convolution.of(module, weight, size)
 

@@ -9,7 +9,7 @@ from typing import Self
 
 from torch import Tensor, nn
 
-from pipeline.lowrank.network.targets import Target, weight_of
+from pipeline.lowrank.network.targets import Target, weight_of, write_weight_
 
 
 class Form(ABC):
@@ -58,8 +58,9 @@ class Form(ABC):
 
     def store(self, layers: Sequence[nn.Module], factors: Sequence[Tensor]) -> None:
         """Writes the factors into `layers`, in the layers' own dtype."""
-        for weight, factor in zip(weights_of(layers), factors, strict=True):
-            weight.detach().copy_(factor)
+        weighted = [layer for layer in layers if hasattr(layer, "weight")]
+        for layer, factor in zip(weighted, factors, strict=True):
+            write_weight_(layer, factor)
 
     def stored(self, layers: Sequence[nn.Module]) -> list[Tensor]:
         """The factors that `layers` hold (layers that only reshape hold none), first to last, with

@@ -63,7 +63,8 @@ class CPForm(Form):
 def component_costs(target: Target) -> tuple[int, int]:
     """Parameters and MACs of one component of a kernel, in all groups together."""
     outputs, inputs, taps = (*target.group_shape[:2], target.kernel_size)
-    macs = inputs * target.in_positions + (taps + outputs) * target.out_positions
+    macs = inputs * target.in_positions + taps * target.kernel_positions
+    macs += outputs * target.out_positions
     return target.groups * (outputs + inputs + taps), target.groups * macs
 
 

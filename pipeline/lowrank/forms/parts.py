@@ -8,36 +8,37 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.lowrank.network.targets import CONVOLUTIONS, dense_weight, groups_of
+from pipeline.lowrank.network.kinds import behaviour_of
+from pipeline.lowrank.network.same_padding import SAME
+from pipeline.lowrank.network.targets import dense_weight, groups_of
+
+_CONVOLUTIONS: tuple[Callable[..., nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED: tuple[Callable[..., nn.Module], ...] = (
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
 
 
 def pointwise(
     module: nn.Module, inputs: int, outputs: int, *, groups: int = 1, bias: bool = False
 ) -> nn.Module:
-    """A 1×1 convolution (a Linear where `module` is one) with `module`'s device and dtype, weights
-    uninitialised.
+    """A 1×1 convolution with `module`'s device and dtype, weights uninitialised.
 
     inputs, outputs: channels.
     """
-    return _convolution(module)(inputs, outputs, 1, groups=groups, bias=bias, **_placement(module))
+    convolution = _CONVOLUTIONS[_axes(module) - 1]
+    return convolution(inputs, outputs, 1, groups=groups, bias=bias, **_placement(module))
 
 
 def like(
     module: nn.Module, inputs: int, outputs: int, *, groups: int = 1, bias: bool = False
 ) -> nn.Module:
     """A convolution with `module`'s kernel, stride, padding and dilation and with other channels,
-    weights uninitialised."""
-    return _convolution(module)(
-        inputs,
-        outputs,
-        module.kernel_size,
-        stride=module.stride,
-        padding=module.padding,
-        dilation=module.dilation,
-        padding_mode=module.padding_mode,
-        groups=groups,
-        bias=bias,
-        **_placement(module),
+    weights uninitialised; a transposed one where `module` is."""
+    geometry = {key: getattr(module, key) for key in _geometry(module)}
+    return _layer_class(module)(
+        inputs, outputs, **geometry, groups=groups, bias=bias, **_placement(module)
     )
 
 
@@ -51,26 +52,18 @@ def along(
     groups: int = 1,
     bias: bool = False,
 ) -> nn.Module:
-    """A convolution with `module`'s kernel, stride, padding and dilation along one axis of the
-    kernel, and of size 1 along the others and along `depth` more axes put before them."""
+    """As `like` along one axis of the kernel, and of size 1 along the others and along `depth` more
+    axes put before them."""
 
-    def only(values: Any, neutral: int) -> tuple[int, ...]:
+    def only(values: Any, neutral: int | None) -> Any:
+        if neutral is None or isinstance(values, str):
+            return values
         kept = (value if index == axis else neutral for index, value in enumerate(values))
         return (*(neutral,) * depth, *kept)
 
-    padding = module.padding
-    dimensions = len(module.kernel_size) + depth  # type: ignore[arg-type]
-    return CONVOLUTIONS[f"conv{dimensions}d"](
-        inputs,
-        outputs,
-        only(module.kernel_size, 1),  # type: ignore[arg-type]
-        stride=only(module.stride, 1),  # type: ignore[arg-type]
-        padding=padding if isinstance(padding, str) else only(padding, 0),  # type: ignore[arg-type]
-        dilation=only(module.dilation, 1),  # type: ignore[arg-type]
-        padding_mode=module.padding_mode,  # type: ignore[arg-type]
-        groups=groups,
-        bias=bias,
-        **_placement(module),
+    geometry = {key: only(getattr(module, key), one) for key, one in _geometry(module).items()}
+    return _layer_class(module, depth)(
+        inputs, outputs, **geometry, groups=groups, bias=bias, **_placement(module)
     )
 
 
@@ -93,8 +86,30 @@ def channels(module: nn.Module) -> tuple[int, int, int, bool]:
     return inputs * groups, outputs, groups, getattr(module, "bias", None) is not None
 
 
-def _convolution(module: nn.Module) -> Callable[..., nn.Module]:
-    return next(c for c in CONVOLUTIONS.values() if isinstance(module, c))
+def _geometry(module: nn.Module) -> dict[str, int | None]:
+    """The options of a convolution that say where it multiplies, each with its value for an axis
+    without a kernel; None for one that is no matter of axes."""
+    options = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1, "padding_mode": None}
+    return {**options, "output_padding": 0} if _is_transposed(module) else options
+
+
+def _layer_class(module: nn.Module, more_axes: int = 0) -> Callable[..., nn.Module]:
+    """The class of the layers that convolve as `module` does, for images of `more_axes` axes
+    more."""
+    place = _axes(module) + more_axes - 1
+    if _is_transposed(module):
+        return _TRANSPOSED[place]
+    behaviour = behaviour_of(module)
+    same = behaviour is not None and behaviour.same_padding
+    return list(SAME.values())[place] if same else _CONVOLUTIONS[place]
+
+
+def _is_transposed(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.conv._ConvTransposeNd)
+
+
+def _axes(module: nn.Module) -> int:
+    return dense_weight(module).ndim - 2
 
 
 def _placement(module: nn.Module) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from pipeline.lowrank.forms.interpolative import pivot_rows
 from pipeline.lowrank.linalg import split_groups
-from pipeline.lowrank.network.targets import dense_weight, groups_of, weight_of
+from pipeline.lowrank.network.targets import dense_weight, groups_of, weight_of, write_weight_
 
 
 class PivotedOutput(nn.Module):
@@ -214,5 +214,4 @@ def pointwise_as(like: nn.Module, inputs: int, outputs: int) -> nn.Module:
 
 
 def _fill(layer: nn.Module, matrix: Tensor) -> None:
-    weight = dense_weight(layer)
-    weight.copy_(matrix.reshape(weight.shape))
+    write_weight_(layer, matrix.reshape(dense_weight(layer).shape))

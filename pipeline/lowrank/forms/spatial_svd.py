@@ -23,8 +23,8 @@ class SpatialSVDForm(Form):
         rank = ranks[:, 0]
         outputs, inputs, height, width = target.shape
         first, last = target.groups * inputs * height, outputs * width
-        (between,) = target.between_positions
-        macs = rank * (first * between + last * target.out_positions)
+        rows, columns = target.axis_positions
+        macs = rank * (first * rows + last * columns)
         return rank * (first + last) + target.bias_params, macs
 
     def check_ranks(self, shape: Sequence[int], ranks: Sequence[int]) -> str | None:

@@ -14,6 +14,7 @@ from pipeline.lowrank.forms import get_form
 from pipeline.lowrank.forms.base import Form
 from pipeline.lowrank.forms.on_demand import OnDemand
 from pipeline.lowrank.forms.running import lay_out
+from pipeline.lowrank.network.kinds import kind_of, why_unknown
 from pipeline.lowrank.network.opening import (
     close_,
     module_at,
@@ -21,10 +22,10 @@ from pipeline.lowrank.network.opening import (
     replace_,
 )
 from pipeline.lowrank.network.targets import (
+    as_stored,
     dense_weight,
     groups_of,
-    is_stored_transposed,
-    kind_of,
+    write_weight_,
 )
 
 # The attributes of an nn.Module that hold what was registered to run with a layer.
@@ -69,7 +70,7 @@ class Factorized(nn.Sequential):
         self.replaced = None if replaced is None else type(replaced)
         self._shape = None if replaced is None else weight_shape(replaced)
         self.facts = {} if replaced is None else plain_attributes(replaced)
-        self._is_channels_last = replaced is not None and _is_channels_last(dense_weight(replaced))
+        self._is_channels_last = replaced is not None and _is_channels_last(replaced)
         for key, value in self.facts.items():
             if not hasattr(type(self), key) and key not in self.__dict__:
                 setattr(self, key, value)
@@ -95,10 +96,11 @@ class Factorized(nn.Sequential):
         factors = self.form.stored(list(self))
         with torch.autocast(factors[0].device.type, enabled=False):
             weight = self.form.reconstruct(factors)
+        if self.replaced is not None:
+            weight = as_stored(self.replaced, weight, groups_of(self))
         if self._is_channels_last:
             return weight.contiguous(memory_format=torch.channels_last)
-        transposed = self.replaced is not None and is_stored_transposed(self.replaced)
-        return (weight.T if transposed else weight).contiguous()
+        return weight.contiguous()
 
     @property
     def bias(self) -> Tensor | None:
@@ -133,7 +135,7 @@ class Factorized(nn.Sequential):
         """A copy of the dense layer `like` (stride, padding, …) with the factors multiplied out."""
         dense = copy.deepcopy(like)
         with torch.no_grad():
-            dense_weight(dense).copy_(self.dense_weight())
+            write_weight_(dense, self.dense_weight())
             if getattr(dense, "bias", None) is not None:
                 dense.bias.copy_(self[-1].bias)  # type: ignore[operator,arg-type]
         return dense
@@ -177,8 +179,8 @@ def check_ranks_fit(name: str, module: nn.Module, form: Form, ranks: Sequence[in
     """Raises LowRankError when the ranks do not fit the layer `module`, or when no form fits it."""
     if kind_of(module) is None:
         raise LowRankError(
-            f"layer {name!r} is a {type(module).__name__}, which has no factorized form; leave it "
-            "out of the plan"
+            f"layer {name!r} is a {type(module).__name__}: {why_unknown(module)}; leave it out of "
+            "the plan"
         )
     outputs, *others = dense_weight(module).shape
     shape = (outputs // groups_of(module), *others)
@@ -201,14 +203,16 @@ def unfilled(name: str, module: nn.Module, form: Form, ranks: Sequence[int]) -> 
     for key, parameter in built.named_parameters():
         like = bias if bias is not None and key.endswith("bias") else weight
         parameter.requires_grad_(bool(like.requires_grad))
-    if _is_channels_last(dense_weight(module)):
+    if _is_channels_last(module):
         lay_out(built, torch.channels_last)
     for hooks in _HOOKS:  # the very same tables, so that their handles still remove them
         setattr(built, hooks, getattr(module, hooks))
     return built
 
 
-def _is_channels_last(weight: Tensor) -> bool:
+def _is_channels_last(module: nn.Module) -> bool:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
     return (
         weight.dim() == 4
         and weight.is_contiguous(memory_format=torch.channels_last)

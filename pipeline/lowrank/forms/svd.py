@@ -22,11 +22,10 @@ class SVDForm(Form):
     def costs(self, target: Target, ranks: Tensor) -> tuple[Tensor, Tensor]:
         rank = ranks[:, 0]
         outputs, inputs = target.shape[0], target.groups * math.prod(target.shape[1:])
-        # With one tap the first layer could run at input positions; it carries the stride, so
-        # both layers run at output positions. An Embedding's first layer is a lookup.
-        multiplied = outputs if target.kind == "embedding" else outputs + inputs
+        # The first layer carries the stride, also with one tap. An Embedding's is a lookup.
+        first = 0 if target.kind == "embedding" else inputs * target.kernel_positions
         params = rank * (outputs + inputs) + target.bias_params
-        return params, rank * multiplied * target.out_positions
+        return params, rank * (first + outputs * target.out_positions)
 
     def check_ranks(self, shape: Sequence[int], ranks: Sequence[int]) -> str | None:
         if len(ranks) != 1:

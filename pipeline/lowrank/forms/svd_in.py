@@ -23,7 +23,7 @@ class SVDInForm(Form):
     def costs(self, target: Target, ranks: Tensor) -> tuple[Tensor, Tensor]:
         rank = ranks[:, 0]
         inputs, outputs = target.groups * target.shape[1], target.shape[0] * target.kernel_size
-        macs = rank * (inputs * target.in_positions + outputs * target.out_positions)
+        macs = rank * (inputs * target.in_positions + outputs * target.kernel_positions)
         return rank * (inputs + outputs) + target.bias_params, macs
 
     def check_ranks(self, shape: Sequence[int], ranks: Sequence[int]) -> str | None:

@@ -35,8 +35,10 @@ class TuckerForm(Form):
         first, last = in_rank * target.shape[1], out_rank * target.shape[0]
         params = first + core + last + target.bias_params
         macs = first * target.in_positions + (core + last) * target.out_positions
-        after, copies = [*target.between_positions, target.out_positions], in_rank
-        for size, rank, positions in zip(target.shape[2:], axis_ranks, after, strict=True):
+        copies = in_rank
+        for size, rank, positions in zip(
+            target.shape[2:], axis_ranks, target.axis_positions, strict=True
+        ):
             params = params + size * rank
             macs = macs + copies * (size * rank * positions)
             copies = copies * rank

@@ -24,7 +24,8 @@ class Tucker2Form(Form):
         first = in_rank * target.groups * target.shape[1]
         core = target.groups * out_rank * in_rank * target.kernel_size
         last = out_rank * target.shape[0]
-        macs = first * target.in_positions + (core + last) * target.out_positions
+        macs = first * target.in_positions + core * target.kernel_positions
+        macs = macs + last * target.out_positions
         return first + core + last + target.bias_params, macs
 
     def check_ranks(self, shape: Sequence[int], ranks: Sequence[int]) -> str | None:

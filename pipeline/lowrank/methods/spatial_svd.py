@@ -28,7 +28,7 @@ class SpatialSVD(Method):
     views: ClassVar[tuple[str, ...]] = ("spatial",)
 
     def obstacle(self, target: Target) -> str | None:
-        fits = target.kind == "conv2d" and min(target.shape[2:]) > 1
+        fits = target.kind in ("conv2d", "conv_transpose2d") and min(target.shape[2:]) > 1
         return None if fits else "spatial_svd needs a Conv2d with two axes longer than 1"
 
     def candidates(self, target: Target, weight: Tensor, spectra: Spectra) -> list[Candidate]:

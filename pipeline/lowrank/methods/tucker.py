@@ -33,7 +33,7 @@ class Tucker(Method):
     views: ClassVar[tuple[str, ...]] = ("mode0", "mode1", "mode2", "mode3")
 
     def obstacle(self, target: Target) -> str | None:
-        fits = target.kind in ("conv1d", "conv2d") and target.groups == 1
+        fits = len(target.shape) in (3, 4) and target.groups == 1
         return None if fits else "tucker needs a Conv1d or Conv2d without groups"
 
     def candidates(self, target: Target, weight: Tensor, spectra: Spectra) -> list[Candidate]:

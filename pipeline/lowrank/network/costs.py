@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.calling import call, evaluating, layer_input
+from pipeline.lowrank.network.kinds import kind_of
 from pipeline.lowrank.network.opening import module_at, opened
-from pipeline.lowrank.network.targets import Target, dense_weight, groups_of, kind_of, memory_of
+from pipeline.lowrank.network.targets import Target, dense_weight, groups_of, memory_of
 
 CostUnit = Literal["params", "macs", "bytes"]
 Positions = tuple[int, ...]
@@ -134,9 +135,9 @@ def _is_counted(module: nn.Module) -> bool:
 
 
 def _counter(name: str, counts: dict[str, Positions]) -> Any:
-    def hook(
-        module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Tensor
-    ) -> None:
+    def hook(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        if not isinstance(output, Tensor):  # of a subclass that gives several things
+            return
         here = _positions(module, layer_input(given, named), output)
         before = counts.get(name, (0,) * len(here))
         counts[name] = tuple(b + h for b, h in zip(before, here, strict=True))

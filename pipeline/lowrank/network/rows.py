@@ -3,9 +3,13 @@ matrix product."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from pipeline.lowrank.network.kinds import padding_of
 
 
 def input_rows(module: nn.Module, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -48,17 +52,21 @@ def _unpadded(value: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _patches(module: nn.modules.conv._ConvNd, value: Tensor) -> Tensor:
-    """im2col for any dimension, stride, padding, dilation and number of groups:
-    (N, in, *size) → (groups, N · output positions, in/groups · taps)."""
-    padding = module._reversed_padding_repeated_twice
-    if any(padding):
+    """im2col for any dimension, stride, padding, dilation and number of groups, and for transposed
+    convolutions: (N, in, *size) → (groups, N · output positions, in/groups · taps)."""
+    dims, steps = len(module.kernel_size), module.stride
+    pads = [size for pair in reversed(padding_of(module, value.shape[2:])) for size in pair]
+    if module.transposed:
+        value, steps = _spread(value, steps), (1,) * dims
+    if any(pads):
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-        value = functional.pad(value, padding, mode=mode)
-    dims = len(module.kernel_size)
+        value = functional.pad(value, pads, mode=mode)
     for axis, (size, step, gap) in enumerate(
-        zip(module.kernel_size, module.stride, module.dilation, strict=True), start=2
+        zip(module.kernel_size, steps, module.dilation, strict=True), start=2
     ):
         value = value.unfold(axis, (size - 1) * gap + 1, step)[..., ::gap]
+    if module.transposed:  # it is the convolution with the kernel turned round
+        value = value.flip(tuple(range(2 + dims, 2 + 2 * dims)))
     # N, in, *positions, *taps → groups, N, *positions, in/groups, *taps
     batch, channels, *rest = value.shape
     value = value.reshape(batch, module.groups, channels // module.groups, *rest)
@@ -66,3 +74,12 @@ def _patches(module: nn.modules.conv._ConvNd, value: Tensor) -> Tensor:
     taps = range(3 + dims, 3 + 2 * dims)
     value = value.permute(1, 0, *positions, 2, *taps)
     return value.flatten(2 + dims).flatten(1, -2)
+
+
+def _spread(value: Tensor, steps: Sequence[int]) -> Tensor:
+    """An image with steps − 1 zeros between its positions, along each axis."""
+    axes = zip(value.shape[2:], steps, strict=True)
+    found = value.new_zeros(*value.shape[:2], *((size - 1) * step + 1 for size, step in axes))
+    places: tuple[slice, ...] = tuple(slice(None, None, step) for step in steps)
+    found[(slice(None), slice(None), *places)] = value
+    return found

@@ -1,4 +1,4 @@
-"""Targets: the layers that may be factorized, found by type and by name patterns."""
+"""Targets: the layers that may be factorized, found by their kind and by name patterns."""
 
 from __future__ import annotations
 
@@ -11,31 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.linalg import split_groups
+from pipeline.lowrank.network.kinds import is_transposed_linear, kind_of, why_unknown
 from pipeline.lowrank.network.opening import closed_reasons
 
-KINDS: dict[type[nn.Module], str] = {
-    nn.Linear: "linear",
-    nn.Conv1d: "conv1d",
-    nn.Conv2d: "conv2d",
-    nn.Conv3d: "conv3d",
-    nn.Embedding: "embedding",
-}
-CONVOLUTIONS: dict[str, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
-    "conv1d": nn.Conv1d,
-    "conv2d": nn.Conv2d,
-    "conv3d": nn.Conv3d,
-}
 _FORMATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-# transformers' Conv1D, known by its name so that nothing here needs transformers. Its weight is
-# stored (in, out).
-_TRANSPOSED_LINEAR = "transformers.pytorch_utils.Conv1D"
 
 
 @dataclass(frozen=True)
 class Target:
     """Facts of one layer that may be factorized; everything that a method needs to count costs.
 
-    kind: "linear", "conv1d", "conv2d", "conv3d" or "embedding".
+    kind: one of `kinds.KINDS`.
     shape: (out, in / groups, *kernel); an Embedding counts as (dimension, entries).
     bias: whether there is one.
     in_positions, out_positions: the numbers of input and output positions per example, summed over
@@ -87,7 +74,25 @@ class Target:
         looks its rows up and has none."""
         if self.kind == "embedding":
             return 0
-        return math.prod(self.shape) * self.out_positions
+        return math.prod(self.shape) * self.kernel_positions
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether this is a transposed convolution."""
+        return self.kind.startswith("conv_transpose")
+
+    @property
+    def kernel_positions(self) -> int:
+        """At how many positions the whole kernel is multiplied: a transposed convolution does so
+        for each input position, others for each output position."""
+        return self.in_positions if self.is_transposed else self.out_positions
+
+    @property
+    def axis_positions(self) -> tuple[int, ...]:
+        """As `kernel_positions`, for each of the layers that go along one axis of the kernel after
+        the other."""
+        every = (self.in_positions, *self.between_positions, self.out_positions)
+        return every[:-1] if self.is_transposed else every[1:]
 
 
 def find_targets(
@@ -143,14 +148,6 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def kind_of(module: nn.Module) -> str | None:
-    """The name of the layer's kind, or None where it has no factorized form. Only exact types
-    count: a subclass may do anything with its weight."""
-    if _is_transposed_linear(type(module)):
-        return "linear"
-    return KINDS.get(type(module))
-
-
 def is_one_layer(module: nn.Module) -> bool:
     """Whether a module stands for one layer of the network: a factorized layer is a Sequential, but
     no chain of the network's own layers."""
@@ -163,12 +160,11 @@ def groups_of(module: nn.Module) -> int:
 
 
 def dense_weight(module: nn.Module) -> Tensor:
-    """The layer's weight as (out, in / groups, *kernel), in its own dtype: a detached view,
-    through which the weight can also be written."""
+    """The layer's weight as (out, in / groups, *kernel), detached, in its own dtype. It is written
+    by `write_weight_`."""
     weight = module.weight
     assert isinstance(weight, Tensor)
-    stored = weight.detach()
-    return stored.T if is_stored_transposed(type(module)) else stored
+    return _canonical(module, weight.detach())
 
 
 def weight_of(module: nn.Module) -> Tensor:
@@ -178,21 +174,40 @@ def weight_of(module: nn.Module) -> Tensor:
     assert isinstance(weight, Tensor)
     if type(weight).dequantize is not Tensor.dequantize:
         weight = weight.dequantize()
-    return weight.T if is_stored_transposed(type(module)) else weight
+    return _canonical(module, weight)
 
 
-def is_stored_transposed(layer: type[nn.Module]) -> bool:
-    """Whether layers of this class store their weight as (in, out)."""
-    return issubclass(layer, nn.Embedding) or _is_transposed_linear(layer)
+def write_weight_(module: nn.Module, weight: Tensor) -> None:
+    """Writes a weight (out, in / groups, *kernel) into the layer, in the layer's own dtype."""
+    stored = module.weight
+    assert isinstance(stored, Tensor)
+    stored.detach().copy_(as_stored(type(module), weight, groups_of(module)))
 
 
-def _is_transposed_linear(cls: type[nn.Module]) -> bool:
-    return f"{cls.__module__}.{cls.__qualname__}" == _TRANSPOSED_LINEAR
+def as_stored(layer: type[nn.Module], weight: Tensor, groups: int) -> Tensor:
+    """(out, in / groups, *kernel) → the weight as layers of this class store it: (in, out) for an
+    Embedding and for transformers' Conv1D, (in, out / groups, *kernel) for a transposed
+    convolution."""
+    if issubclass(layer, nn.modules.conv._ConvTransposeNd):
+        return _swapped(weight, groups)
+    return weight.T if issubclass(layer, nn.Embedding) or is_transposed_linear(layer) else weight
+
+
+def _canonical(module: nn.Module, stored: Tensor) -> Tensor:
+    """The inverse of `as_stored`, which is that itself."""
+    return as_stored(type(module), stored, groups_of(module))
+
+
+def _swapped(weight: Tensor, groups: int) -> Tensor:
+    """(groups · a, b, *kernel) → (groups · b, a, *kernel)."""
+    if groups == 1:
+        return weight.transpose(0, 1)
+    return split_groups(weight, groups).transpose(1, 2).flatten(0, 1)
 
 
 def _matrix_like(module: nn.Module) -> bool:
     known = nn.modules.conv._ConvNd | nn.Linear | nn.Bilinear | nn.Embedding | nn.EmbeddingBag
-    return isinstance(module, known) or _is_transposed_linear(type(module))
+    return isinstance(module, known) or is_transposed_linear(type(module))
 
 
 def _tied_weights(model: nn.Module) -> dict[int, list[str]]:
@@ -228,7 +243,7 @@ def _obstacle(
             "dense again, to be factorized anew"
         )
     if kind_of(module) is None:
-        return f"{type(module).__name__} has no factorized form here"
+        return why_unknown(module)
     if isinstance(module, nn.Embedding) and (option := _embedding_option(module)):
         return f"Embedding with {option}, which its factors could not keep"
     stored = module.weight

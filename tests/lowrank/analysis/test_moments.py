@@ -11,6 +11,8 @@ from pipeline.lowrank.analysis.collecting import collect_moments
 from pipeline.lowrank.analysis.divergence import Divergence
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.calling import evenly
+from pipeline.lowrank.network.same_padding import Conv2dSame
+from pipeline.lowrank.network.targets import dense_weight
 from pipeline.lowrank.tasks import TASKS
 
 CONVOLUTIONS = {
@@ -20,6 +22,10 @@ CONVOLUTIONS = {
     "same": lambda: nn.Conv2d(4, 6, (2, 3), padding="same"),
     "1d": lambda: nn.Conv1d(4, 6, 5, stride=2, padding=2, groups=2),
     "3d": lambda: nn.Conv3d(4, 6, 2),
+    "same, strided": lambda: Conv2dSame(4, 6, (2, 3), (2, 3), dilation=(1, 2)),
+    "transposed": lambda: nn.ConvTranspose2d(4, 6, (3, 2), (2, 3), (2, 0), (1, 0)),
+    "transposed, grouped": lambda: nn.ConvTranspose1d(4, 6, 3, 2, 1, dilation=2, groups=2),
+    "transposed, 3d": lambda: nn.ConvTranspose3d(4, 6, 2, 3, bias=False),
 }
 
 
@@ -35,7 +41,7 @@ def test_input_moments_of_a_convolution_give_its_output_energy(name: str) -> Non
     layer = CONVOLUTIONS[name]().double()
     x = examples(5, 4, *[7] * (layer.weight.dim() - 2))
     moments = collect_moments(layer, [x[:2], x[2:]], {"": layer}, gradients=False)[""]
-    weight = layer.weight.detach().unflatten(0, (layer.groups, -1)).flatten(2)
+    weight = dense_weight(layer).unflatten(0, (layer.groups, -1)).flatten(2)
     bias = layer.bias if layer.bias is not None else torch.zeros(6).double()
     output = (layer(x) - bias.view(-1, *[1] * (x.dim() - 2))).detach()
     energy = torch.einsum("gon,gnm,gom->", weight, moments.inputs, weight)

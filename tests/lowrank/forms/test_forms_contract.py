@@ -29,8 +29,8 @@ class Row:
 
 ALL = tuple(kind.name for kind in LAYER_KINDS)
 KERNELS = tuple(kind.name for kind in LAYER_KINDS if kind.is_kernel)
-PLANAR = tuple(name for name in KERNELS if name.startswith("conv2d"))
-UNGROUPED = tuple(n for n in KERNELS if "grouped" not in n and not n.startswith("conv3d"))
+PLANAR = tuple(name for name in KERNELS if "2d" in name)
+UNGROUPED = tuple(n for n in KERNELS if "grouped" not in n and "3d" not in n)
 ROWS = [
     Row(FORMS["svd"], ALL),
     Row(FORMS["svd_in"], KERNELS),

@@ -41,8 +41,8 @@ class Row:
 
 
 KERNELS = tuple(kind.name for kind in LAYER_KINDS if kind.is_kernel)
-PLANAR = tuple(name for name in KERNELS if name.startswith("conv2d"))
-UNGROUPED = tuple(n for n in KERNELS if "grouped" not in n and not n.startswith("conv3d"))
+PLANAR = tuple(name for name in KERNELS if "2d" in name)
+UNGROUPED = tuple(n for n in KERNELS if "grouped" not in n and "3d" not in n)
 ROWS = [
     Row(CONFIGURED["svd"], tuple(kind.name for kind in LAYER_KINDS)),
     Row(CONFIGURED["svd_in"], KERNELS),

@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from pipeline.lowrank.forms.surgery import unfilled
 from pipeline.lowrank.linalg import relative_error
 from pipeline.lowrank.methods import METHODS, candidates_of
 from pipeline.lowrank.network.costs import count_params, network_totals
-from pipeline.lowrank.network.targets import CONVOLUTIONS
 from tests.lowrank.layer_kinds import Case, build, case_of, configured
 
 METHODS_MADE = configured(cp_iterations=8, cp_rank_grid=2)
@@ -29,7 +29,7 @@ def convolutions(draw: st.DrawFn) -> Case:
     sizes = [draw(st.integers(1, 3)) for _ in range(axes)]
     dilation = [draw(st.integers(1, 2)) for _ in range(axes)]
     same = draw(st.booleans())
-    module = CONVOLUTIONS[f"conv{axes}d"](
+    module = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1](
         groups * draw(st.integers(1, 6)),
         groups * draw(st.integers(1, 6)),
         tuple(sizes),

@@ -62,10 +62,10 @@ def test_only_plain_layers_are_targets_and_every_other_one_has_a_reason() -> Non
     model = Breakers()
     with opened(model):
         targets, skipped = find_targets(model)
-    assert list(targets) == ["shared", *ATTENTION_LAYERS, "grouped", "plain", "unused"]
+    others = ["grouped", "transposed", "plain", "unused"]
+    assert list(targets) == ["shared", *ATTENTION_LAYERS, *others]
     reasons = {
         "embedding": "weight is tied to head",
-        "transposed": "ConvTranspose1d has no factorized form",
         "pairs": "Bilinear has no factorized form",
         "bag": "EmbeddingBag has no factorized form",
         "normed": "ParametrizedLinear has no factorized form",
@@ -77,7 +77,13 @@ def test_only_plain_layers_are_targets_and_every_other_one_has_a_reason() -> Non
 
 def test_a_layer_used_twice_counts_both_calls_and_an_unused_one_is_skipped() -> None:
     analysis = analyze(Breakers(), torch.arange(5)[None])
-    assert list(analysis.targets) == ["shared", *ATTENTION_LAYERS, "grouped", "plain"]
+    assert list(analysis.targets) == [
+        "shared",
+        *ATTENTION_LAYERS,
+        "grouped",
+        "transposed",
+        "plain",
+    ]
     assert analysis.targets["shared"].out_positions == 10
     assert analysis.targets["plain"].out_positions == 5
     assert "not used in the forward pass" in analysis.skipped["unused"]
@@ -99,8 +105,8 @@ def test_a_pattern_that_matches_nothing_is_an_error() -> None:
 def test_a_model_without_targets_is_an_error() -> None:
     with pytest.raises(LowRankError, match="no layer to factorize: it has no Linear"):
         find_targets(nn.Sequential(nn.ReLU()))
-    with pytest.raises(LowRankError, match=r"all are skipped.*ConvTranspose2d"):
-        find_targets(nn.ConvTranspose2d(4, 4, 3))
+    with pytest.raises(LowRankError, match=r"all are skipped.*Bilinear"):
+        find_targets(nn.Bilinear(4, 4, 3))
 
 
 def test_nan_in_a_weight_names_the_layer() -> None:
