@@ -15,7 +15,7 @@ from pipeline.lowrank import LowRankError
 from pipeline.lowrank.forms.files import build_model, load, save
 from pipeline.lowrank.network.calling import PADDING
 from pipeline.lowrank.network.costs import layer_macs, trace_positions
-from pipeline.lowrank.network.targets import find_targets
+from pipeline.lowrank.network.finding import find_targets
 from pipeline.machine.checksums import content_sha256
 from pipeline.models import huggingface
 from tests.models.transformers_case import VOCABULARY, write_gguf, write_model

@@ -12,8 +12,9 @@ from torch.nn.parameter import UninitializedParameter
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.costs import Totals, describe_target, totals_at, trace_positions
+from pipeline.lowrank.network.finding import find_targets
 from pipeline.lowrank.network.opening import opened
-from pipeline.lowrank.network.targets import Target, find_targets
+from pipeline.lowrank.network.targets import Target
 
 
 @dataclass(frozen=True)

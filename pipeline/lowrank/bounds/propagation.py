@@ -42,13 +42,6 @@ from pipeline.lowrank.bounds.lipschitz import attention_refused, no_constant
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
-class _Tracer(fx.Tracer):
-    """Takes layers of known kinds for what they are, whoever wrote their class."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_linear(m) or super().is_leaf_module(m, module_qualified_name)
-
-
 class Propagation:
     """The dense network as a graph beside the approximate one, both float64 and in eval mode.
 
@@ -59,7 +52,7 @@ class Propagation:
         # In a Sequential a network that is a single layer is a node like any other.
         self.dense, self.approximate = nn.Sequential(dense), nn.Sequential(approximate)
         try:
-            self.graph = _Tracer().trace(self.dense)
+            self.graph = traced.Tracer().trace(self.dense)
         except Exception as error:  # the network's own code may raise anything on symbolic values
             first = (str(error).splitlines() or [""])[0]
             raise NotCertifiedError(f"torch.fx cannot trace the network: {first}") from error

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional
+
+from pipeline.lowrank.bounds.linear import is_linear
 
 # Functions that are a layer without weights: the arguments after the input are the layer's.
 AS_MODULE: dict[Any, Callable[..., nn.Module]] = {
@@ -120,3 +122,11 @@ def in_place(target: Any, kwargs: dict[str, Any]) -> bool:
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
     augmented = target in (operator.iadd, operator.isub, operator.imul, operator.itruediv)
     return augmented or bool(kwargs.get("inplace")) or (name.endswith("_") and name[:1] != "_")
+
+
+class Tracer(fx.Tracer):
+    """Traces a network into a graph in which every linear layer is one call, whoever wrote its
+    class."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_linear(m) or super().is_leaf_module(m, module_qualified_name)

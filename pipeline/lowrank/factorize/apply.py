@@ -15,8 +15,8 @@ from pipeline.lowrank.factorize.layer import LayerFactorization, LayerReport
 from pipeline.lowrank.factorize.proof import put_in_
 from pipeline.lowrank.forms.surgery import check_ranks_fit, layer_at
 from pipeline.lowrank.network.costs import Totals
+from pipeline.lowrank.network.finding import find_targets
 from pipeline.lowrank.network.opening import opened
-from pipeline.lowrank.network.targets import find_targets
 from pipeline.lowrank.planning.expected import checked
 from pipeline.lowrank.planning.plan import DENSE, Plan
 from pipeline.lowrank.typed import keywords_checked

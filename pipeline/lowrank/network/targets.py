@@ -1,21 +1,15 @@
-"""Targets: the layers that may be factorized, found by their kind and by name patterns."""
+"""Targets: the layers that may be factorized, their weights and what they cost."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
-import torch
 from torch import Tensor, nn
 
-from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.linalg import split_groups
-from pipeline.lowrank.network.kinds import is_transposed_linear, kind_of, why_unknown
-from pipeline.lowrank.network.opening import closed_reasons
-
-_FORMATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+from pipeline.lowrank.network.kinds import is_transposed_linear
+from pipeline.lowrank.network.opening.base import is_plain
 
 
 @dataclass(frozen=True)
@@ -95,59 +89,6 @@ class Target:
         return every[:-1] if self.is_transposed else every[1:]
 
 
-def find_targets(
-    model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
-) -> tuple[dict[str, nn.Module], dict[str, str]]:
-    """Finds the layers to factorize, and why every other layer with a weight matrix is left alone.
-
-    include, exclude: shell-style patterns on module names (the root is ""); exclude wins. A module
-        that is reachable under several names is one target, under its first name.
-
-    Inside of a packed module layers have names while it is open: call it in the context `opened`.
-
-    Returns ({name: module}, {name: reason it is skipped}). Raises LowRankError when a pattern
-    matches no layer, or when no target is left.
-    """
-    layers = _layers(model)
-    for pattern in [*include, *exclude]:
-        if layers and not any(fnmatchcase(name, pattern) for name in layers):
-            raise LowRankError(
-                f"the pattern {pattern!r} matches no layer: the layers with weight matrices are "
-                f"{', '.join(layers)}; correct analyze.include or analyze.exclude"
-            )
-    tied = _tied_weights(model)
-    targets: dict[str, nn.Module] = {}
-    skipped = closed_reasons(model)
-    for name, module in layers.items():
-        if any(fnmatchcase(name, pattern) for pattern in exclude):
-            skipped[name] = "excluded by analyze.exclude"
-        elif not any(fnmatchcase(name, pattern) for pattern in include):
-            skipped[name] = "not in analyze.include"
-        elif reason := _obstacle(model, name, module, tied):
-            skipped[name] = reason
-        else:
-            targets[name] = module
-    if not targets:
-        why = "; ".join(f"{n or '(root)'}: {r}" for n, r in skipped.items())
-        raise LowRankError(
-            "the model has no layer to factorize: "
-            + (f"all are skipped ({why})" if why else "it has no Linear or convolution layer")
-        )
-    return targets, skipped
-
-
-def _layers(model: nn.Module) -> dict[str, nn.Module]:
-    """{name: layer with a weight matrix}; a factorized layer is one layer, whatever is in it."""
-    found: dict[str, nn.Module] = {}
-    inside: set[int] = set()
-    for name, module in model.named_modules():
-        if is_one_layer(module):
-            inside |= {id(part) for part in module.modules() if part is not module}
-        if id(module) not in inside and (is_one_layer(module) or _matrix_like(module)):
-            found[name] = module
-    return found
-
-
 def is_one_layer(module: nn.Module) -> bool:
     """Whether a module stands for one layer of the network: a factorized layer is a Sequential, but
     no chain of the network's own layers."""
@@ -205,69 +146,8 @@ def _swapped(weight: Tensor, groups: int) -> Tensor:
     return split_groups(weight, groups).transpose(1, 2).flatten(0, 1)
 
 
-def _matrix_like(module: nn.Module) -> bool:
-    known = nn.modules.conv._ConvNd | nn.Linear | nn.Bilinear | nn.Embedding | nn.EmbeddingBag
-    return isinstance(module, known) or is_transposed_linear(type(module))
-
-
-def _tied_weights(model: nn.Module) -> dict[int, list[str]]:
-    """Memory of a parameter → names of the *different* modules that hold it, where there are
-    several."""
-    holders: dict[int, list[str]] = {}
-    for name, module in model.named_modules():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                holders.setdefault(memory_of(parameter), []).append(name)
-    return {key: names for key, names in holders.items() if len(names) > 1}
-
-
 def memory_of(parameter: Tensor) -> int:
     """Where a parameter's numbers lie, the same for parameters that are tied by their storage; the
     object's own id where it has no numbers of its own."""
-    plain = _is_plain(parameter) and parameter.numel() > 0 and not parameter.is_meta
+    plain = is_plain(parameter) and parameter.numel() > 0 and not parameter.is_meta
     return parameter.data_ptr() if plain else id(parameter)
-
-
-def _is_plain(parameter: object) -> bool:
-    return type(parameter) in (Tensor, nn.Parameter)
-
-
-def _obstacle(
-    model: nn.Module, name: str, module: nn.Module, tied: dict[int, list[str]]
-) -> str | None:
-    """Why this layer cannot be replaced by a Sequential of factors, or None."""
-    if is_one_layer(module):
-        share = _size(module) / (_size(model) or 1)
-        return (
-            f"is factorized already ({share:.1%} of the parameters); lr.to_dense_(model) makes it "
-            "dense again, to be factorized anew"
-        )
-    if kind_of(module) is None:
-        return why_unknown(module)
-    if isinstance(module, nn.Embedding) and (option := _embedding_option(module)):
-        return f"Embedding with {option}, which its factors could not keep"
-    stored = module.weight
-    assert isinstance(stored, Tensor)
-    if not _is_plain(stored):
-        return f"weights are stored as {type(stored).__name__}: start from those in float"
-    weight = dense_weight(module)
-    if weight.dtype not in _FORMATS:
-        return f"weights are {weight.dtype}, not in a floating point format of two bytes or more"
-    others = [n for n in tied.get(memory_of(stored), []) if n != name]
-    if others:
-        return f"weight is tied to {', '.join(others)}"
-    return None
-
-
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _embedding_option(module: nn.Embedding) -> str | None:
-    """The option of an Embedding that acts on rows of the table itself, which factors do not have;
-    None where there is none."""
-    if module.max_norm is not None:
-        return f"max_norm={module.max_norm}"
-    if module.sparse:
-        return "sparse=True"
-    return "scale_grad_by_freq=True" if module.scale_grad_by_freq else None

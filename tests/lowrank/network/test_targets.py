@@ -18,8 +18,9 @@ from pipeline.lowrank.network.costs import (
     network_totals,
     trace_positions,
 )
+from pipeline.lowrank.network.finding import find_targets
 from pipeline.lowrank.network.opening import opened
-from pipeline.lowrank.network.targets import dense_weight, find_targets
+from pipeline.lowrank.network.targets import dense_weight
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 ATTENTION_LAYERS = [

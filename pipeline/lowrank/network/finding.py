@@ -1,0 +1,127 @@
+"""Finding the targets of a network, and why its other layers are none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.network.kinds import is_transposed_linear, kind_of, why_unknown
+from pipeline.lowrank.network.opening import closed_reasons
+from pipeline.lowrank.network.opening.base import is_plain
+from pipeline.lowrank.network.targets import dense_weight, is_one_layer, memory_of
+
+_FORMATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def find_targets(
+    model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
+) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """Finds the layers to factorize, and why every other layer with a weight matrix is left alone.
+
+    include, exclude: shell-style patterns on module names (the root is ""); exclude wins. A module
+        that is reachable under several names is one target, under its first name.
+
+    Inside of a packed module layers have names while it is open: call it in the context `opened`.
+
+    Returns ({name: module}, {name: reason it is skipped}). Raises LowRankError when a pattern
+    matches no layer, or when no target is left.
+    """
+    layers = _layers(model)
+    for pattern in [*include, *exclude]:
+        if layers and not any(fnmatchcase(name, pattern) for name in layers):
+            raise LowRankError(
+                f"the pattern {pattern!r} matches no layer: the layers with weight matrices are "
+                f"{', '.join(layers)}; correct analyze.include or analyze.exclude"
+            )
+    tied = _tied_weights(model)
+    targets: dict[str, nn.Module] = {}
+    skipped = closed_reasons(model)
+    for name, module in layers.items():
+        if any(fnmatchcase(name, pattern) for pattern in exclude):
+            skipped[name] = "excluded by analyze.exclude"
+        elif not any(fnmatchcase(name, pattern) for pattern in include):
+            skipped[name] = "not in analyze.include"
+        elif reason := _obstacle(model, name, module, tied):
+            skipped[name] = reason
+        else:
+            targets[name] = module
+    if not targets:
+        why = "; ".join(f"{n or '(root)'}: {r}" for n, r in skipped.items())
+        raise LowRankError(
+            "the model has no layer to factorize: "
+            + (f"all are skipped ({why})" if why else "it has no Linear or convolution layer")
+        )
+    return targets, skipped
+
+
+def _layers(model: nn.Module) -> dict[str, nn.Module]:
+    """{name: layer with a weight matrix}; a factorized layer is one layer, whatever is in it."""
+    found: dict[str, nn.Module] = {}
+    inside: set[int] = set()
+    for name, module in model.named_modules():
+        if is_one_layer(module):
+            inside |= {id(part) for part in module.modules() if part is not module}
+        if id(module) not in inside and (is_one_layer(module) or _matrix_like(module)):
+            found[name] = module
+    return found
+
+
+def _matrix_like(module: nn.Module) -> bool:
+    known = nn.modules.conv._ConvNd | nn.Linear | nn.Bilinear | nn.Embedding | nn.EmbeddingBag
+    return isinstance(module, known) or is_transposed_linear(type(module))
+
+
+def _tied_weights(model: nn.Module) -> dict[int, list[str]]:
+    """Memory of a parameter → names of the *different* modules that hold it, where there are
+    several."""
+    holders: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                holders.setdefault(memory_of(parameter), []).append(name)
+    return {key: names for key, names in holders.items() if len(names) > 1}
+
+
+def _obstacle(
+    model: nn.Module, name: str, module: nn.Module, tied: dict[int, list[str]]
+) -> str | None:
+    """Why this layer cannot be replaced by a Sequential of factors, or None."""
+    if is_one_layer(module):
+        share = _size(module) / (_size(model) or 1)
+        return (
+            f"is factorized already ({share:.1%} of the parameters); lr.to_dense_(model) makes it "
+            "dense again, to be factorized anew"
+        )
+    if kind_of(module) is None:
+        return why_unknown(module)
+    if isinstance(module, nn.Embedding) and (option := _embedding_option(module)):
+        return f"Embedding with {option}, which its factors could not keep"
+    stored = module.weight
+    assert isinstance(stored, Tensor)
+    if not is_plain(stored):
+        return f"weights are stored as {type(stored).__name__}: start from those in float"
+    weight = dense_weight(module)
+    if weight.dtype not in _FORMATS:
+        return f"weights are {weight.dtype}, not in a floating point format of two bytes or more"
+    others = [n for n in tied.get(memory_of(stored), []) if n != name]
+    if others:
+        return f"weight is tied to {', '.join(others)}"
+    return None
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _embedding_option(module: nn.Embedding) -> str | None:
+    """The option of an Embedding that acts on rows of the table itself, which factors do not have;
+    None where there is none."""
+    if module.max_norm is not None:
+        return f"max_norm={module.max_norm}"
+    if module.sparse:
+        return "sparse=True"
+    return "scale_grad_by_freq=True" if module.scale_grad_by_freq else None
