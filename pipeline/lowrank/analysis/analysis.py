@@ -34,6 +34,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.calling import evenly, first_example
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.opening import module_at, opened
+from pipeline.lowrank.network.skipped import Skipped
 from pipeline.lowrank.network.targets import Target, dense_weight, groups_of
 from pipeline.lowrank.tasks import Task
 from pipeline.lowrank.typed import load_record, save_record
@@ -48,7 +49,7 @@ class Analysis:
     metric: the norm of the errors.
     totals: costs of the dense network.
     targets, spectra: {name: its facts}, {name: its spectra in the metric}.
-    skipped: {other layer: why it is no target}.
+    skipped: {other layer or parameter: why it is no target}, the largest first.
     metrics: {name: the whitening of its weight}; empty for the metric `weight`.
     damping: that of the metric `fisher`, else None.
     example: the batch of one that counted positions; None for an analysis from a file.
@@ -58,7 +59,7 @@ class Analysis:
     totals: Totals
     targets: Mapping[str, Target]
     spectra: Mapping[str, Spectra]
-    skipped: Mapping[str, str]
+    skipped: Mapping[str, Skipped]
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     damping: float | None = None
     example: Any = field(default=None, repr=False, compare=False)

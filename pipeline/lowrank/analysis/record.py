@@ -10,6 +10,7 @@ from pipeline.lowrank.analysis.history import TrainingCourse, WeightDiagnosis
 from pipeline.lowrank.analysis.options import MetricName
 from pipeline.lowrank.analysis.spectra import View
 from pipeline.lowrank.network.costs import Totals
+from pipeline.lowrank.network.skipped import Skipped
 from pipeline.lowrank.network.targets import Target
 
 
@@ -46,7 +47,7 @@ class AnalysisRecord:
     network: Totals
     targets: Mapping[str, TargetRecord]
     training: TrainingCourse | None
-    skipped: Mapping[str, str]
+    skipped: Mapping[str, Skipped]
 
 
 def diagnose_view(view: View) -> ViewDiagnosis:

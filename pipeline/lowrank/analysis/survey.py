@@ -14,6 +14,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.costs import Totals, describe_target, totals_at, trace_positions
 from pipeline.lowrank.network.finding import find_targets
 from pipeline.lowrank.network.opening import opened
+from pipeline.lowrank.network.skipped import Skipped, skipped_weights
 from pipeline.lowrank.network.targets import Target
 
 
@@ -25,7 +26,7 @@ class Survey:
 
     modules: Mapping[str, nn.Module]
     targets: Mapping[str, Target]
-    skipped: Mapping[str, str]
+    skipped: Mapping[str, Skipped]
     totals: Totals
     example: Any = None
 
@@ -35,8 +36,11 @@ class Survey:
             self,
             modules={name: m for name, m in self.modules.items() if name not in why},
             targets={name: t for name, t in self.targets.items() if name not in why},
-            skipped={**self.skipped, **why},
+            skipped={**self.skipped, **{name: self._skipped(name, why[name]) for name in why}},
         )
+
+    def _skipped(self, name: str, reason: str) -> Skipped:
+        return Skipped(reason, self.targets[name].params / self.totals.params)
 
 
 def survey(
@@ -55,13 +59,13 @@ def survey(
     if empty:
         raise LowRankError(f"{empty[0]} is on the meta device, which has no numbers: load them")
     with opened(model):
-        modules, skipped = find_targets(model, include, exclude)
-        with _further_arguments(modules) as why:
+        modules, why = find_targets(model, include, exclude)
+        with _further_arguments(modules) as called:
             positions = trace_positions(model, example)
-    unused = [name for name in modules if positions.get(name, (0,))[-1] == 0]
-    for name, reason in {**why, **dict.fromkeys(unused, "not used in the forward pass")}.items():
-        skipped[name] = reason
-        del modules[name]
+        unused = [name for name in modules if positions.get(name, (0,))[-1] == 0]
+        why |= called | dict.fromkeys(unused, "not used in the forward pass")
+        modules = {name: module for name, module in modules.items() if name not in why}
+        skipped = skipped_weights(model, modules.keys(), why)
     if not modules:
         raise LowRankError("the model has no layer to factorize: no target is used in its forward")
     targets = {n: describe_target(n, m, positions[n]) for n, m in modules.items()}

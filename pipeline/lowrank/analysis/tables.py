@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
+from pipeline.lowrank.network.skipped import Skipped, largest
+
 WIDTH = 80
 _SHORTEST = 12  # characters that a name keeps at least
 
@@ -74,14 +76,10 @@ def ranks_text(ranks: Sequence[int]) -> str:
     return "×".join(map(str, ranks))
 
 
-def skipped_note(skipped: Mapping[str, str], most: int = 5) -> list[str]:
-    """One line that names at most `most` of the layers that are no targets, and why; [] where there
-    are none."""
-    if not skipped:
-        return []
-    shown = [f"{name or '(root)'} ({why})" for name, why in list(skipped.items())[:most]]
-    more = f" and {len(skipped) - most} more" if len(skipped) > most else ""
-    return [f"skipped: {', '.join(shown)}{more}"]
+def skipped_note(skipped: Mapping[str, Skipped], most: int = 5) -> list[str]:
+    """One line that names at most `most` of the weights that are in no target, the largest, and
+    why; [] where there are none."""
+    return [f"skipped: {largest(skipped, most)}"] if skipped else []
 
 
 def compact(count: int) -> str:

@@ -14,6 +14,7 @@ from pipeline.lowrank.network.opening import closed_reasons
 from pipeline.lowrank.network.opening.base import is_plain
 from pipeline.lowrank.network.targets import dense_weight, is_one_layer, memory_of
 
+_NAMED = 10  # layers that an error names
 _FORMATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -50,7 +51,8 @@ def find_targets(
         else:
             targets[name] = module
     if not targets:
-        why = "; ".join(f"{n or '(root)'}: {r}" for n, r in skipped.items())
+        named = [f"{name or '(root)'}: {reason}" for name, reason in skipped.items()]
+        why = "; ".join([*named[:_NAMED], *(["…"] if named[_NAMED:] else [])])
         raise LowRankError(
             "the model has no layer to factorize: "
             + (f"all are skipped ({why})" if why else "it has no Linear or convolution layer")
@@ -91,10 +93,9 @@ def _obstacle(
 ) -> str | None:
     """Why this layer cannot be replaced by a Sequential of factors, or None."""
     if is_one_layer(module):
-        share = _size(module) / (_size(model) or 1)
         return (
-            f"is factorized already ({share:.1%} of the parameters); lr.to_dense_(model) makes it "
-            "dense again, to be factorized anew"
+            "is factorized already and stays so; lr.to_dense_(model) makes it dense again, to be "
+            "factorized anew"
         )
     if kind_of(module) is None:
         return why_unknown(module)
@@ -109,12 +110,8 @@ def _obstacle(
         return f"weights are {weight.dtype}, not in a floating point format of two bytes or more"
     others = [n for n in tied.get(memory_of(stored), []) if n != name]
     if others:
-        return f"weight is tied to {', '.join(others)}"
+        return f"weight is tied to {', '.join(name or 'the whole network' for name in others)}"
     return None
-
-
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _embedding_option(module: nn.Embedding) -> str | None:

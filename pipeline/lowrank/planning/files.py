@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pipeline.lowrank.analysis.options import MetricName
 from pipeline.lowrank.methods import Method, get_method
 from pipeline.lowrank.network.costs import Totals
+from pipeline.lowrank.network.skipped import Skipped
 from pipeline.lowrank.planning.from_file import FromFile
 from pipeline.lowrank.planning.plan import (
     Contestant,
@@ -53,7 +54,7 @@ class _PlanFile:
     policy: Mapping[str, Any]
     methods: Mapping[str, Mapping[str, Any]]
     layers: Mapping[str, PlannedLayer]
-    skipped: Mapping[str, str]
+    skipped: Mapping[str, Skipped]
     contest: tuple[Contestant, ...]
     expected: _Expected
 

@@ -10,10 +10,14 @@ from pipeline.lowrank.analysis.analysis import Analysis
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.methods import Method
 from pipeline.lowrank.network.costs import CostUnit
+from pipeline.lowrank.network.skipped import largest
 from pipeline.lowrank.planning.expected import expected_of
 from pipeline.lowrank.planning.plan import Plan, PlannedLayer
 from pipeline.lowrank.planning.policies import Offer, Policy, Selection
+from pipeline.lowrank.planning.policies.base import OutOfReachError
 from pipeline.lowrank.planning.policies.local import kept_fraction
+
+_NAMED = 3  # weights that an error names, the largest of those that are in no target
 
 
 def make_plan(
@@ -36,7 +40,13 @@ def make_plan(
             f"the policy loss counts nats, which only the metric fisher predicts; the analysis is "
             f"in {analysis.metric!r}: choose analyze=fisher or another policy"
         )
-    selection = policy.select(offers, analysis.totals)
+    try:
+        selection = policy.select(offers, analysis.totals)
+    except OutOfReachError as error:
+        if not analysis.skipped:
+            raise
+        largest_left = largest(analysis.skipped, _NAMED)
+        raise OutOfReachError(f"{error}; what stays as it is: {largest_left}") from error
     beside = uniform(offers, policy.cost_unit, selection)
     chosen, other = (_plan(analysis, one, policy, methods, seed) for one in (selection, beside))
     return replace(chosen, uniform=other)

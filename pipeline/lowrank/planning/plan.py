@@ -16,6 +16,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.methods import Method, get_method
 from pipeline.lowrank.methods.candidate import ErrorKind
 from pipeline.lowrank.network.costs import Totals
+from pipeline.lowrank.network.skipped import Skipped
 from pipeline.lowrank.planning.policies import Policy
 from pipeline.lowrank.typed import plain
 
@@ -107,7 +108,7 @@ class Plan:
         has its defaults.
     layers: {target: the decision}.
     expected: costs and errors, which are computed again when the plan is applied.
-    skipped: {layer: why it is no target}.
+    skipped: {layer or parameter: why it is no target}, the largest first.
     optimality_gap: the fraction of the total error that a better allocation could save at most;
         None for policies that decide layer by layer.
     uniform: the plan of the same cost that keeps the same fraction of every layer.
@@ -122,7 +123,7 @@ class Plan:
     layers: Mapping[str, PlannedLayer]
     expected: Expected
     damping: float | None = None
-    skipped: Mapping[str, str] = field(default_factory=dict)
+    skipped: Mapping[str, Skipped] = field(default_factory=dict)
     optimality_gap: float | None = None
     uniform: Plan | None = None
     contest: tuple[Contestant, ...] = ()

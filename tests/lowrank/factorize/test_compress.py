@@ -202,7 +202,8 @@ def test_an_analysis_survives_the_disk(net: Net, tmp_path: Path) -> None:
     read = load_analysis(tmp_path)
     assert read.targets == written.targets
     assert read.totals == written.totals
-    assert read.skipped == {"stem": "excluded by analyze.exclude"}
+    assert read.skipped["stem"].reason == "excluded by analyze.exclude"
+    assert read.skipped == written.skipped and len(read.skipped) == 1
     facts = json.loads((tmp_path / "analysis.json").read_text())["targets"]["body"]
     assert facts["macs"] == 2 * 64 * 16 * 16 * 9
     assert 1 < facts["views"]["mode0"]["stable_rank"] <= facts["views"]["mode0"]["effective_rank"]

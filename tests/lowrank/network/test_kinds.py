@@ -167,7 +167,7 @@ def test_subclasses_are_compressed_and_come_back(metric: Any, tmp_path: Path) ->
     data = {"example": X[:1]} if metric == "weight" else {"calibration": [X[:4], X[4:]]}
     made = plan(net, Fixed(10), metric=metric, held_out=[], **data)  # type: ignore[arg-type]
     assert list(made.factorized) == ["stem", "pooled", "up", "head"]
-    assert "gives another output than Conv2d" in made.skipped["odd"]
+    assert "gives another output than Conv2d" in made.skipped["odd"].reason
     dense = copy.deepcopy(net)
     apply_(net, made)
     net.train()(X).square().sum().backward()
@@ -222,4 +222,4 @@ def test_a_layer_that_is_given_more_than_its_input_stays_dense() -> None:
 
     made = plan(Sized(), Fixed(3), torch.randn(1, 4, 10, 10))
     assert list(made.layers) == ["down"]
-    assert made.skipped["up"] == "is called with more than its input (output_size)"
+    assert made.skipped["up"].reason == "is called with more than its input (output_size)"

@@ -87,7 +87,7 @@ def test_a_layer_used_twice_counts_both_calls_and_an_unused_one_is_skipped() -> 
     ]
     assert analysis.targets["shared"].out_positions == 10
     assert analysis.targets["plain"].out_positions == 5
-    assert "not used in the forward pass" in analysis.skipped["unused"]
+    assert "not used in the forward pass" in analysis.skipped["unused"].reason
 
 
 def test_patterns_choose_and_exclude_wins() -> None:

@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 
 from torch import Tensor
 
+from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.methods.candidate import Candidate, dense_candidate
 from pipeline.lowrank.network.costs import CostUnit, Totals
 from pipeline.lowrank.network.targets import Target
@@ -16,6 +17,10 @@ from pipeline.lowrank.typed import knob
 
 # The option of the policies that decide layer by layer.
 COST_UNIT: CostUnit = knob(default="params", help="the unit that is saved")
+
+
+class OutOfReachError(LowRankError):
+    """What the policy promises of the whole network cannot be met by its targets alone."""
 
 
 @dataclass(frozen=True)

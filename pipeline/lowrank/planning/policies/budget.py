@@ -13,7 +13,13 @@ import torch
 from pipeline.lowrank.errors import LowRankError, suggest
 from pipeline.lowrank.methods.candidate import Candidate
 from pipeline.lowrank.network.costs import CostUnit, Totals
-from pipeline.lowrank.planning.policies.base import Choice, Offer, Policy, Selection
+from pipeline.lowrank.planning.policies.base import (
+    Choice,
+    Offer,
+    OutOfReachError,
+    Policy,
+    Selection,
+)
 from pipeline.lowrank.planning.policies.knapsack import Knapsack, exact, greedy
 from pipeline.lowrank.typed import knob, options
 
@@ -135,7 +141,8 @@ class Budget(Policy):
             limit = self.max_relative_error
             within = "" if limit is None else f" within max_relative_error={limit:g}"
             least = (fixed + floor) / whole
-            raise LowRankError(
+            failure = OutOfReachError if self.scope == "network" else LowRankError
+            raise failure(
                 f"a budget of {self.kept:g} of the {unit} cannot be met: with every target at its "
                 f"smallest rank{within} the {self.scope} keeps {least:.4f}; choose at least "
                 f"{_round_up(least)}, or factorize more layers"
