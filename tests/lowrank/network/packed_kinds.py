@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 
 @dataclass(frozen=True)
@@ -99,4 +100,114 @@ ATTENTION = [
     ),
 ]
 
-PACKED_KINDS = [*ATTENTION]
+
+def inside(*names: str, layers: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{name}.{layer}" for name in names for layer in layers)
+
+
+SELF = tuple(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj"))
+CROSS = tuple(name.replace("self_attn", "multihead_attn") for name in SELF)
+FORWARD = ("linear1", "linear2")
+
+
+def encoder(**options: Any) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(12, 2, 16, dropout=0.0, batch_first=True, **options)
+    return nn.TransformerEncoder(layer, 2)
+
+
+TRANSFORMERS = [
+    PackedKind(
+        "transformer encoder, padding",
+        encoder,
+        lambda: ((x(2, 5, 12),), {"src_key_padding_mask": padding(5, 3, width=5)}),
+        inside("layers.0", "layers.1", layers=(*SELF, *FORWARD)),
+    ),
+    PackedKind(
+        "transformer decoder layer",
+        lambda: nn.TransformerDecoderLayer(12, 2, 16, dropout=0.0, norm_first=True),
+        lambda: ((x(4, 2, 12), x(5, 2, 12)), {"tgt_mask": upper(4), "tgt_is_causal": True}),
+        (*SELF, *CROSS, *FORWARD),
+    ),
+]
+
+
+class Reads(nn.Module):
+    """A recurrent network; packs sequences of the given lengths, and unpacks the outputs."""
+
+    def __init__(self, recurrent: nn.Module) -> None:
+        super().__init__()
+        self.recurrent = recurrent
+
+    def forward(self, x: Tensor, hx: Any = None, lengths: Tensor | None = None) -> Any:
+        if lengths is None:
+            return self.recurrent(x, hx)
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        out, last = self.recurrent(packed, hx)
+        return pad_packed_sequence(out, batch_first=True)[0], last
+
+
+def recurrent(kind: type[nn.Module], *sizes: int, **options: Any) -> Callable[[], nn.Module]:
+    return lambda: Reads(kind(*sizes, **options))
+
+
+LENGTHS = {"lengths": torch.tensor([3, 5, 1])}
+RECURRENT = [
+    PackedKind(
+        "lstm of two layers, both directions, dropout, packed",
+        recurrent(nn.LSTM, 9, 6, 2, bidirectional=True, dropout=0.4, batch_first=True),
+        lambda: ((x(3, 5, 9),), LENGTHS),
+        inside(
+            "recurrent", layers=("input_l0", "input_l0_reverse", "input_l1", "input_l1_reverse")
+        ),
+    ),
+    PackedKind(
+        "lstm projected, states given",
+        recurrent(nn.LSTM, 9, 14, 2, proj_size=12),
+        lambda: ((x(5, 3, 9), (x(2, 3, 12), x(2, 3, 14))), {}),
+        inside("recurrent", layers=("input_l0", "input_l1")),
+    ),
+    PackedKind(
+        "lstm unbatched without bias",
+        recurrent(nn.LSTM, 9, 12, bias=False),
+        lambda: ((x(5, 9), (x(1, 12), x(1, 12))), {}),
+        inside("recurrent", layers=("input_l0",)),
+    ),
+    PackedKind(
+        "gru both directions",
+        recurrent(nn.GRU, 9, 6, bidirectional=True, batch_first=True),
+        lambda: ((x(3, 5, 9),), {}),
+        inside("recurrent", layers=("input_l0", "input_l0_reverse")),
+    ),
+    PackedKind(
+        "gru packed, states given",
+        recurrent(nn.GRU, 9, 12),
+        lambda: ((x(3, 5, 9), x(1, 3, 12)), LENGTHS),
+        inside("recurrent", layers=("input_l0",)),
+    ),
+    PackedKind(
+        "rnn of relu",
+        recurrent(nn.RNN, 9, 12, 2, nonlinearity="relu", dropout=0.4),
+        lambda: ((x(5, 3, 9),), {}),
+        inside("recurrent", layers=("input_l0", "input_l1")),
+    ),
+    PackedKind(
+        "lstm cell",
+        recurrent(nn.LSTMCell, 9, 12),
+        lambda: ((x(3, 9), (x(3, 12), x(3, 12))), {}),
+        ("recurrent.input",),
+    ),
+    PackedKind(
+        "gru cell unbatched",
+        recurrent(nn.GRUCell, 9, 12),
+        lambda: ((x(9),), {}),
+        ("recurrent.input",),
+    ),
+    PackedKind(
+        "rnn cell without bias",
+        recurrent(nn.RNNCell, 9, 12, bias=False),
+        lambda: ((x(3, 9),), {}),
+        ("recurrent.input",),
+    ),
+]
+
+PACKED_KINDS = [*ATTENTION, *TRANSFORMERS, *RECURRENT]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline import lowrank as lr
 from pipeline.lowrank.forms.surgery import layer_at
+from pipeline.lowrank.methods import Method
 from pipeline.lowrank.network.costs import count_params, network_totals
 from pipeline.lowrank.network.opening import closed_reasons, module_at, opened
 from pipeline.lowrank.network.targets import dense_weight
@@ -36,7 +37,7 @@ class One(nn.Module):
     def forward(self, scale: Tensor) -> Tensor:
         given = (self.given[0] * scale.flatten()[0], *self.given[1:])
         first: Tensor = self.head(tensors(self.net(*given, **self.named))[0])
-        return first.flatten(0, -2)
+        return first.reshape(-1, 3)
 
 
 def tensors(output: Any) -> list[Tensor]:
@@ -63,17 +64,17 @@ def same(found: list[Tensor], expected: list[Tensor]) -> bool:
 BATCHES = [torch.tensor([scale], dtype=torch.float64) for scale in (1.0, 0.7, -0.4, 0.2)]
 
 
-def low(one: One, metric: str, ranks: int = 2) -> lr.Plan:
+def low(one: One, metric: str, method: Method | None = None) -> lr.Plan:
     task = lr.tasks.get_task("classification")
     return lr.plan(
         one,
-        lr.Fixed(ranks),
+        lr.Fixed(2),
         BATCHES[0],
         calibration=[] if metric == "weight" else BATCHES,
         held_out=[],
         metric=metric,  # type: ignore[arg-type]
         task=task,
-        methods=[lr.SVD()],
+        methods=[method or lr.SVD()],
         exclude=["head"],
     )
 
@@ -117,6 +118,31 @@ def test_a_layer_inside_shares_its_memory_with_the_packed_one(kind: PackedKind) 
 
 
 @EACH
+def test_what_hooks_see_makes_up_the_gradient_of_the_weight(kind: PackedKind) -> None:
+    one = One(kind).eval()
+    with opened(one):
+        layers = {name: one.net.get_submodule(name) for name in kind.layers}
+        outputs(one)[0].square().sum().backward()
+        expected = {name: layer.weight.grad.clone() for name, layer in layers.items()}
+        seen: dict[str, Tensor] = {}
+
+        def watch(name: str) -> Any:
+            def hook(_: nn.Module, given: tuple[Tensor], output: Tensor) -> None:
+                rows = given[0].flatten(0, -2) if given[0].dim() > 1 else given[0][None]
+                output.register_hook(
+                    lambda grad: seen.__setitem__(name, grad.reshape(len(rows), -1).mT @ rows)
+                )
+
+            return hook
+
+        for name, layer in layers.items():
+            layer.register_forward_hook(watch(name))
+        outputs(one)[0].square().sum().backward()
+    for name in kind.layers:
+        torch.testing.assert_close(seen[name], expected[name], rtol=1e-9, atol=1e-9)
+
+
+@EACH
 @pytest.mark.parametrize("metric", ["weight", "input", "fisher"])
 def test_planned_and_applied_it_runs_forward_and_backward(kind: PackedKind, metric: str) -> None:
     one = One(kind).eval()
@@ -139,15 +165,16 @@ def test_planned_and_applied_it_runs_forward_and_backward(kind: PackedKind, metr
 
 
 @EACH
+@pytest.mark.parametrize("method", [lr.SVD(), lr.PivotedSVD()], ids=lambda method: method.name)
 def test_at_the_weights_own_rank_it_is_the_dense_network_and_made_dense_it_is_packed_again(
-    kind: PackedKind,
+    kind: PackedKind, method: Method
 ) -> None:
     one = One(kind).eval()
     for name in kind.layers:
         weight = dense_weight(module_at(one, f"net.{name}"))
         weight.copy_(weight[:, :2] @ weight[:2])
     before, keys = outputs(one), list(one.state_dict())
-    lr.apply_(one, low(one, "weight"))
+    lr.apply_(one, low(one, "weight", method))
     assert any(isinstance(module, lr.Factorized) for module in one.modules())
     found = outputs(one)
     assert all(torch.allclose(a, b, atol=1e-9) for a, b in zip(found, before, strict=True))

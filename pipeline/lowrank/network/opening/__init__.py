@@ -10,9 +10,11 @@ from torch import nn
 
 from pipeline.lowrank.network.opening.attention import Attention
 from pipeline.lowrank.network.opening.base import Opening
+from pipeline.lowrank.network.opening.cells import Cell
 from pipeline.lowrank.network.opening.fast_path import FastPath
+from pipeline.lowrank.network.opening.recurrent import Recurrent
 
-OPENINGS: tuple[Opening, ...] = (FastPath(), Attention())
+OPENINGS: tuple[Opening, ...] = (FastPath(), Attention(), Recurrent(), Cell())
 _TABLES = ("_parameters", "_buffers", "_modules")
 
 

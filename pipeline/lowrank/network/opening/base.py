@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +63,11 @@ def linear(weight: nn.Parameter, bias: nn.Parameter | None, *, training: bool) -
     if bias is not None:
         layer.bias = bias
     return layer.train(training)
+
+
+def packed_class(module: nn.Module, opened: Mapping[type[nn.Module], type]) -> type[nn.Module]:
+    """The packed class of an open module, of {packed class: open class}."""
+    return next(packed for packed, cls in opened.items() if cls is type(module))
 
 
 def joined(parts: list[Tensor]) -> nn.Parameter:
