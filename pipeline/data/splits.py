@@ -11,13 +11,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pipeline.data.rows import Rows
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.calling import PADDING, count_examples
 
 # Tensors of one row an example: one of them, or several by name.
 Values = Tensor | dict[str, Tensor]
 # {split: {"inputs", "inputs.NAME", "labels" or "labels.NAME": (N, …)}}, in the layout of the files.
-Splits = dict[str, dict[str, Tensor]]
+Splits = dict[str, dict[str, Rows]]
+TokenSplits = dict[str, dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def named(name: Literal["inputs", "labels"], values: Values | None) -> dict[str,
     return {} if values is None else {name: values}
 
 
-def unnamed(name: Literal["inputs", "labels"], stored: Mapping[str, Tensor]) -> Values | None:
+def unnamed(name: str, stored: Mapping[str, Tensor]) -> Values | None:
     """The values that have these names on disk; None where there are none."""
     if name in stored:
         return stored[name]

@@ -14,7 +14,7 @@ from pipeline.data.files import DataFacts
 from pipeline.data.generation import generate_sequences
 from pipeline.data.options import DataOptions, TextOptions
 from pipeline.data.sources.texts import Corpus, read_texts
-from pipeline.data.splits import Splits, consecutive_ranges, stratified_indices
+from pipeline.data.splits import TokenSplits, consecutive_ranges, stratified_indices
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.calling import PADDING
 from pipeline.lowrank.tasks import Task
@@ -25,7 +25,7 @@ _FEWEST_WORDS = 8  # of a passage: headings and captions are none
 
 def read_token_splits(
     options: DataOptions, task: Task, sizes: Mapping[str, int | None], seed: int
-) -> tuple[Splits, DataFacts]:
+) -> tuple[TokenSplits, DataFacts]:
     """(the splits with inputs (N, T) int64, what data.json says of them but for their sizes).
 
     By the task's labels the examples are
@@ -158,7 +158,7 @@ class _Passages:
 
 def _by_document(
     corpus: Corpus, make: _Stream | _Passages, sizes: Mapping[str, int | None]
-) -> Splits:
+) -> TokenSplits:
     held: list[list[Any]] = [make.units(document.text) for document in corpus.documents]
     needed = {k: make.needed(v) for k, v in sizes.items() if k != "train" and v is not None}
     ranges = consecutive_ranges([len(one) for one in held], needed, rest="train", unit=make.unit)
@@ -174,7 +174,7 @@ def _labelled(
     text: TextOptions,
     sizes: Mapping[str, int | None],
     seed: int,
-) -> tuple[Splits, tuple[str, ...]]:
+) -> tuple[TokenSplits, tuple[str, ...]]:
     """Stratified splits of labelled documents, and the classes' names in sorted order."""
     for key, wanted in (("label_column", True), ("ood_path", False)):
         if (getattr(text, key) is not None) != wanted:

@@ -14,12 +14,22 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.data.sources import SOURCES, digits, fashion_mnist
+from pipeline.data.options import DataOptions
+from pipeline.data.rows import Rows
+from pipeline.data.sources import SOURCES, RawData, Request, digits, fashion_mnist
 from pipeline.data.sources.idx import parse_idx
 from pipeline.lowrank import LowRankError
+from pipeline.lowrank.tasks import get_task
 
 IMAGES = np.arange(4 * 2 * 3, dtype=np.uint8).reshape(4, 2, 3)
 LABELS = np.array([9, 0, 3, 1], dtype=np.uint8)
+
+
+def read(
+    name: Any, path: str | None = None, sha256: str | None = None, task: str = "classification"
+) -> RawData:
+    options = DataOptions(name=name, path=path, sha256=sha256)
+    return SOURCES[name](Request(options, get_task(task), 0, Path("unused")))
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -62,7 +72,7 @@ def test_idx_reader_refuses(content: bytes, message: str) -> None:
 
 
 def test_fashion_mnist_from_a_folder(tiny_fashion: Path) -> None:
-    raw = fashion_mnist.read_fashion_mnist(str(tiny_fashion), None)
+    raw = read("fashion_mnist", str(tiny_fashion))
     assert torch.equal(raw.inputs[:, 0], torch.from_numpy(IMAGES))
     assert raw.labels.tolist() == [9, 0, 3, 1]
     assert raw.test_inputs is not None
@@ -76,19 +86,19 @@ def test_fashion_mnist_that_is_another_data_set(tiny_fashion: Path) -> None:
     name = "train-images-idx3-ubyte.gz"
     (tiny_fashion / name).write_bytes(gzip.compress(idx(changed)))
     with pytest.raises(LowRankError, match=r"the checksum is sha256 .*, expected .*get it again"):
-        fashion_mnist.read_fashion_mnist(str(tiny_fashion), None)
+        read("fashion_mnist", str(tiny_fashion))
 
 
 def test_fashion_mnist_that_is_cut_short_or_missing(tiny_fashion: Path) -> None:
     path = tiny_fashion / "train-labels-idx1-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-6])
     with pytest.raises(LowRankError, match=r"train-labels-idx1-ubyte.gz: cannot be unpacked"):
-        fashion_mnist.read_fashion_mnist(str(tiny_fashion), None)
+        read("fashion_mnist", str(tiny_fashion))
     path.unlink()
     with pytest.raises(LowRankError, match=r"train-labels-idx1-ubyte.gz: missing; put the four"):
-        fashion_mnist.read_fashion_mnist(str(tiny_fashion), None)
+        read("fashion_mnist", str(tiny_fashion))
     with pytest.raises(LowRankError, match=r"no such folder; name the folder of the four"):
-        fashion_mnist.read_fashion_mnist(str(tiny_fashion / "nowhere"), None)
+        read("fashion_mnist", str(tiny_fashion / "nowhere"))
 
 
 def test_fashion_mnist_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +111,7 @@ def test_fashion_mnist_without_a_network(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(
         LowRankError, match=r"cannot be downloaded .no route.*dataset-fashion-mnist"
     ):
-        fashion_mnist.read_fashion_mnist(None, None)
+        read("fashion_mnist")
 
 
 def test_fashion_mnist_is_downloaded_with_checksums(
@@ -118,7 +128,7 @@ def test_fashion_mnist_is_downloaded_with_checksums(
     target = tiny_fashion.parent / "cache" / "fashion-mnist"
     target.parent.mkdir()
     tiny_fashion.rename(target)
-    assert len(fashion_mnist.read_fashion_mnist(None, None).labels) == 4
+    assert len(read("fashion_mnist", None).labels) == 4
     assert sorted(asked) == sorted(f"{name}.gz" for name in fashion_mnist.CONTENT_SHA256)
     assert all(value.startswith("sha256:") for value in asked.values())
     assert len(set(asked.values())) == 4
@@ -127,13 +137,13 @@ def test_fashion_mnist_is_downloaded_with_checksums(
 def test_damaged_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digits, "_SHA256", "ab" * 32)
     with pytest.raises(LowRankError, match=r"digits: the checksum is .*reinstall scikit-learn"):
-        digits.read_digits(None, None)
+        read("digits")
 
 
 @pytest.mark.parametrize("name", ["digits", "fashion_mnist"])
 def test_options_that_a_source_would_ignore(name: str) -> None:
-    with pytest.raises(LowRankError, match=f"data.sha256=abc: the source {name} doesn't use it"):
-        SOURCES[name](None, "abc")
+    with pytest.raises(LowRankError, match=f"sha256=abc: the source {name} doesn't use it"):
+        DataOptions(name=name, sha256="abc")
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
@@ -145,12 +155,13 @@ def test_own_arrays(tmp_path: Path, suffix: str) -> None:
     else:
         save_file({"inputs": inputs, "labels": labels.int()}, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    raw = SOURCES["tensors"](str(path), digest.upper())
-    assert torch.equal(raw.inputs, inputs.float())
+    raw = read("tensors", str(path), digest.upper())
+    assert isinstance(raw.inputs, torch.Tensor)
+    assert torch.equal(Rows(raw.inputs).all(), inputs.float())
     assert torch.equal(raw.labels, labels)
     assert (raw.classes, raw.sha256) == (3, {path.name: digest})
     with pytest.raises(LowRankError, match=r"the checksum is sha256 .*, expected 0000"):
-        SOURCES["tensors"](str(path), "0" * 64)
+        read("tensors", str(path), "0" * 64)
 
 
 def write_pickled_npz(path: Path) -> None:
@@ -173,13 +184,14 @@ def write_pickle(path: Path) -> None:
 def test_pickles_are_refused(tmp_path: Path, name: str, write: Any, message: str) -> None:
     write(tmp_path / name)
     with pytest.raises(LowRankError, match=message):
-        SOURCES["tensors"](str(tmp_path / name), None)
+        read("tensors", str(tmp_path / name))
 
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"inputs": torch.rand(3, 2)}, r"has no array 'labels' \(has inputs\)"),
+        ({"labels": torch.zeros(3).int()}, r"has no array 'inputs' \(has labels\)"),
+        ({"inputs": torch.rand(3, 2), "label": torch.zeros(3)}, "an array 'label' is not read"),
         ({"inputs": torch.rand(3), "labels": torch.zeros(3).int()}, r"inputs has shape \(3,\)"),
         (
             {"inputs": torch.zeros(3, 2).int(), "labels": torch.zeros(3).int()},
@@ -198,11 +210,11 @@ def test_arrays_that_cannot_be_meant(
 ) -> None:
     save_file(arrays, tmp_path / "mine.safetensors")
     with pytest.raises(LowRankError, match=message):
-        SOURCES["tensors"](str(tmp_path / "mine.safetensors"), None)
+        read("tensors", str(tmp_path / "mine.safetensors"))
 
 
 def test_no_path_and_no_file(tmp_path: Path) -> None:
     with pytest.raises(LowRankError, match=r"data.path is null: the source tensors needs"):
-        SOURCES["tensors"](None, None)
+        read("tensors", None)
     with pytest.raises(LowRankError, match=r"no such file; correct data.path"):
-        SOURCES["tensors"](str(tmp_path / "absent.npz"), None)
+        read("tensors", str(tmp_path / "absent.npz"))

@@ -6,7 +6,7 @@ import hashlib
 
 import torch
 
-from pipeline.data.sources.raw import RawData, refuse_unused
+from pipeline.data.sources.raw import RawData, Request
 from pipeline.machine.checksums import check_sha256
 
 # Of the pixels (0…16, as uint8) and then the labels (uint8), in C order.
@@ -14,9 +14,8 @@ _SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
 _LEVELS = 16
 
 
-def read_digits(path: str | None, sha256: str | None) -> RawData:
+def read_digits(request: Request) -> RawData:
     """inputs (1797, 1, 8, 8) uint8, the 17 grey levels spread over 0…255."""
-    refuse_unused("digits", {"path": path, "sha256": sha256})
     from sklearn.datasets import load_digits  # a second of import that other sources save
 
     bunch = load_digits()

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from pipeline.data.sources.idx import parse_idx
-from pipeline.data.sources.raw import RawData, refuse_unused
+from pipeline.data.sources.raw import RawData, Request
 from pipeline.lowrank.errors import LowRankError
 from pipeline.machine.checksums import check_sha256
 
@@ -37,14 +37,13 @@ _DOWNLOAD_SHA256 = {
 }
 
 
-def read_fashion_mnist(path: str | None, sha256: str | None) -> RawData:
+def read_fashion_mnist(request: Request) -> RawData:
     """inputs (60000, 1, 28, 28) uint8, and the published test split of 10,000.
 
-    The four IDX files (.gz or plain) come from the folder `path`; without one from Debian's package
-    dataset-fashion-mnist, or else they are downloaded once to the user's cache.
+    The four IDX files (.gz or plain) come from the folder data.path; without one from Debian's
+    package dataset-fashion-mnist, or else they are downloaded once to the user's cache.
     """
-    refuse_unused("fashion_mnist", {"sha256": sha256})
-    folder = _folder(path)
+    folder = _folder(request.options.path)
     parts: dict[str, Tensor] = {}
     for name, expected in CONTENT_SHA256.items():
         content = _content(folder, name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +13,27 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.data.sources.raw import RawData
+from pipeline.data.labels import Numbering, read_labels
+from pipeline.data.sources.raw import RawData, Request
+from pipeline.data.splits import Values, unnamed
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.tasks import Task
 from pipeline.machine.checksums import check_sha256, file_sha256
 
-_INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
-_OPTIONAL = ("test_inputs", "test_labels")
+_KNOWN = re.compile(r"(test_)?(inputs|labels)(\..+)?")
+_NAMES = "name the arrays inputs, labels and optionally test_inputs, test_labels"
 
 
-def read_tensors(path: str | None, sha256: str | None) -> RawData:
-    """`inputs` (N, C, …) uint8 or floating, `labels` (N,) integers, optionally a test split of
-    the same (`test_inputs`, `test_labels`). The number of classes is the greatest label + 1.
+def read_tensors(request: Request) -> RawData:
+    """`inputs` (N, …) uint8 or floating, or several by name, `inputs.NAME`, which may be integers
+    too; `labels` (N, …), or `labels.NAME`, or none; perhaps a test split of the same, whose names
+    begin with `test_`. The number of classes is the greatest label + 1, if nothing names them.
 
-    Raises LowRankError for a missing, damaged or pickled file, a wrong checksum, missing
-    arrays and wrong dtypes or dimensions.
+    Raises LowRankError for a missing, damaged or pickled file, a wrong checksum, arrays of other
+    names and wrong dtypes or dimensions.
     """
+    options, task = request.options, request.task
+    path = options.path
     if path is None:
         raise LowRankError(
             "data.path is null: the source tensors needs the path of your .safetensors or .npz "
@@ -35,22 +43,32 @@ def read_tensors(path: str | None, sha256: str | None) -> RawData:
     if not file.is_file():
         raise LowRankError(f"data.path={path}: no such file; correct data.path")
     actual = file_sha256(file)
-    if sha256 is not None:
-        check_sha256(path, actual, sha256, "get the file again, or correct data.sha256")
+    if options.sha256 is not None:
+        remedy = "get the file again, or correct data.sha256"
+        check_sha256(path, actual, options.sha256, remedy)
     arrays = _read(file)
-    inputs, labels = _inputs(path, "inputs", arrays), _labels(path, "labels", arrays)
-    given = [key for key in _OPTIONAL if key in arrays]
-    if len(given) == 1:
-        raise LowRankError(f"{path}: {given[0]} without its counterpart; give both or neither")
-    classes = int(labels.max()) + 1 if len(labels) else 0
+    _check_names(path, arrays)
+    parts = [
+        (_inputs(path, prefix, arrays, task), unnamed(f"{prefix}labels", arrays))
+        for prefix in ("", "test_")
+    ]
+    (inputs, labels), (test_inputs, test_labels) = parts
+    if inputs is None:
+        raise LowRankError(f"{path}: has no array 'inputs' (has {_list(arrays)}); {_NAMES}")
+    if (test_inputs is None, test_labels is None) not in ((True, True), (False, labels is None)):
+        given = "test_inputs" if test_labels is None else "test_labels"
+        raise LowRankError(f"{path}: {given} without its counterpart; give both or neither")
+    read, numbering = _labels(path, "labels", labels, request)
+    test, _ = _labels(path, "test_labels", test_labels, request, numbering)
     return RawData(
         inputs=inputs,
-        labels=labels,
-        class_names=[str(label) for label in range(classes)],
+        labels=read,
+        class_names=None if numbering is None else list(numbering.names),
         sha256={file.name: actual},
         source=file.name,
-        test_inputs=_inputs(path, "test_inputs", arrays) if given else None,
-        test_labels=_labels(path, "test_labels", arrays) if given else None,
+        test_inputs=test_inputs,
+        test_labels=test,
+        complete=numbering is None or not numbering.given,
     )
 
 
@@ -85,36 +103,49 @@ def _read_npz(file: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _inputs(path: str, key: str, arrays: dict[str, Tensor]) -> Tensor:
-    inputs = _array(path, key, arrays)
+def _check_names(path: str, arrays: Mapping[str, Tensor]) -> None:
+    for key in arrays:
+        if not _KNOWN.fullmatch(key):
+            raise LowRankError(f"{path}: an array {key!r} is not read; {_NAMES}")
+
+
+def _inputs(path: str, prefix: str, arrays: Mapping[str, Tensor], task: Task) -> Values | None:
+    found = unnamed(f"{prefix}inputs", arrays)
+    if isinstance(found, Tensor) and task.inputs == "values":
+        _check_values(path, f"{prefix}inputs", found)
+    return found
+
+
+def _check_values(path: str, key: str, inputs: Tensor) -> None:
     if inputs.dim() < 2:
         raise LowRankError(
             f"{path}: {key} has shape {tuple(inputs.shape)}; give it as (examples, channels, …), "
             "grey images as (examples, 1, height, width)"
         )
-    if inputs.dtype == torch.uint8:
-        return inputs
-    if not inputs.is_floating_point():
+    if inputs.dtype != torch.uint8 and not inputs.is_floating_point():
         raise LowRankError(
             f"{path}: {key} is {inputs.dtype}; save it as uint8 (read as 0…1) or float32"
         )
-    return inputs.float()
 
 
-def _labels(path: str, key: str, arrays: dict[str, Tensor]) -> Tensor:
-    labels = _array(path, key, arrays)
-    if labels.dim() != 1 or labels.dtype not in _INTEGERS:
-        raise LowRankError(
-            f"{path}: {key} is {labels.dtype} of shape {tuple(labels.shape)}; give one integer "
-            "class number an example"
-        )
-    return labels.long()
+def _labels(
+    path: str,
+    name: str,
+    labels: Values | None,
+    request: Request,
+    numbering: Numbering | None = None,
+) -> tuple[Values | None, Numbering | None]:
+    """The labels of a part; those of the test split are numbered as the others are."""
+    given = request.options.class_names if numbering is None else numbering.names
+    return read_labels(
+        labels,
+        request.task.labels,
+        path,
+        given=given,
+        ignored=request.options.ignore_label,
+        name=name,
+    )
 
 
-def _array(path: str, key: str, arrays: dict[str, Tensor]) -> Tensor:
-    if key not in arrays:
-        raise LowRankError(
-            f"{path}: has no array {key!r} (has {', '.join(sorted(arrays)) or 'none'}); name the "
-            "arrays inputs, labels and optionally test_inputs, test_labels"
-        )
-    return arrays[key]
+def _list(arrays: Mapping[str, Tensor]) -> str:
+    return ", ".join(sorted(arrays)) or "none"
