@@ -97,7 +97,7 @@ class DataOptions:
     )
     std: tuple[float, ...] | None = knob(None, help="standard deviation likewise")
     transform: dict[str, Any] | None = knob(
-        None, help="_target_ and arguments of a callable that makes an example an input"
+        None, help="`_target_` and arguments of a callable that makes an example an input"
     )
     processor: str | None = knob(None, help="the network whose processor (transformers) does that")
     processor_sha256: str | None = knob(None, help="checksum of its files; filled in")
@@ -131,7 +131,7 @@ class DataOptions:
         None, help="maps of classes: the number that is no class (255, say); -100 never is one"
     )
     dataset: dict[str, Any] | None = knob(
-        None, help="data=dataset: _target_ and arguments of a Dataset, a DataModule or a factory"
+        None, help="data=dataset: `_target_` and arguments of a Dataset, a DataModule or a factory"
     )
     test_dataset: dict[str, Any] | None = knob(
         None, help="arguments that differ for the test split of its own, {split: test} say"

@@ -67,13 +67,19 @@ def _of_arrow(file: Path, columns: Sequence[str] | None) -> Iterator[Columns]:
     names = None if columns is None else list(dict.fromkeys(columns))
     try:
         if file.suffix == ".csv":
-            # Read whole: what a column is follows from all of its rows.
-            options = pyarrow.csv.ConvertOptions(include_columns=names or [])
-            batches = pyarrow.csv.read_csv(file, convert_options=options).to_batches(_BLOCK)
+            # One block: what a column is follows from all of its rows.
+            size = min(max(file.stat().st_size, 2**20), 2**31 - 1)
+            batches = pyarrow.csv.open_csv(
+                file,
+                read_options=pyarrow.csv.ReadOptions(block_size=size),
+                convert_options=pyarrow.csv.ConvertOptions(include_columns=names or []),
+            )
         else:
             batches = pyarrow.parquet.ParquetFile(file).iter_batches(_BLOCK, columns=names)
         for batch in batches:
-            yield {name: batch.column(name).to_pylist() for name in batch.schema.names}
+            for start in range(0, batch.num_rows, _BLOCK):
+                part = batch.slice(start, _BLOCK)
+                yield {name: part.column(name).to_pylist() for name in part.schema.names}
     except (pyarrow.ArrowException, KeyError, OSError) as error:
         reason = (str(error).splitlines() or [""])[0][:200]
         raise LowRankError(f"{file}: cannot be read ({reason}); correct the file") from error
