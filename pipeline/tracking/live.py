@@ -3,11 +3,15 @@
 A live run is a convenience beside the outputs, not one of them: it is noted in
 ./.live_run.json, resumed and completed by track, and logged anew from the files where a stage
 came from the cache. Points are sent together, a few seconds' worth at a time: a training that
-is over before never needs MLflow (seconds of import, milliseconds a step).
+is over before never needs MLflow (seconds of import, milliseconds a step). A store that stops
+answering is told once and left alone: the training goes on, and track logs its curve from the
+files.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,6 +31,7 @@ from pipeline.tracking.store import (
     open_client,
     parent_tags,
     track_options,
+    without_password,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +41,8 @@ Log = Callable[[dict[str, float], int], None]
 
 NOTE = Path(".live_run.json")
 _REMEDY = "delete this file"
+# What the training waits for at most, once: MLflow by itself tries for eight minutes.
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 PERIOD = 5.0  # seconds from one sending to the next, and from the beginning to the first
 
 
@@ -78,26 +85,47 @@ class _LiveCurve:
         self._client: MlflowClient | None = None
         self._run_id = ""
         self._sent = time.monotonic()
+        self._lost = False
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
+        if self._lost:
+            return
         now = int(time.time() * 1000)
         self._points += [(f"{self._prefix}.{k}", v, now, step) for k, v in metrics.items()]
         if time.monotonic() - self._sent >= PERIOD:
-            self._send()
+            self._offer()
 
     def finish(self) -> None:
-        if self._client is None:
+        if self._client is None or self._lost:
             return
-        self._send()
+        self._offer()
+        if self._lost:  # the stage is not noted: track logs all of its curve
+            return
         live = load_record(NOTE, LiveRun, _REMEDY)
         save_record(NOTE, replace(live, stages=(*live.stages, self._prefix)))
 
     def fail(self) -> None:
-        self._send().set_terminated(self._run_id, "FAILED")
-        NOTE.unlink(missing_ok=True)
+        if not self._lost:
+            self._send().set_terminated(self._run_id, "FAILED")
+            NOTE.unlink(missing_ok=True)
+
+    def _offer(self) -> None:
+        """Sends what is there; a store that does not take it is told once, and asked no more."""
+        try:
+            self._send()
+        except Exception as error:  # whatever a server or a database gives
+            self._lost = True
+            reason = without_password(" ".join(str(error).split()))[:200]
+            print(
+                f"warning: MLflow does not answer ({reason}); the training goes on, and its curve "
+                "is logged at the end",
+                file=sys.stderr,
+            )
 
     def _send(self) -> MlflowClient:
         if self._client is None:
+            for name, value in _PATIENCE.items():
+                os.environ.setdefault(name, value)
             self._client, experiment = open_client(track_options(self._params))
             self._run_id = _run_for(self._client, experiment, config_hash(self._params))
         log_points(self._client, self._run_id, self._points)

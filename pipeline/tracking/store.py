@@ -27,6 +27,9 @@ TAG_SWEEP = "lowrank.sweep."
 # The environment variable that holds the id of the sweep's run. (MLflow's own MLFLOW_RUN_ID
 # would make all jobs one run.)
 PARENT = "LOWRANK_PARENT_RUN"
+_SQLITE = "sqlite:///"
+_URI = "MLFLOW_TRACKING_URI"
+_KEYWORDS = ("databricks", "uc")  # of MLflow: all other words are folders
 _POINTS = 1000  # MLflow's limit on points a request
 
 
@@ -36,8 +39,17 @@ def main_root() -> Path:
 
 
 def tracking_uri(track: TrackOptions) -> str:
-    """The configured URI, or an absolute one of the SQLite file in the repository."""
-    return track.tracking_uri or f"sqlite:///{main_root() / 'mlflow.db'}"
+    """The configured URI, else that of MLflow's own environment variable, else the SQLite file in
+    the repository. SQLite files and folders lie relative to the repository, wherever a job runs."""
+    uri = track.tracking_uri or os.environ.get(_URI) or f"{_SQLITE}mlflow.db"
+    if uri.startswith(_SQLITE):
+        return f"{_SQLITE}{main_root() / uri.removeprefix(_SQLITE)}"
+    return uri if ":" in uri or uri in _KEYWORDS else (main_root() / uri).as_uri()
+
+
+def without_password(uri: str) -> str:
+    """Text with … in place of the password of each address in it."""
+    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:…@", uri)
 
 
 def track_options(params: Mapping[str, Any]) -> TrackOptions:
@@ -65,7 +77,8 @@ def open_client(track: TrackOptions) -> tuple[MlflowClient, str]:
     scratch = main_root() / ".scratch"
     scratch.mkdir(exist_ok=True)
     with FileLock(scratch / "mlflow.lock"), _reached(uri):
-        mlflow.set_tracking_uri(uri)
+        with _environment_kept(_URI):
+            mlflow.set_tracking_uri(uri)
         client = MlflowClient(uri)
         found = client.get_experiment_by_name(track.experiment)
         if found is not None:
@@ -74,6 +87,18 @@ def open_client(track: TrackOptions) -> tuple[MlflowClient, str]:
         local = uri.startswith("sqlite:")
         location = (main_root() / "mlartifacts").as_uri() if local else None
         return client, client.create_experiment(track.experiment, location)
+
+
+@contextmanager
+def _environment_kept(name: str) -> Iterator[None]:
+    """A context after which a variable of the environment is as before: MLflow notes there where it
+    logs, which would be taken for the user's wish."""
+    before = os.environ.get(name)
+    yield
+    if before is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = before
 
 
 @contextmanager
@@ -91,7 +116,7 @@ def _reached(uri: str) -> Iterator[None]:
             f"track.tracking_uri={uri}: the store does not open ({reason}); start the server, "
             "or mend the address"
         )
-        raise LowRankError(re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:…@", message)) from error
+        raise LowRankError(without_password(message)) from error
 
 
 def log_points(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.tracking.options import TrackOptions
-from pipeline.tracking.store import TAG_SWEEP, open_client, tracking_uri
+from pipeline.tracking.store import TAG_SWEEP, open_client, tracking_uri, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,7 +38,8 @@ def begin_sweep_run(
         run = client.create_run(experiment, run_name=f"sweep {folder.name}", tags=tags)
         parent = run.info.run_id
         client.set_terminated(parent, "FINISHED")
-    return SweepRun(parent, track.experiment, experiment, tracking_uri(track))
+    place = without_password(tracking_uri(track))
+    return SweepRun(parent, track.experiment, experiment, place)
 
 
 def log_to_sweep(track: TrackOptions, parent: str, files: Sequence[Path]) -> None:

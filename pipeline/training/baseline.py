@@ -12,7 +12,8 @@ from torch import nn
 from pipeline.data.files import load_facts, load_split, load_task
 from pipeline.evaluation.quality import check_fit
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.forms.files import build_model, load_weights, save, save_weights
+from pipeline.lowrank.forms.building import build_model
+from pipeline.lowrank.forms.files import load_weights, save, save_weights
 from pipeline.machine.checksums import check_sha256, file_sha256
 from pipeline.models.huggingface import self_contained
 from pipeline.training.curve import Curve, OnStep

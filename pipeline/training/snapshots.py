@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.forms.files import build_model, load_weights, read_network
+from pipeline.lowrank.forms.building import build_model
+from pipeline.lowrank.forms.files import load_weights, read_network
 
 INIT = "init.safetensors"
 FOLDER = "snapshots"

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank import LowRankError
-from pipeline.lowrank.forms.files import build_model, load, save
+from pipeline.lowrank.forms.building import build_model
+from pipeline.lowrank.forms.files import load, save
 from pipeline.lowrank.network.calling import PADDING
 from pipeline.lowrank.network.costs import layer_macs, trace_positions
 from pipeline.lowrank.network.finding import find_targets

@@ -21,7 +21,8 @@ from pipeline.lowrank.bounds import Bounds, certify
 from pipeline.lowrank.factorize.apply import apply_
 from pipeline.lowrank.factorize.deciding import plan_from
 from pipeline.lowrank.factorize.report import CompressionReport
-from pipeline.lowrank.forms.files import build_model, save
+from pipeline.lowrank.forms.building import build_model
+from pipeline.lowrank.forms.files import save
 from pipeline.lowrank.methods import SVD, Tucker2
 from pipeline.lowrank.planning.files import load_plan, save_plan
 from pipeline.lowrank.planning.policies import Energy

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from pipeline.lowrank.typed import load_record
 from pipeline.tracking import live
 from pipeline.tracking.live import NOTE, LiveRun, curve_logger, take_live_run
 from pipeline.tracking.store import config_hash
@@ -66,3 +67,32 @@ def test_a_training_that_fails_is_a_failed_run_with_its_curve(client: MlflowClie
     assert run.info.status == "FAILED"
     assert run.data.metrics == {"baseline.train_loss": 7.0}
     assert not NOTE.exists()
+
+
+def test_a_store_that_is_gone_is_told_once_and_the_training_goes_on(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(live, "PERIOD", 0.0)
+    with curve_logger("baseline") as log:
+        log({"train_loss": 7.0}, 1)
+        for file in Path().glob("mlflow.db*"):
+            file.write_bytes(b"damaged" * 4096)
+        for step in (2, 3):
+            log({"train_loss": 7.0 / step}, step)
+    told = capsys.readouterr().err
+    assert told.count("warning: MLflow does not answer") == 1
+    assert "the training goes on" in told
+    # track has to log the whole curve: the stage is not among those that the live run has.
+    assert load_record(NOTE, LiveRun, "").stages == ()
+
+
+def test_a_training_that_fails_tells_its_own_error_where_the_store_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away = PARAMS["track"] | {"tracking_uri": "http://127.0.0.1:9"}
+    Path("params.yaml").write_text(yaml.safe_dump(PARAMS | {"track": away}))
+    logger = curve_logger("baseline")
+    logger.__enter__()({"train_loss": 7.0}, 1)
+    assert not logger.__exit__(ValueError, ValueError("NaN"), None)

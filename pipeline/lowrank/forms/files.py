@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,12 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms import get_form
+from pipeline.lowrank.forms.building import BUILDER, build_model
 from pipeline.lowrank.forms.surgery import Factorized, layer_at, unfilled
 from pipeline.lowrank.network.opening import replace_
 from pipeline.lowrank.typed import load_record, save_record
 
 WEIGHTS, NETWORK = "model.safetensors", "network.json"
-_BUILDER = "_lowrank_builder"  # attribute of a network that knows how it was built
 
 
 @dataclass(frozen=True)
@@ -46,40 +45,6 @@ class NetworkFile:
     layers: Mapping[str, FactorizedLayer]
 
 
-def build_model(spec: Mapping[str, Any]) -> nn.Module:
-    """The module that a class or function returns.
-
-    spec: `_target_`, the import path of the class or function, and keyword arguments for it.
-
-    Raises LowRankError where it cannot be imported or called, or returns no nn.Module.
-    """
-    arguments = {k: v for k, v in spec.items() if k != "_target_"}
-    target = spec.get("_target_")
-    if not target:
-        raise LowRankError("model._target_ is empty: give the import path of an nn.Module class")
-    if not isinstance(target, str):
-        raise LowRankError(f"model._target_={target}: give the import path of an nn.Module class")
-    try:
-        builder = pkgutil.resolve_name(target)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise LowRankError(
-            f"model._target_={target}: cannot be imported ({error}); the module must be on "
-            "PYTHONPATH or in the directory of the command"
-        ) from error
-    try:
-        model = builder(**arguments)
-    except TypeError as error:
-        raise LowRankError(
-            f"model._target_={target}: {error}; correct the model section"
-        ) from error
-    if not isinstance(model, nn.Module):
-        raise LowRankError(
-            f"model._target_={target} gave a {type(model).__name__}, not an nn.Module"
-        )
-    setattr(model, _BUILDER, dict(spec))
-    return model
-
-
 def save(model: nn.Module, folder: Path | str, builder: Mapping[str, Any] | None = None) -> None:
     """Writes a network, compressed or not, to a folder: weights and buffers (model.safetensors),
     and which layers are factorized (network.json). No code is pickled.
@@ -97,7 +62,7 @@ def save(model: nn.Module, folder: Path | str, builder: Mapping[str, Any] | None
         for name, module in model.named_modules()
         if isinstance(module, Factorized)
     }
-    known = getattr(model, _BUILDER, None) if builder is None else builder
+    known = getattr(model, BUILDER, None) if builder is None else builder
     save_record(folder / NETWORK, NetworkFile(2, known and dict(known), layers))
 
 
@@ -138,14 +103,14 @@ def load_(model: nn.Module, folder: Path | str) -> nn.Module:
     """
     folder = Path(folder)
     file = read_network(folder)
-    builder = getattr(model, _BUILDER, None)
+    builder = getattr(model, BUILDER, None)
     for name, layer in file.layers.items():
         module = layer_at(model, name)
         built = unfilled(name, module, get_form(layer.form), layer.ranks)
         model = replace_(model, name, built)
     load_weights(model, folder / WEIGHTS, keep_dtypes=True)
     if builder is not None:
-        setattr(model, _BUILDER, builder)
+        setattr(model, BUILDER, builder)
     return model.eval()
 
 

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.lowrank import Energy, LowRankError, compress_
+from pipeline.lowrank.forms.building import build_model
 from pipeline.lowrank.forms.files import (
-    build_model,
     load,
     load_weights,
     read_network,
@@ -132,7 +132,7 @@ def test_bad_checkpoints_name_what_is_wrong(
         ({"_target_": "no.such.Net"}, "_target_=no.such.Net: cannot be imported"),
         ({"_target_": "torch.nn.Lineer"}, "cannot be imported"),
         ({"_target_": "torch.nn.Linear", "width": 3}, "unexpected keyword argument 'width'"),
-        ({"_target_": "builtins.dict"}, "gave a dict, not an nn.Module"),
+        ({"_target_": "builtins.dict"}, "is not called, because it is neither a class of networks"),
     ],
 )
 def test_bad_model_specs(spec: dict[str, Any], message: str) -> None:

@@ -196,7 +196,10 @@ def test_another_network_is_refused_in_one_line(tmp_path: Path) -> None:
     ("builder", "message"),
     [
         ({"_target_": "no.such.Net"}, "_target_=no.such.Net: cannot be imported"),
-        ({"_target_": "builtins.print"}, "gave a NoneType, not an nn.Module"),
+        (
+            {"_target_": "builtins.print"},
+            "is not called, because it is neither a class of networks",
+        ),
         ({}, "_target_ is empty"),
         ({"_target_": 3}, r"_target_=3: give the import path"),
         ({"_target_": f"{__name__}.Causal", "width": 3}, "unexpected keyword argument 'width'"),
@@ -211,3 +214,33 @@ def test_a_builder_that_builds_no_network_is_refused(
     with pytest.raises(LowRankError, match=message) as info:
         lr.load(tmp_path)
     assert "\n" not in str(info.value)
+
+
+def _written(path: str) -> nn.Module:
+    Path(path).write_text("called")
+    return nn.Linear(64, 64)
+
+
+def _unannotated(path):  # type: ignore[no-untyped-def]
+    return _written(path)
+
+
+@pytest.mark.parametrize(
+    ("target", "called"),
+    [
+        ("os.mkdir", False),
+        ("os.system", False),
+        (f"{__name__}._unannotated", False),
+        (f"{__name__}._written", True),
+    ],
+)
+def test_nothing_is_called_before_it_is_known_to_build_a_network(
+    target: str, called: bool, tmp_path: Path
+) -> None:
+    place = tmp_path / "place"
+    argument = {"os.system": {"command": f"touch {place}"}}.get(target, {"path": str(place)})
+    lr.save(compressed("causal"), tmp_path / "net", {"_target_": target, **argument})
+    with pytest.raises(LowRankError) as info:
+        lr.load(tmp_path / "net")
+    assert place.exists() is called
+    assert ("annotate the function: def make(…) -> nn.Module" in str(info.value)) is not called

@@ -1,0 +1,68 @@
+"""Networks from what a file or a configuration says of them: an import path and arguments."""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+from torch import nn
+
+from pipeline.lowrank.errors import LowRankError
+
+BUILDER = "_lowrank_builder"  # attribute of a network that knows how it was built
+
+
+def build_model(spec: Mapping[str, Any]) -> nn.Module:
+    """The module that a class or function returns.
+
+    spec: `_target_`, the import path of the class or function, and keyword arguments for it. A
+        function must say in its annotation that it returns an nn.Module: the path may come from a
+        file of somebody else's, and nothing is called before it is known to build a network.
+
+    Raises LowRankError where it cannot be imported or called, or where it makes no nn.Module.
+    """
+    arguments = {k: v for k, v in spec.items() if k != "_target_"}
+    target = spec.get("_target_")
+    if not target:
+        raise LowRankError("model._target_ is empty: give the import path of an nn.Module class")
+    if not isinstance(target, str):
+        raise LowRankError(f"model._target_={target}: give the import path of an nn.Module class")
+    try:
+        builder = pkgutil.resolve_name(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise LowRankError(
+            f"model._target_={target}: cannot be imported ({error}); the module must be on "
+            "PYTHONPATH or in the directory of the command"
+        ) from error
+    _check_builder(target, builder)
+    try:
+        model = builder(**arguments)
+    except TypeError as error:
+        raise LowRankError(
+            f"model._target_={target}: {error}; correct the model section"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise LowRankError(
+            f"model._target_={target} gave a {type(model).__name__}, not an nn.Module"
+        )
+    setattr(model, BUILDER, dict(spec))
+    return model
+
+
+def _check_builder(target: str, builder: object) -> None:
+    """Raises LowRankError unless this is a class of networks, or a function that says in its
+    annotation that it returns one."""
+    made: object = builder
+    if not inspect.isclass(builder):
+        try:
+            made = get_type_hints(builder).get("return")
+        except (NameError, TypeError, AttributeError):  # names that it doesn't have; no function
+            made = None
+    if not (inspect.isclass(made) and issubclass(made, nn.Module)):
+        raise LowRankError(
+            f"model._target_={target}: is not called, because it is neither a class of networks "
+            "nor a function that is annotated to return one; give an nn.Module class, or annotate "
+            "the function: def make(…) -> nn.Module"
+        )
