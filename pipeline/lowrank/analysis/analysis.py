@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.analysis.collecting import WIDEST, collect_moments
 from pipeline.lowrank.analysis.history import WeightSpectra, save_weight_spectra
+from pipeline.lowrank.analysis.measurable import check_measurable, measurable
 from pipeline.lowrank.analysis.metrics import (
     DAMPING,
     Metric,
@@ -40,6 +41,9 @@ from pipeline.lowrank.tasks import Task
 from pipeline.lowrank.typed import load_record, save_record
 
 FILE = "analysis.json"
+_WHITENING = (
+    24  # bytes a number of a weight: as it is, whitened on one side and on both, in float64
+)
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,12 @@ class Analysis:
     def note(self, name: str) -> str:
         """What a reader of a plan should know about the metric of a target; may be empty."""
         left = self.metrics[name].left if name in self.metrics else None
-        wide = left is not None and left.dim() == 2
-        return f"G is diagonal: more than {WIDEST:,} outputs" if wide else ""
+        if left is None:
+            return ""
+        if left.dim() == 2:
+            return f"G is diagonal: more than {WIDEST:,} outputs"
+        blind = bool((left == torch.eye(left.shape[-1], dtype=left.dtype)).all())
+        return "no gradient at any layer: errors are those of its output, no nats" if blind else ""
 
     def __repr__(self) -> str:
         return f"Analysis({self.metric}, {len(self.targets)} targets)"
@@ -136,9 +144,12 @@ def analyze(
         example = first_example(calibration)
     if chosen.metric == "weight":
         return analysis_in(survey(model, example, chosen.include, chosen.exclude), "weight")
+    limit = round(chosen.memory_gib * 2**30)
     some, others = evenly(calibration, chosen.gradient_share)
-    with opened(model):  # from the survey on: the hooks are put on the layers that it finds
+    # Opened from the survey on: the hooks are put on the layers that it finds.
+    with torch.inference_mode(False), opened(model):
         found = survey(model, example, chosen.include, chosen.exclude)
+        check_measurable(model, found.targets, limit)
         with torch.autocast("cpu", torch.bfloat16, enabled=chosen.bf16):
             moments = collect_moments(
                 model,
@@ -147,7 +158,7 @@ def analyze(
                 gradients=chosen.metric == "fisher",
                 task=task,
                 seed=seed,
-                memory_limit=round(chosen.memory_gib * 2**30),
+                memory_limit=limit,
                 further=others,
             )
     return analysis_in(found, chosen.metric, moments, chosen.damping)
@@ -172,7 +183,7 @@ def analysis_in(
     if metric != "weight":
         if moments is None:
             raise LowRankError(f"metric {metric!r} needs calibration data: give its moments")
-        found = _measured(found, metric, moments)
+        found = measurable(found, metric, moments)
         metrics = {n: make_metric(metric, moments[n], t, damping) for n, t in found.targets.items()}
     spectra = {}
     for name, module in found.modules.items():
@@ -189,24 +200,6 @@ def analysis_in(
         damping=damping if metric == "fisher" else None,
         example=found.example,
     )
-
-
-def _measured(found: Survey, metric: MetricName, moments: Mapping[str, Moments]) -> Survey:
-    """The survey without the targets that have no moments for the metric."""
-    why = {
-        name: "not reached by the calibration data"
-        if name not in moments
-        else "no gradient of the loss reaches it, which the metric fisher needs"
-        for name in found.targets
-        if name not in moments or (metric == "fisher" and moments[name].outputs is None)
-    }
-    if len(why) == len(found.targets):
-        first = next(iter(why))
-        raise LowRankError(
-            f"no layer can be measured in the metric {metric} ({first or '(root)'}: {why[first]}); "
-            "choose metric=weight, or let the forward pass keep its gradients"
-        )
-    return found.without(why)
 
 
 def save_analysis(folder: Path, analysis: Analysis, weights: WeightSpectra | None = None) -> None:

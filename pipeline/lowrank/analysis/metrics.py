@@ -146,8 +146,7 @@ def make_metric(name: str, moments: Moments, target: Target, damping: float) -> 
                 f"leave it out with analyze.exclude=[{target.name}], or choose the metric input"
             )
         outputs = moments.outputs
-        root = _root(outputs, _floor(outputs, damping), target.name)
-        left = _stored(root if _is_diagonal(root) else root.mT)
+        left = _left(outputs, _floor(outputs, damping), target.name)
     gram, mean = _channels(moments, target.kernel_size)
     floor = _floor(gram, INPUT_DAMPING)
     if not target.bias:
@@ -157,6 +156,11 @@ def make_metric(name: str, moments: Moments, target: Target, damping: float) -> 
     return Metric(left, _stored(_root(covariance, floor, target.name)), _stored(mean))
 
 
+def _left(outputs: Tensor, floor: Tensor, name: str) -> Tensor:
+    diagonal = _is_diagonal(outputs)
+    return _stored(_root(outputs, floor, name) if diagonal else _root(outputs, floor, name).mT)
+
+
 def _root(moments: Tensor, floor: Tensor, name: str) -> Tensor:
     if _is_diagonal(moments):
         return (moments + floor).sqrt()
@@ -164,7 +168,8 @@ def _root(moments: Tensor, floor: Tensor, name: str) -> Tensor:
 
 
 def _stored(value: Tensor) -> Tensor:
-    return value.float().double().contiguous()
+    value = value.float().contiguous()  # of one that the caller drops, only this is left now
+    return value.double()
 
 
 def _channels(moments: Moments, taps: int) -> tuple[Tensor, Tensor]:
@@ -178,6 +183,8 @@ def _channels(moments: Moments, taps: int) -> tuple[Tensor, Tensor]:
 def _over_taps(matrix: Tensor, taps: int) -> Tensor:
     """(groups, channels · taps, channels · taps) → its mean over equal taps, (groups, channels,
     channels)."""
+    if taps == 1:
+        return matrix
     groups, size = matrix.shape[:2]
     blocks = matrix.reshape(groups, size // taps, taps, size // taps, taps)
     return blocks.diagonal(dim1=2, dim2=4).mean(-1)
@@ -194,10 +201,13 @@ def _channel_covariance(moments: Moments, taps: int, gram: Tensor, mean: Tensor)
 
 def _floor(gram: Tensor, damping: float) -> Tensor:
     """(groups, 1) what is added to the diagonal of a Gram matrix: damping · (mean diagonal), and
-    what float32 sums leave uncertain of its smallest eigenvalues; 1 for a zero matrix, which so
-    counts as I."""
+    what float32 sums leave uncertain of its smallest eigenvalues. A group that is zero is damped as
+    the mean group is; 1 where all are zero, which so count as I."""
     diagonal = gram if _is_diagonal(gram) else gram.diagonal(dim1=-2, dim2=-1)
     mean, trace = diagonal.mean(-1, keepdim=True), diagonal.sum(-1, keepdim=True)
+    alive = mean > 0
+    mean = torch.where(alive, mean, mean.mean(0, keepdim=True))
+    trace = torch.where(alive, trace, trace.mean(0, keepdim=True))
     return torch.where(mean > 0, damping * mean + UNCERTAIN * trace, 1.0)
 
 
@@ -206,9 +216,10 @@ def cholesky(gram: Tensor, floor: Tensor, name: str) -> Tensor:
     where rounding leaves the sum indefinite. Raises LowRankError, which names the layer, where 10⁴
     times the floor is not enough."""
     for larger in (1, 10, 100, 1000, 10_000):
-        shift = torch.diag_embed((larger * floor).expand(gram.shape[:-1]))
+        damped = gram.clone()
+        damped.diagonal(dim1=-2, dim2=-1).add_(larger * floor)
         factor: Tensor
-        factor, failed = torch.linalg.cholesky_ex(gram + shift)
+        factor, failed = torch.linalg.cholesky_ex(damped)
         if not failed.any():
             return factor
     raise LowRankError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from pipeline.lowrank.analysis.analysis import Analysis, analyze
@@ -113,7 +114,8 @@ def apply_(
         expected = plan.expected.layers[name]
         method = plan.methods[layer.method]
         one = LayerFactorization.of(name, layer_at(model, name), expected, method, analysis)
-        built[name] = one.built()
+        with torch.inference_mode(False):  # its parameters are to be trained, whoever calls
+            built[name] = one.built()
         if certified:
             reports[name] = one.report(built[name])
     given = example is not None

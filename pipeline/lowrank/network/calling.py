@@ -57,10 +57,14 @@ def layer_input(given: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
 
 
 def first_example(batches: Sequence[Any]) -> Any:
-    """A batch of one: the first example of the first batch. Raises LowRankError for no batch."""
+    """A batch of one: the first example of the first batch that has one. Raises LowRankError where
+    none has."""
     if not len(batches):
         raise LowRankError("give an example (a batch of one), or calibration batches")
-    return rows_of(batches[0], slice(0, 1))
+    filled = next((batch for batch in batches if count_examples(batch)), None)
+    if filled is None:
+        raise LowRankError("no calibration batch holds an example: give one with examples")
+    return rows_of(filled, slice(0, 1))
 
 
 def rows_of(batch: Any, chosen: slice) -> Any:

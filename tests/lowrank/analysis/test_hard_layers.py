@@ -111,6 +111,61 @@ def test_layers_that_do_not_reach_the_loss_are_named_and_stay_dense(metric: str)
     assert set(made.layers) == {"frozen", "body", "aux", "other", "out"} - set(why)
 
 
+class Useless(nn.Module):
+    """A branch with gradients of exactly zero, by a factor or by a ReLU that never opens."""
+
+    def __init__(self, closed: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.branch = nn.Linear(32, 32), nn.Linear(32, 32)
+        self.out, self.closed = nn.Linear(32, 10), closed
+        if closed:
+            self.branch.bias.data.fill_(-1e4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden, more = self.body(x).relu(), self.branch(x)
+        out: Tensor = self.out(hidden + (more.relu() if self.closed else 0 * more))
+        return out
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_gradients_of_exactly_zero_measure_nothing_and_cost_nothing(closed: bool) -> None:
+    """Such a layer would else be weighed as if every output were worth a nat."""
+    x, net = torch.randn(64, 32), Useless(closed)
+    made = planned(net, [x], "fisher")
+    assert "gradient at it is zero on all calibration data" in made.skipped["branch"].reason
+    assert set(made.layers) == {"body", "out"}
+    assert "branch" in planned(net, [x], "input").layers
+    net.out.weight.data.zero_()
+    blind = planned(net, [x], "fisher", exclude=["out"])
+    assert set(blind.layers) == {"body", "branch"}
+    assert all("no gradient at any layer" in one.why for one in blind.layers.values())
+    assert not any("no gradient" in one.why for one in made.layers.values())
+
+
+@pytest.mark.parametrize("side", ["inputs", "gradients"])
+def test_a_group_without_statistics_is_no_weightier_than_the_others(side: str) -> None:
+    """Two groups, the second dead: all that is measured is the error of the first."""
+
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.both, self.out = nn.Conv1d(16, 16, 3, groups=2), nn.Linear(16 * 6, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            alive = torch.cat([torch.ones(8), torch.zeros(8)])[:, None]
+            x = self.both(x * alive if side == "inputs" else x)
+            out: Tensor = self.out((x * alive if side == "gradients" else x).flatten(1))
+            return out
+
+    net = Halves()
+    found = planned(net, [1e-2 * torch.randn(40, 16, 8)], "fisher").analysis
+    assert found is not None
+    first, second = found.whiten("both", net.both.weight.detach()).split(8)
+    assert first.norm() > 2 * second.norm() > 0
+
+
 def test_a_network_that_no_gradient_reaches_is_refused_in_one_line() -> None:
     class Frozen(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
@@ -176,3 +231,75 @@ def test_masked_classes_are_no_fault() -> None:
 
     net = Masked(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
     assert planned(net, [torch.randn(40, 32)], "fisher").layers
+
+
+@pytest.mark.parametrize("metric", DATA_METRICS)
+def test_the_memory_of_one_weight_is_known_before_anything_runs(metric: str) -> None:
+    """A table's sums are vectors; whitening it takes three copies in float64."""
+
+    class Counted(nn.Embedding):
+        pass
+
+    net = nn.Sequential(Counted(20_000, 64), nn.Flatten(), nn.Linear(64, 10))
+    ids = torch.zeros(4, 1, dtype=torch.int64)
+    told = r"^layer '0': its weight in a metric takes 0\.029 GiB, [^\n]* raise memory_gib[^\n]*$"
+    with pytest.raises(lr.LowRankError, match=told):
+        # No batch is read: this one could not be.
+        planned(net, ["?"], metric, memory_gib=0.02, example=ids[:1])  # type: ignore[list-item]
+    assert planned(net, [ids], metric, memory_gib=0.04).layers
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("metric", ["weight", *DATA_METRICS])
+def test_networks_of_two_bytes_a_number_get_a_plan(metric: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(4, 16, 3),
+        nn.ReLU(),
+        nn.ConvTranspose2d(16, 12, 2, 2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(12 * 64, 10),
+    ).to(dtype)
+    x = torch.randn(24, 4, 6, 6).to(dtype)
+    made = planned(net, [x], metric)
+    done = lr.apply_(net, made)
+    assert done.layers and {p.dtype for p in net.parameters()} == {dtype}
+    assert torch.isfinite(net.train()(x)).all()
+
+
+def test_empty_batches_are_passed_over() -> None:
+    net, x = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10)), torch.randn(40, 32)
+    assert planned(net, [x[:0], x], "fisher").layers == planned(net, [x], "fisher").layers
+    with pytest.raises(lr.LowRankError, match=r"^no calibration batch holds an example"):
+        planned(net, [x[:0]], "fisher")
+
+
+def test_one_token_in_all_gets_a_plan() -> None:
+    class Text(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ids, self.body, self.out = (
+                nn.Embedding(50, 32),
+                nn.Linear(32, 32),
+                nn.Linear(32, 50),
+            )
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.out(self.body(self.ids(ids))).transpose(1, 2)
+
+    for metric in DATA_METRICS:
+        made = planned(Text(), [torch.tensor([[3]])], metric, task="causal_lm")
+        assert set(made.layers) == {"ids", "body", "out"}
+
+
+@pytest.mark.parametrize("metric", ["weight", *DATA_METRICS])
+def test_inference_mode_is_left_or_named(metric: str) -> None:
+    net, x = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10)), torch.randn(40, 32)
+    with torch.inference_mode():
+        lr.apply_(net, planned(net, [x], metric))
+        made_there = nn.Linear(32, 10)
+    net(x).sum().backward()
+    if metric != "weight":
+        with pytest.raises(lr.LowRankError, match=r"^0\.weight was made under"):
+            planned(nn.Sequential(made_there), [x], metric)

@@ -114,7 +114,7 @@ def test_rows_that_are_read_keep_more_than_by_the_plain_svd() -> None:
 
 def test_a_large_vocabulary_is_stored_as_a_vector(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Embedding(200_000, 4), nn.Flatten(), nn.Linear(28, 3))
-    chosen = AnalysisOptions(metric="input", memory_gib=0.01)
+    chosen = AnalysisOptions(metric="input", memory_gib=0.02)
     read = torch.randint(200_000, (50, LENGTH))
     found = analyze(net, calibration=[read], chosen=chosen)
     save_analysis(tmp_path, found)
