@@ -14,7 +14,13 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.calling import call, evaluating, layer_input
 from pipeline.lowrank.network.kinds import kind_of
 from pipeline.lowrank.network.opening import module_at, opened
-from pipeline.lowrank.network.targets import Target, dense_weight, groups_of, memory_of
+from pipeline.lowrank.network.targets import (
+    Target,
+    dense_weight,
+    groups_of,
+    is_multiplied_out,
+    memory_of,
+)
 
 CostUnit = Literal["params", "macs", "bytes"]
 Positions = tuple[int, ...]
@@ -76,9 +82,8 @@ def trace_positions(model: nn.Module, example: Any) -> dict[str, Positions]:
     counts: dict[str, Positions] = {}
     hooks = []
     with opened(model):
-        for name, module in model.named_modules():
-            if _is_counted(module):
-                hooks.append(module.register_forward_hook(_counter(name, counts), with_kwargs=True))
+        for name, module in _counted(model).items():
+            hooks.append(module.register_forward_hook(_counter(name, counts), with_kwargs=True))
         try:
             with torch.no_grad(), evaluating(model):
                 call(model, example)
@@ -104,7 +109,8 @@ def layer_macs(model: nn.Module, positions: Mapping[str, Positions]) -> dict[str
 
 
 def describe_target(name: str, module: nn.Module, positions: Positions) -> Target:
-    """The Target of a layer, given its positions from `trace_positions`.
+    """The Target of a layer, given its positions from `trace_positions`; one that is multiplied out
+    has none, since its factors save no multiply-accumulates.
 
     Raises LowRankError on NaN or Inf in the weight.
     """
@@ -114,6 +120,8 @@ def describe_target(name: str, module: nn.Module, positions: Positions) -> Targe
             f"layer {name!r}: the weight holds NaN or Inf; repair the checkpoint, or leave the "
             f"layer out with analyze.exclude=[{name}]"
         )
+    if is_multiplied_out(module):
+        positions = (0, 0)
     kind = kind_of(module)
     assert kind is not None, "find_targets gives only layers of a known kind"
     return Target(
@@ -129,9 +137,18 @@ def describe_target(name: str, module: nn.Module, positions: Positions) -> Targe
     )
 
 
-def _is_counted(module: nn.Module) -> bool:
-    known = isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
-    return known or kind_of(module) is not None
+def _counted(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers that have positions; one that is multiplied out is counted as a whole."""
+    found: dict[str, nn.Module] = {}
+    inside: set[int] = set()
+    for name, module in model.named_modules():
+        whole = is_multiplied_out(module)
+        if whole:
+            inside |= {id(part) for part in module.modules() if part is not module}
+        known = isinstance(module, nn.Linear | nn.modules.conv._ConvNd) or kind_of(module)
+        if whole or (known and id(module) not in inside):
+            found[name] = module
+    return found
 
 
 def _counter(name: str, counts: dict[str, Positions]) -> Any:

@@ -95,6 +95,12 @@ def is_one_layer(module: nn.Module) -> bool:
     return bool(getattr(module, "stands_for_one_layer", False))
 
 
+def is_multiplied_out(module: nn.Module) -> bool:
+    """Whether a kernel takes the layer's weight as one matrix, so that factors save parameters and
+    no multiply-accumulates: the recurrent weights of an LSTM."""
+    return bool(getattr(module, "is_multiplied_out", False))
+
+
 def groups_of(module: nn.Module) -> int:
     """The number of groups of a layer; 1 for all but grouped convolutions."""
     return int(getattr(module, "groups", 1))

@@ -150,63 +150,65 @@ def recurrent(kind: type[nn.Module], *sizes: int, **options: Any) -> Callable[[]
     return lambda: Reads(kind(*sizes, **options))
 
 
+def both(*places: str) -> tuple[str, ...]:
+    return tuple(f"{kind}_{place}" for place in places for kind in ("input", "hidden"))
+
+
 LENGTHS = {"lengths": torch.tensor([3, 5, 1])}
 RECURRENT = [
     PackedKind(
         "lstm of two layers, both directions, dropout, packed",
         recurrent(nn.LSTM, 9, 6, 2, bidirectional=True, dropout=0.4, batch_first=True),
         lambda: ((x(3, 5, 9),), LENGTHS),
-        inside(
-            "recurrent", layers=("input_l0", "input_l0_reverse", "input_l1", "input_l1_reverse")
-        ),
+        inside("recurrent", layers=both("l0", "l0_reverse", "l1", "l1_reverse")),
     ),
     PackedKind(
         "lstm projected, states given",
         recurrent(nn.LSTM, 9, 14, 2, proj_size=12),
         lambda: ((x(5, 3, 9), (x(2, 3, 12), x(2, 3, 14))), {}),
-        inside("recurrent", layers=("input_l0", "input_l1")),
+        inside("recurrent", layers=(*both("l0", "l1"), "projection_l0", "projection_l1")),
     ),
     PackedKind(
         "lstm unbatched without bias",
         recurrent(nn.LSTM, 9, 12, bias=False),
         lambda: ((x(5, 9), (x(1, 12), x(1, 12))), {}),
-        inside("recurrent", layers=("input_l0",)),
+        inside("recurrent", layers=both("l0")),
     ),
     PackedKind(
         "gru both directions",
         recurrent(nn.GRU, 9, 6, bidirectional=True, batch_first=True),
         lambda: ((x(3, 5, 9),), {}),
-        inside("recurrent", layers=("input_l0", "input_l0_reverse")),
+        inside("recurrent", layers=both("l0", "l0_reverse")),
     ),
     PackedKind(
         "gru packed, states given",
         recurrent(nn.GRU, 9, 12),
         lambda: ((x(3, 5, 9), x(1, 3, 12)), LENGTHS),
-        inside("recurrent", layers=("input_l0",)),
+        inside("recurrent", layers=both("l0")),
     ),
     PackedKind(
         "rnn of relu",
         recurrent(nn.RNN, 9, 12, 2, nonlinearity="relu", dropout=0.4),
         lambda: ((x(5, 3, 9),), {}),
-        inside("recurrent", layers=("input_l0", "input_l1")),
+        inside("recurrent", layers=both("l0", "l1")),
     ),
     PackedKind(
         "lstm cell",
         recurrent(nn.LSTMCell, 9, 12),
         lambda: ((x(3, 9), (x(3, 12), x(3, 12))), {}),
-        ("recurrent.input",),
+        ("recurrent.input", "recurrent.hidden"),
     ),
     PackedKind(
         "gru cell unbatched",
         recurrent(nn.GRUCell, 9, 12),
         lambda: ((x(9),), {}),
-        ("recurrent.input",),
+        ("recurrent.input", "recurrent.hidden"),
     ),
     PackedKind(
         "rnn cell without bias",
         recurrent(nn.RNNCell, 9, 12, bias=False),
         lambda: ((x(3, 9),), {}),
-        ("recurrent.input",),
+        ("recurrent.input", "recurrent.hidden"),
     ),
 ]
 

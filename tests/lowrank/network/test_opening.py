@@ -124,20 +124,23 @@ def test_what_hooks_see_makes_up_the_gradient_of_the_weight(kind: PackedKind) ->
         layers = {name: one.net.get_submodule(name) for name in kind.layers}
         outputs(one)[0].square().sum().backward()
         expected = {name: layer.weight.grad.clone() for name, layer in layers.items()}
-        seen: dict[str, Tensor] = {}
+        seen = dict.fromkeys(kind.layers, torch.zeros((), dtype=torch.float64))
 
         def watch(name: str) -> Any:
+            def add(grad: Tensor, rows: Tensor) -> None:
+                seen[name] = seen[name] + grad.reshape(len(rows), -1).mT @ rows
+
             def hook(_: nn.Module, given: tuple[Tensor], output: Tensor) -> None:
-                rows = given[0].flatten(0, -2) if given[0].dim() > 1 else given[0][None]
-                output.register_hook(
-                    lambda grad: seen.__setitem__(name, grad.reshape(len(rows), -1).mT @ rows)
-                )
+                rows = given[0].reshape(-1, given[0].shape[-1])
+                output.register_hook(lambda grad: add(grad, rows))
 
             return hook
 
         for name, layer in layers.items():
             layer.register_forward_hook(watch(name))
-        outputs(one)[0].square().sum().backward()
+        watched = outputs(one)
+        watched[0].square().sum().backward()
+    assert same(watched, outputs(one)), "also where the layers are called one step after the other"
     for name in kind.layers:
         torch.testing.assert_close(seen[name], expected[name], rtol=1e-9, atol=1e-9)
 

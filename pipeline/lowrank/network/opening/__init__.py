@@ -132,7 +132,7 @@ def _as_before(modules: list[nn.Module]) -> Iterator[None]:
 def _own_memory_(modules: list[nn.Module]) -> None:
     """Parts of packed parameters get memory of their own, so that the packed ones are freed."""
     for module in modules:
-        if any(opening.is_open(module) for opening in OPENINGS):
+        if any(one.makes_parts and one.is_open(module) for one in OPENINGS):
             for parameter in module.parameters():
                 if parameter.untyped_storage().nbytes() > parameter.nbytes:
                     parameter.data = parameter.data.clone()

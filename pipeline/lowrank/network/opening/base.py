@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ class Opening(ABC):
     under all names that it has; its class, its parameters and its children change. Its new
     parameters share the memory of the packed ones.
     """
+
+    # Whether parameters of an open module may be parts of a larger one, which is then freed.
+    makes_parts: ClassVar[bool] = True
 
     @abstractmethod
     def fits(self, module: nn.Module) -> bool:

@@ -1,32 +1,45 @@
-"""LSTMCell, GRUCell and RNNCell, opened: the input weights are the Linear `input`."""
+"""LSTMCell, GRUCell and RNNCell, opened: the input weights are the Linear `input`, the
+recurrent ones the Linear `hidden`."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.network.opening.base import Opening, linear, packed_class
-from pipeline.lowrank.network.opening.products import product
+from pipeline.lowrank.network.opening.products import (
+    factors_of,
+    multiplied_out,
+    must_be_called,
+    product,
+)
+from pipeline.lowrank.network.opening.steps import STEPS
+
+_KERNELS: dict[str, Callable[..., Any]] = {
+    "LSTM": torch._VF.lstm_cell,
+    "GRU": torch._VF.gru_cell,
+    "RNN_TANH": torch._VF.rnn_tanh_cell,
+    "RNN_RELU": torch._VF.rnn_relu_cell,
+}
+_LAYERS = {"ih": "input", "hh": "hidden"}
+_PACKED = re.compile(r"(weight|bias)_(ih|hh)")
 
 
 class OpenCell(nn.RNNCellBase):
-    """A cell whose input weights are a layer; it answers for the packed parameters."""
+    """A cell whose weights are layers; it answers for the packed parameters."""
 
     input: nn.Module
+    hidden: nn.Module
 
-    @property
-    def weight_ih(self) -> Tensor:  # type: ignore[override]
-        """(gates · hidden, in)."""
-        weight: Tensor = self.input.weight  # type: ignore[assignment]
-        return weight
-
-    @property
-    def bias_ih(self) -> Tensor | None:  # type: ignore[override]
-        """(gates · hidden,), or None."""
-        bias: Tensor | None = self.input.bias  # type: ignore[assignment]
-        return bias
+    def __getattr__(self, name: str) -> Any:
+        """The packed parameters, and all else as of nn.Module."""
+        if found := _PACKED.fullmatch(name):
+            return getattr(self._modules[_LAYERS[found[2]]], found[1])
+        return super().__getattr__(name)
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """As of torch's own classes."""
@@ -41,36 +54,44 @@ class OpenCell(nn.RNNCellBase):
         if states is None:
             zeros = input.new_zeros(len(input), self.hidden_size)
             states = [zeros, zeros] if of_lstm else [zeros]
-        one = product(self.input, input)
-        bias = one.bias
-        if bias is None and self.bias_hh is not None:
-            bias = torch.zeros_like(self.bias_hh)
-        value, matrix = (tensor.to(self.weight_hh.dtype) for tensor in (one.value, one.matrix))
-        given = tuple(states) if of_lstm else states[0]
-        found = self._kernel()(value, given, matrix, self.weight_hh, bias, self.bias_hh)
-        if not alone:
-            return found
-        return tuple(state[0] for state in found) if of_lstm else found[0]
+        found = self._called(input, states) if self._is_called() else self._fused(input, states)
+        if alone:
+            found = [state[0] for state in found]
+        return tuple(found) if of_lstm else found[0]
 
-    def _kernel(self) -> Any:
-        if isinstance(self, nn.LSTMCell):
-            return torch._VF.lstm_cell
-        if isinstance(self, nn.GRUCell):
-            return torch._VF.gru_cell
-        kind = self.nonlinearity
-        return torch._VF.rnn_tanh_cell if kind == "tanh" else torch._VF.rnn_relu_cell
+    def _is_called(self) -> bool:
+        """Whether the recurrent weights have to be called: always where they are factorized, since
+        multiplying out takes longer than one step."""
+        return must_be_called(self.hidden) or len(factors_of(self.hidden)) > 1
+
+    def _called(self, input: Tensor, states: list[Tensor]) -> list[Tensor]:
+        return STEPS[self._mode()](self.input(input), self.hidden(states[0]), states)
+
+    def _fused(self, input: Tensor, states: list[Tensor]) -> list[Tensor]:
+        one, (weight, other) = product(self.input, input), multiplied_out(self.hidden)
+        bias = torch.zeros_like(other) if one.bias is None and other is not None else one.bias
+        value, matrix = (tensor.to(weight.dtype) for tensor in (one.value, one.matrix))
+        mode = self._mode()
+        given = tuple(states) if mode == "LSTM" else states[0]
+        found = _KERNELS[mode](value, given, matrix, weight, bias, other)
+        return list(found) if mode == "LSTM" else [found]
+
+    def _mode(self) -> str:
+        if isinstance(self, nn.LSTMCell | nn.GRUCell):
+            return "LSTM" if isinstance(self, nn.LSTMCell) else "GRU"
+        return f"RNN_{self.nonlinearity}".upper()
 
 
 class OpenLSTMCell(OpenCell, nn.LSTMCell):
-    """nn.LSTMCell whose input weights are a layer."""
+    """nn.LSTMCell whose weights are layers."""
 
 
 class OpenGRUCell(OpenCell, nn.GRUCell):
-    """nn.GRUCell whose input weights are a layer."""
+    """nn.GRUCell whose weights are layers."""
 
 
 class OpenRNNCell(OpenCell, nn.RNNCell):
-    """nn.RNNCell whose input weights are a layer."""
+    """nn.RNNCell whose weights are layers."""
 
 
 _OPEN: dict[type[nn.Module], type[OpenCell]] = {
@@ -93,10 +114,12 @@ class Cell(Opening):
         return super().obstacle(module)
 
     def open_(self, module: nn.Module) -> None:
-        weight, bias = (module._parameters.pop(f"{kind}_ih") for kind in ("weight", "bias"))
-        assert weight is not None
+        held = module._parameters
         module.__class__ = _OPEN[type(module)]
-        module._modules["input"] = linear(weight, bias, training=module.training)
+        for kind, name in _LAYERS.items():
+            weight, bias = held.pop(f"weight_{kind}"), held.pop(f"bias_{kind}")
+            assert weight is not None
+            module._modules[name] = linear(weight, bias, training=module.training)
 
     def is_open(self, module: nn.Module) -> bool:
         return isinstance(module, OpenCell)
@@ -104,7 +127,7 @@ class Cell(Opening):
     def close_(self, module: nn.Module) -> None:
         assert isinstance(module, OpenCell)
         found = {name: getattr(module, name) for name in _ORDER}
-        del module._modules["input"]
+        module._modules.clear()
         module.__class__ = packed_class(module, _OPEN)  # type: ignore[assignment]
         module._parameters.clear()
         module._parameters.update(found)

@@ -3,6 +3,8 @@ these layers. Opened, they run their layers."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import nn
 
 from pipeline.lowrank.network.opening.base import Opening
@@ -18,6 +20,8 @@ _KEPT = "_fast_path"  # holds the value that the switch had
 
 class FastPath(Opening):
     """Encoders and their layers, and subclasses, which inherit the fast path."""
+
+    makes_parts: ClassVar[bool] = False
 
     def fits(self, module: nn.Module) -> bool:
         return any(
