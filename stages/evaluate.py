@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.data.files import example_input, load_facts, load_split, load_task
 from pipeline.evaluation.latency import measured_once
-from pipeline.evaluation.networks import compare_networks
+from pipeline.evaluation.networks import compare_networks, defined
 from pipeline.evaluation.options import EvaluateOptions
 from pipeline.lowrank.forms.files import load, read_network
 from pipeline.machine.devices import FabricOptions, make_fabric
@@ -39,11 +39,11 @@ def run() -> None:
         name: network_size(network, folders[name], example) for name, network in networks.items()
     }
     ready = {name: fabric.setup_module(network) for name, network in networks.items()}
-    scores = compare_networks(ready, splits, task, options.batch_size)
+    scores = defined(compare_networks(ready, splits, task, options.batch_size))
     results = {name: Network(scores[name], sizes[name]) for name in networks}
     spec = read_network(folders["dense"]).builder or {"_target_": "network"}
     subject = spec.get("name") or f"{spec['_target_'].rpartition('.')[2]} on {data.name}"
-    metrics = write_reports(REPORTS, facts, results, subject)
+    metrics = write_reports(REPORTS, facts, results, subject, task.measures)
     write_json(REPORTS / FILE, metrics.to_json())
     measured_once(folders, DATA, options, single.threads)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.config.sections.task import TaskOptions
 from pipeline.config.together import check_together
 from pipeline.data.options import DataOptions
 from pipeline.evaluation.options import EvaluateOptions
@@ -13,6 +12,7 @@ from pipeline.lowrank.bounds.options import CertifyOptions
 from pipeline.lowrank.factorize.options import RefitOptions
 from pipeline.lowrank.methods.options import MethodsOptions
 from pipeline.lowrank.planning.options import RankSelectOptions
+from pipeline.lowrank.tasks.options import TaskOptions
 from pipeline.lowrank.typed import knob, options
 from pipeline.machine.devices import FabricOptions
 from pipeline.tracking.options import TrackOptions

@@ -37,8 +37,8 @@ def _check_task(configuration: Configuration) -> None:
     task, model = get_task(configuration.task.name), configuration.model
     data = configuration.data.name
     inputs = "tokens" if data == "text" else "values"
-    if task.inputs != inputs:
-        fitting = ", ".join(name for name, known in TASKS.items() if known.inputs == inputs)
+    if task.inputs not in (inputs, "any"):
+        fitting = ", ".join(n for n, known in TASKS.items() if known.inputs in (inputs, "any"))
         raise LowRankError(
             f"task={task.name}: it reads {task.inputs}, and data={data} gives {inputs}; choose "
             f"other data, or a task of {fitting}"

@@ -16,10 +16,11 @@ from pipeline.data.splits import Split, TokenSplit, unnamed
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.tasks import Task, get_task
 from pipeline.lowrank.tasks.base import DType, Examples, Shape
+from pipeline.lowrank.tasks.options import TaskOptions
 from pipeline.lowrank.typed import load_record
 
 SPLITS = ("train", "calibration", "held_out", "validation", "test", "ood")
-DATA_JSON = "data.json"
+DATA_JSON, TASK_JSON = "data.json", "task.json"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class DataFacts:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
     @property
+    def labelled(self) -> bool:
+        return self.label_shape is not None
+
+    @property
     def examples(self) -> Examples:
         """The facts that a task needs to know of the examples."""
         return Examples(
@@ -70,8 +75,12 @@ def load_facts(folder: Path) -> DataFacts:
 
 
 def load_task(folder: Path) -> Task:
-    """The task that this data was prepared for."""
-    return get_task(load_facts(folder).task)
+    """The task that this data was prepared for; where the examples have no labels, without them."""
+    facts, written = load_facts(folder), folder / TASK_JSON
+    task = get_task(facts.task)
+    if written.is_file():
+        task = load_record(written, TaskOptions, "run the stage prepare").made()
+    return task if facts.labelled else task.unlabelled()
 
 
 def load_split(folder: Path, split: str) -> Split:

@@ -48,6 +48,7 @@ def read_token_splits(
         task=task.name,
         source=corpus.name,
         input_shape=(text.sequence_length,),
+        label_shape={"class": (), "next token": (text.sequence_length,)}.get(task.labels or ""),
         sizes={},
         sha256={corpus.name: corpus.sha256},
         vocabulary=len(tokenizer),

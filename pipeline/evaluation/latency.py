@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pipeline.data.files import load_split, load_task
+from pipeline.data.files import load_split
+from pipeline.data.splits import tensors
 from pipeline.evaluation.options import EvaluateOptions
 from pipeline.evaluation.timings import FOLDER, Latency, Machine, Timings, load_timings
 from pipeline.lowrank.forms.files import load
 from pipeline.lowrank.forms.running import has_pivots, lay_out, multiply_out_
+from pipeline.lowrank.network.calling import call
 from pipeline.lowrank.typed import save_record
 from pipeline.machine.checksums import file_sha256
 from pipeline.machine.scratch import scratch
@@ -77,7 +79,7 @@ def measured_once(
         batch_size=used["latency_batch_size"],
         **times,
         speedup=times["dense"].latency_ms / times["fine_tuned"].latency_ms,
-        tokens=inputs.shape[1] if load_task(data).inputs == "tokens" else None,
+        tokens=_tokens(inputs),
         forms={name: form for name, (_, form) in best.items()},
     )
     save_record(stored, result)
@@ -100,7 +102,7 @@ def forms(network: nn.Module) -> dict[str, nn.Module]:
 
 def interleaved_latencies(
     models: Mapping[_Name, nn.Module],
-    inputs: Tensor,
+    inputs: Any,
     *,
     repetitions: int,
     warmup: int,
@@ -122,7 +124,7 @@ def interleaved_latencies(
             for repetition in range(warmup + repetitions):
                 for name, model in models.items():
                     start = time.perf_counter_ns()
-                    model(inputs)
+                    call(model, inputs)
                     if repetition >= warmup:
                         nanoseconds[name].append(time.perf_counter_ns() - start)
     finally:
@@ -141,6 +143,12 @@ def machine_facts(threads: int) -> Machine:
         torch=torch.__version__,
         threads=threads,
     )
+
+
+def _tokens(inputs: Any) -> int | None:
+    """How many token ids an example has, where it has some."""
+    found = [one.shape[1] for one in tensors(inputs) if one.dim() == 2 and one.dtype == torch.int64]
+    return found[0] if found else None
 
 
 def _used(options: EvaluateOptions, threads: int | None) -> dict[str, int]:

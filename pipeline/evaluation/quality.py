@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from pipeline.data.files import example_input
 from pipeline.data.splits import Split, moved, tensors
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.network.calling import call
-from pipeline.lowrank.tasks import Task
+from pipeline.lowrank.network.calling import answer, padding_mask
+from pipeline.lowrank.tasks import Given, Task
+from pipeline.lowrank.tasks.agreement import no_labels
 from pipeline.lowrank.tasks.base import Examples, ExampleScores
+from pipeline.lowrank.tasks.metrics import together
+from pipeline.lowrank.tasks.outputs import described, leaves
 
 _MOST_TOKENS = 1024  # of one forward pass: the logits of a large vocabulary are 0.2 MB a token
 
@@ -27,22 +30,22 @@ def evaluate_quality(
 
     Runs in eval mode on the model's own device and restores the mode; sums are float64.
     """
-    scores = split_scores(model, split, task, batch_size)
-    others = scores if dense is None else split_scores(dense, split, task, batch_size)
+    scores = split_scores(model, split, task, batch_size, dense or model)
+    others = scores if dense is None else split_scores(dense, split, task, batch_size, dense)
     return task.quality(scores, others)
 
 
 def split_scores(
-    model: nn.Module, split: Split, task: Task, batch_size: int
+    model: nn.Module, split: Split, task: Task, batch_size: int, dense: nn.Module
 ) -> list[ExampleScores]:
     """The task's scores of all examples of a split, batch by batch; its measures are made of
-    them."""
-    return list(_scores(model, split, torch.arange(len(split)), task, batch_size))
+    them. dense: what quality is measured against where examples have no labels."""
+    return list(_scores(model, split, torch.arange(len(split)), task, batch_size, dense))
 
 
 def joined(scores: list[ExampleScores]) -> ExampleScores:
     """The batches' scores as one batch's."""
-    return {key: torch.cat([part[key] for part in scores]) for key in scores[0]}
+    return {key: together([part[key] for part in scores]) for key in scores[0]}
 
 
 def progress_sums(
@@ -51,67 +54,73 @@ def progress_sums(
     chosen: Tensor,
     task: Task,
     batch_size: int,
-    dense: ExampleScores | None = None,
+    dense: nn.Module | None = None,
 ) -> tuple[float, float]:
     """(the watched measure, the loss) of the chosen examples, summed over them.
 
-    dense: of all examples of the split, the dense network's scores; they are needed where examples
-    have no labels. Raises LowRankError where they are missing.
+    dense: the dense network, which is needed where examples have no labels. Raises LowRankError
+    where it is missing.
     """
-    if task.labels is None and dense is None:
-        raise LowRankError(
-            f"this data has no labels, as the task {task.name}: there is no loss to train on; "
-            "choose baseline=pretrained, and fine_tune.objective=distill"
-        )
+    if not task.supervised and dense is None:
+        raise no_labels(task.name)
     if not len(chosen):
         return 0.0, 0.0
-    scores = list(_scores(model, split, chosen, task, batch_size))
-    return task.progress(scores, dense and {key: rows[chosen] for key, rows in dense.items()})
+    return task.progress(list(_scores(model, split, chosen, task, batch_size, dense)))
 
 
 def _scores(
-    model: nn.Module, split: Split, chosen: Tensor, task: Task, batch_size: int
+    model: nn.Module,
+    split: Split,
+    chosen: Tensor,
+    task: Task,
+    batch_size: int,
+    dense: nn.Module | None,
 ) -> Iterator[ExampleScores]:
     """Batch by batch, in eval mode and without gradients; a batch of tokens is cut to what fits
     the memory."""
     if batch_size < 1:
         raise LowRankError(f"batch_size={batch_size}: give at least 1")
-    if task.inputs == "tokens":
-        batch_size = max(1, min(batch_size, _MOST_TOKENS // tensors(split.stored)[0].shape[1]))
-    reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    training = model.training
-    model.eval()
-    try:
+    longest = max((one.shape[1] for one in tensors(split.stored) if _is_text(one)), default=0)
+    if longest:
+        batch_size = max(1, min(batch_size, _MOST_TOKENS // longest))
+    for part in torch.split(chosen, batch_size):
+        inputs, labels = split.batch(part)
+        output, device = _answer(model, inputs)
+        given = Given(
+            inputs=moved(inputs, device),
+            labels=labels if labels is None else moved(labels, device),
+            padding=padding_mask(moved(inputs, device)),
+            dense=_answer(dense, inputs)[0] if dense and not task.supervised else None,
+        )
         with torch.no_grad():
-            for part in torch.split(chosen, batch_size):
-                inputs, labels = split.batch(part)
-                answer = call(model, moved(inputs, reference.device, reference.dtype))
-                there: Any = labels if labels is None else moved(labels, reference.device)
-                yield task.scores(answer, there)
-    finally:
-        model.train(training)
+            yield task.scores(output, task.target(given))
+
+
+def _is_text(stored: Tensor) -> bool:
+    return stored.dim() == 2 and stored.dtype == torch.int64
+
+
+def _answer(model: nn.Module, inputs: Any) -> tuple[Any, torch.device]:
+    """(the model's output, its device)."""
+    reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    return answer(model, moved(inputs, reference.device, reference.dtype)), reference.device
 
 
 def check_fit(model: nn.Module, examples: Examples, task: Task) -> None:
     """Raises LowRankError unless the model maps one of the examples to what the task predicts, and
     an input of zeros to finite values."""
-    training = model.training
-    model.eval()
     try:
-        with torch.no_grad():
-            output = call(model, example_input(examples, task))
-    except (RuntimeError, IndexError) as error:
+        output = answer(model, example_input(examples, task))
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        shape = examples.shape if isinstance(examples.shape, dict) else list(examples.shape)
         raise LowRankError(
-            f"the model doesn't take the data {examples.name}, examples of shape "
-            f"{list(examples.shape)}: {str(error).splitlines()[0]}; correct the arguments of the "
-            "model section"
+            f"the model doesn't take the data {examples.name}, examples of shape {shape}: {first}; "
+            "correct the arguments of the model section"
         ) from error
-    finally:
-        model.train(training)
     if problem := task.misfit(output, examples):
-        got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise LowRankError(f"the model gives {got} for one example, {problem}")
-    if not math.isfinite(float(output.double().sum())):
+        raise LowRankError(f"the model gives {described(output)} for one example, {problem}")
+    if not all(math.isfinite(float(one.double().sum())) for one in leaves(output)):
         raise LowRankError(
             "the model gives NaN or Inf for an input of zeros; its weights are damaged"
         )

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pipeline.data.splits import moved
+from pipeline.lowrank.network.calling import arguments
 from pipeline.training.curve import DescentPoint, SubsetPoint
 from pipeline.training.losses import Batch, Objective
 
@@ -121,16 +123,14 @@ class DescentProbe:
         dtype = next(iter(leaves.values())).dtype
         sums = {n: torch.zeros_like(p) for n, p in leaves.items()}
         total = 0.0
-        device = self._batches[0].labels.device
+        device = next(iter(leaves.values())).device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(0)  # dropout's masks are part of the function
             for batch in self._batches:
                 state = leaves | {n: b.clone() for n, b in network.named_buffers()}
                 loss = self._objective(
                     lambda inputs, state=state: functional_call(  # type: ignore[misc]
-                        network,
-                        state,
-                        (inputs.to(dtype) if inputs.is_floating_point() else inputs,),
+                        network, state, *arguments(moved(inputs, device, dtype))
                     ),
                     batch,
                 )

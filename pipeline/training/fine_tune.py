@@ -11,14 +11,12 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from pipeline.data.files import load_facts, load_split, load_task
-from pipeline.evaluation.quality import joined, split_scores
 from pipeline.lowrank.adapters.attach import attach_, freeze_, merge_
 from pipeline.lowrank.forms.files import load, read_network, save
 from pipeline.lowrank.network.blocks import BlockOutputs, find_blocks
 from pipeline.lowrank.tasks import Task
 from pipeline.machine.checksums import file_sha256
 from pipeline.training.curve import Curve, OnStep
-from pipeline.training.loop import VALIDATION_BATCH
 from pipeline.training.losses import (
     Objective,
     Teacher,
@@ -66,14 +64,15 @@ def fine_tune(
         elif options.parameters == "factors":
             freeze_(model, options.adapter_others)
         training = load_split(data, "train")
-        objective, dense_scores = label_loss(task, options.label_smoothing), None
+        objective, reference = label_loss(task, options.label_smoothing), None
         if options.objective == "distill":
             dense = load(baseline)
             # An answer that is kept from an earlier step has no states.
             keep = not options.states_weight
-            teacher = Teacher(dense, training, fabric, options.augment, keep=keep)
-            if task.labels is None:
-                dense_scores = joined(split_scores(dense, validation, task, VALIDATION_BATCH))
+            teacher = Teacher(
+                dense, training, fabric, options.augment, keep=keep, read=task.prediction
+            )
+            reference = None if task.supervised else dense
             objective = _distillation(model, dense, teacher, file.layers, options, task)
         curve = train(
             model,
@@ -87,7 +86,7 @@ def fine_tune(
             on_step=on_step,
             objective=objective,
             descent_points=options.descent_points,
-            dense=dense_scores,
+            dense=reference,
             resumption=Resumption(_key(compressed, baseline, data, options, seed), fabric),
         )
         merge_(model)

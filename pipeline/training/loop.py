@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.data.splits import Split, moved, taken
 from pipeline.lowrank.forms.running import lay_out
+from pipeline.lowrank.network.calling import call
 from pipeline.training.augmentation import AUGMENTATIONS
 from pipeline.training.curve import BestState, Recorder, check_finite
 from pipeline.training.descent import DescentProbe, measuring_steps
@@ -126,7 +128,7 @@ class Loop:
         rate = one_cycle(before, self.total_steps, self.options.learning_rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = self.parts.objective(self.wrapped, batch)
+        loss = self.parts.objective(partial(call, self.wrapped), batch)
         self.fabric.backward(loss)
         # Clips nothing; it knows of loss scaling and sharding, and gives the norm.
         norm = self.fabric.clip_gradients(self.wrapped, self.optimizer, **_NO_CLIPPING)

@@ -13,7 +13,6 @@ from pipeline.evaluation.quality import progress_sums
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.running import lay_out
 from pipeline.lowrank.tasks import Task
-from pipeline.lowrank.tasks.base import ExampleScores
 from pipeline.training.curve import Curve, OnStep, Recorder, check_finite
 from pipeline.training.loop import VALIDATION_BATCH, Loop, OnState, TrainingParts
 from pipeline.training.losses import Objective, label_loss
@@ -39,7 +38,7 @@ def train(
     objective: Objective | None = None,
     on_state: OnState | None = None,
     descent_points: int = 0,
-    dense: ExampleScores | None = None,
+    dense: nn.Module | None = None,
     resumption: Resumption | None = None,
 ) -> Curve:
     """Trains `model` in place and leaves it, in eval mode on the CPU, at its best state.
@@ -50,8 +49,8 @@ def train(
     labels. Shuffling and augmentation depend on (seed, epoch) only. `on_step` gets the values of
     the curve as they come, and `on_state` may look at the network after each step, both on the
     first process. `descent_points` measurements of the descent theorem are spread over the steps;
-    they change nothing but the curve. dense: the dense network's scores of the validation split,
-    for a task without labels. `resumption` keeps the state, so that a training that was stopped
+    they change nothing but the curve. dense: the dense network, which tells how good a state is
+    where there are no labels. `resumption` keeps the state, so that a training that was stopped
     goes on where it was.
 
     Raises LowRankError for a batch that the devices cannot share, for a task without labels where
@@ -90,7 +89,7 @@ def unchanged_curve(
     model: nn.Module, validation: Split, task: Task, on_step: OnStep | None = None
 ) -> Curve:
     """The curve of a network that isn't trained: epoch 0 only, and nothing without labels."""
-    if task.labels is None:
+    if not task.supervised:
         return Curve()
     everything = torch.arange(len(validation))
     sums = progress_sums(model, validation, everything, task, VALIDATION_BATCH)

@@ -42,6 +42,9 @@ REQUIRED = {
     "text": OWN_TEXT,
     "causal_lm": OWN_TEXT,
     "sequence_classification": OWN_TEXT,
+    "masked_lm": OWN_TEXT,
+    "seq2seq": OWN_TEXT,
+    "token_classification": OWN_TEXT,
     "encoder": OWN_TEXT,
 }
 

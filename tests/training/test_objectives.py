@@ -8,7 +8,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.data.splits import Split, TokenSplit
+from pipeline.data.splits import Channels, Split, TokenSplit
 from pipeline.lowrank.network.blocks import BlockOutputs
 from pipeline.lowrank.network.calling import PADDING
 from pipeline.lowrank.tasks import CausalLM, Classification, Encoder
@@ -29,7 +29,11 @@ WHOLE = {"temperature": 1.0, "weight": 1.0, "label_smoothing": 0.0}
 def split() -> Split:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(70, 1, 4, 4, generator=generator)
-    return Split(inputs, torch.randint(0, 6, (70,), generator=generator), [0.1], [2.0])
+    return Split(
+        inputs,
+        torch.randint(0, 6, (70,), generator=generator),
+        {"inputs": Channels((0.1,), (2.0,))},
+    )
 
 
 def network(seed: int) -> nn.Module:

@@ -18,10 +18,10 @@ from pipeline.lowrank.analysis.moments import (
     widened,
 )
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.network.calling import call, evaluating, layer_input, padding_mask
+from pipeline.lowrank.network.calling import answer, call, evaluating, layer_input, padding_mask
 from pipeline.lowrank.network.rows import input_rows, lookup_counts, output_rows
 from pipeline.lowrank.network.targets import dense_weight, groups_of
-from pipeline.lowrank.tasks import Classification, Task
+from pipeline.lowrank.tasks import Classification, Given, Task
 
 WIDEST = 16_384  # a layer with more outputs has the diagonal of its outputs' moments alone
 _SUM, _WORKING = 8, 16  # bytes an entry of a matrix: of its sum, and of one batch's product
@@ -60,8 +60,11 @@ def collect_moments(
     if not len(batches):
         raise LowRankError("the calibration set is empty: give at least one batch of examples")
     found: dict[str, Moments] = {}
+    task = task or Classification()
+    if gradients:
+        task = task.fitted(answer(model, batch) for batch in batches)
     for block in _blocks(targets, gradients, memory_limit):
-        one = _Pass(model, block, gradients, task or Classification(), seed)
+        one = _Pass(model, block, gradients, task, seed)
         found |= one.run(batches, further)
     if not found:
         name = next(iter(targets))
@@ -141,7 +144,8 @@ class _Pass:
         with torch.set_grad_enabled(self.gradients):
             output = call(self.model, batch)
             if self.gradients:
-                rows = self.task.rows(output, self.mask)
+                units = self.task.mask(Given(batch, padding=self.mask))
+                rows = self.task.rows(output, units)
                 self._check_outputs(rows)
                 self.units += len(rows)
                 loss = self.task.sampled_loss(rows, self.generator)

@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.network.calling import call, evaluating, padding_mask
-from pipeline.lowrank.tasks import Classification, Task
+from pipeline.lowrank.network.calling import answer, padding_mask
+from pipeline.lowrank.tasks import Classification, Given, Task
 
 
 class Divergence:
@@ -31,8 +30,9 @@ class Divergence:
                 "no calibration data is held out for measuring plans: raise data.held_out or "
                 "data.calibration, or do without: rank_select.contest_examples=0 refit=none"
             )
-        self.batches, self._task = batches, task or Classification()
-        self.unit = self._task.unit
+        chosen = task or Classification()
+        self.batches, self.unit = batches, chosen.unit
+        self._task = chosen.fitted(answer(dense, batch) for batch in batches)
         self._dense = [self._normalised(dense, batch) for batch in batches]
 
     def of(self, model: nn.Module) -> float:
@@ -48,6 +48,5 @@ class Divergence:
 
     def _normalised(self, model: nn.Module, batch: Any) -> Tensor:
         """(units, width) predictions in eval mode, without padding."""
-        with torch.no_grad(), evaluating(model):
-            output = call(model, batch)
-        return self._task.normalised(self._task.rows(output, padding_mask(batch)))
+        mask = self._task.mask(Given(batch, padding=padding_mask(batch)))
+        return self._task.normalised(self._task.rows(answer(model, batch), mask))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from pipeline.lowrank.bounds.layers import LayerBound, LayerBounds
 from pipeline.lowrank.bounds.linear import NotCertifiedError, example_norms, run
 from pipeline.lowrank.bounds.propagation import Propagation
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.network.calling import call, count_examples, rows_of
 from pipeline.lowrank.network.opening import open_towards_
 
 
@@ -65,7 +67,7 @@ class Bounds:
 def certify(
     dense: nn.Module,
     approximate: nn.Module,
-    inputs: Tensor,
+    inputs: Any,
     names: Sequence[str],
     *,
     batch_size: int = 64,
@@ -75,25 +77,26 @@ def certify(
     approximate: a network of the same structure, with other weights or factorized layers at
         `names`.
     inputs: (N, …) examples, N ≥ 1, on which layers are measured and the network is certified. Token
-        numbers are no vectors: for them there are only the layers' bounds.
+        numbers are no vectors, and several inputs, a dict or a tuple, are not one: for them there
+        are only the layers' bounds.
     batch_size: how many examples pass through the networks at a time; it changes no result.
 
     Everything is computed in float64 on the CPU, with rounding as a part of each bound. Raises
     LowRankError when a measured error exceeds a certified bound.
     """
-    if len(inputs) == 0:
+    if (count := count_examples(inputs)) == 0:
         raise LowRankError("no example to certify the network on; give at least one")
     dense, approximate = _exact(dense), _exact(approximate)
-    if inputs.is_floating_point():
-        inputs = inputs.to(torch.float64)
+    inputs = _in_float64(inputs)
     for name in names:
         open_towards_(dense, name)
         open_towards_(approximate, name)
     pairs = {n: (dense.get_submodule(n), approximate.get_submodule(n)) for n in names}
     layers, certifier = LayerBounds(pairs), _Certifier(dense, approximate, inputs)
     with layers.watching():
-        for batch in torch.split(inputs, batch_size):
-            certifier.send(batch.cpu(), _outputs(approximate, batch.cpu()))
+        for start in range(0, count, batch_size):
+            batch = rows_of(inputs, slice(start, start + batch_size))
+            certifier.send(batch, _outputs(approximate, batch))
     return Bounds(layers.result(), certifier.result())
 
 
@@ -101,13 +104,15 @@ class _Certifier:
     """Sends batches through the dense network, and certifies them until a step has no known
     constant."""
 
-    def __init__(self, dense: nn.Module, approximate: nn.Module, inputs: Tensor) -> None:
+    def __init__(self, dense: nn.Module, approximate: nn.Module, inputs: Any) -> None:
         self.dense, self.longest = dense, 0.0
         self.measured: list[Tensor] = []
         self.certified: list[Tensor] = []
         self.reason: str | None = None
         self.worst = 0.0
         try:
+            if not isinstance(inputs, Tensor):
+                raise NotCertifiedError("it reads several inputs, and bounds are of one vector")
             if not inputs.is_floating_point():
                 raise NotCertifiedError(f"its inputs are {inputs.dtype} numbers and no vectors")
             self.longest = example_norms(inputs).max().item()
@@ -115,7 +120,7 @@ class _Certifier:
         except NotCertifiedError as reason:
             self.reason = str(reason)
 
-    def send(self, batch: Tensor, approximate: Tensor) -> None:
+    def send(self, batch: Any, approximate: Tensor) -> None:
         """approximate: (N, outputs), what the approximate network makes of the batch."""
         if self.reason is None:
             try:
@@ -183,14 +188,24 @@ def printed_formula(norms: Sequence[tuple[float, float]], lipschitz: float, leng
     return total * length
 
 
-def _outputs(model: nn.Module, batch: Tensor) -> Tensor:
+def _in_float64(batch: Any) -> Any:
+    """The batch on the CPU, its floating numbers in float64."""
+    if isinstance(batch, Tensor):
+        return batch.to("cpu", torch.float64 if batch.is_floating_point() else batch.dtype)
+    if isinstance(batch, Mapping):
+        return {key: _in_float64(value) for key, value in batch.items()}
+    return tuple(map(_in_float64, batch)) if isinstance(batch, tuple | list) else batch
+
+
+def _outputs(model: nn.Module, batch: Any) -> Tensor:
     """(N, numbers) that the network gives for a batch: those of a tensor, or of all tensors in a
     tuple or mapping, side by side."""
+    count = count_examples(batch)
     with torch.no_grad():
         found = [
-            leaf.reshape(len(batch), -1)
-            for leaf in leaves(model(batch))
-            if isinstance(leaf, Tensor) and leaf.is_floating_point() and len(leaf) == len(batch)
+            leaf.reshape(count, -1)
+            for leaf in leaves(call(model, batch))
+            if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.shape[:1] == (count,)
         ]
     if not found:
         raise LowRankError(

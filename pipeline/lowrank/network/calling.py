@@ -19,7 +19,7 @@ PADDING = -1  # stands for no token: it is no part of the text, and is masked in
 def call(model: nn.Module, batch: Any) -> Any:
     """model(batch); a tuple or list is spread over positional arguments, and a dict, or what acts
     as one, over keywords. Raises LowRankError where the model's forward takes no such arguments."""
-    given, named = _arguments(batch)
+    given, named = arguments(batch)
     try:
         return model(*given, **named)
     except TypeError as error:
@@ -31,7 +31,8 @@ def call(model: nn.Module, batch: Any) -> Any:
         ) from error
 
 
-def _arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The positional and the keyword arguments of a call with this batch."""
     if isinstance(batch, Mapping):
         return (), dict(batch)
     return tuple(batch) if isinstance(batch, tuple | list) else (batch,), {}
@@ -113,14 +114,29 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def answer(model: nn.Module, batch: Any) -> Any:
+    """The model's output for a batch, in eval mode and without gradients."""
+    with torch.no_grad(), evaluating(model):
+        return call(model, batch)
+
+
 def padding_mask(batch: Any) -> Tensor | None:
     """(N, T) bool, false at padding; None where the batch has none.
 
-    The mask is the `attention_mask` of a dict; in a tensor of token ids, negative ids are padding.
+    The mask is the `attention_mask` of a dict, or of its `input_ids`; in token ids, negative ones
+    are padding. Where `decoder_input_ids` are of the same shape there is none: a layer's positions
+    could be those of either text.
     """
-    if isinstance(batch, Mapping):
-        mask = batch.get("attention_mask")
-        return None if mask is None else mask.bool()
-    if isinstance(batch, Tensor) and batch.dim() == 2 and batch.dtype == torch.int64:
-        return batch >= 0
+    if not isinstance(batch, Mapping):
+        return _text(batch)
+    given = batch.get("attention_mask")
+    mask = _text(batch.get("input_ids")) if given is None else given.bool()
+    decoder = batch.get("decoder_input_ids")
+    mixed = mask is not None and isinstance(decoder, Tensor) and decoder.shape == mask.shape
+    return None if mixed else mask
+
+
+def _text(ids: Any) -> Tensor | None:
+    if isinstance(ids, Tensor) and ids.dim() == 2 and ids.dtype == torch.int64:
+        return ids >= 0
     return None

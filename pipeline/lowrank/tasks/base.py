@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from pipeline.lowrank.tasks.measure import Measure
+from pipeline.lowrank.tasks.outputs import Selector, select
 
-# {name of a figure: (n, …)} of single examples, of which measures of quality are made.
-ExampleScores = Mapping[str, Tensor]
+# {name of a figure: (n, …) of single examples, or what a metric of torchmetrics gathered from them
+# (`metrics.Gathered`)}, of which measures of quality are made.
+ExampleScores = Mapping[str, Any]
+
+Inputs = Literal["values", "tokens", "any"]
+Labels = Literal[
+    "class",
+    "classes",
+    "class map",
+    "value",
+    "next token",
+    "masked token",
+    "target token",
+    "token class",
+    "input",
+    "any",
+]
 
 # Of one example, without its place in the batch: of one tensor, or of several by name.
 Shape = tuple[int, ...] | dict[str, tuple[int, ...]]
@@ -40,7 +56,23 @@ class Examples:
     label_shape: Shape | None = None
 
 
-class Task(Protocol):
+@dataclass(frozen=True)
+class Given:
+    """What is known of a batch beside a network's output.
+
+    inputs: what the network was given: a tensor, or several.
+    labels: a tensor (n, …), or several by name; None where the examples have none.
+    padding: (n, T) bool, false at padding; None where the batch has none.
+    dense: the dense network's output; None where nothing is compared with it.
+    """
+
+    inputs: Any
+    labels: Any = None
+    padding: Tensor | None = None
+    dense: Any = None
+
+
+class Task(ABC):
     """What a network predicts, and so in which loss its errors count.
 
     A task has a divergence between the dense network's predictions and another's, which is 0 where
@@ -51,19 +83,57 @@ class Task(Protocol):
 
     name: as in the configuration.
     unit: of the divergence, "nats per token" for example.
-    inputs: "values", float (N, …), or "tokens", ids (N, T) int64 with PADDING where there is none.
-    labels: "class" (N,) int64, "next token" (N, T) int64, "value" (N, …) float; None where examples
-        have no labels, and quality is measured against the dense network's outputs.
+    inputs: "values", float (N, …), "tokens", ids (N, T) int64 with PADDING where there is none, or
+        "any".
+    labels: "class" (N,) int64, "classes" (N, K) of 0 and 1, "class map" (N, …) int64, one at each
+        position, "value" (N, …) float, "next token" (N, T) int64, "masked token" (N, T), "target
+        token" (N, U) of a second text, "token class" (N, T), the last three and the class map
+        negative where there is none; "input": the input itself, "any"; None where examples have no
+        labels.
     measures: of quality, the most telling one first.
     watched: the measure that is shown while a network trains.
     """
 
     name: str
     unit: str
-    inputs: Literal["values", "tokens"]
-    labels: Literal["class", "next token", "value"] | None
+    inputs: Inputs
+    labels: Labels | None
     measures: tuple[Measure, ...]
     watched: Measure
+
+    def __init__(self, *, output: Selector | None = None) -> None:
+        """output: which part of the network's output the task reads: a key or an index, several of
+        them, or a function of the output; None: all of it."""
+        self.output = output
+
+    @property
+    def supervised(self) -> bool:
+        """Whether there is a loss with labels. Else quality is measured against the dense network's
+        outputs."""
+        return self.labels is not None
+
+    def selected(self, output: Any) -> Any:
+        """The part of a network's output that the task reads. Raises LowRankError where the output
+        has no such part."""
+        return output if self.output is None else select(output, self.output)
+
+    def fitted(self, outputs: Iterable[Any]) -> Task:
+        """The task with what it has to know of the dense network's outputs, batch by batch: a
+        Gaussian's variance. Other tasks need nothing, and look at none of them."""
+        return self
+
+    def unlabelled(self) -> Task:
+        """The task for examples without labels: its quality is the agreement with the dense
+        network, and there is no loss but the distance to it."""
+        return self
+
+    def mask(self, given: Given) -> Tensor | None:
+        """(N, T) bool, false where the output has no unit; None where it has one everywhere."""
+        return given.padding
+
+    def target(self, given: Given) -> Any:
+        """What `loss` and `scores` compare an output with."""
+        return given.labels
 
     # What the metric, the contest of plans and the refit need.
 
@@ -93,36 +163,35 @@ class Task(Protocol):
     # What training needs.
 
     @abstractmethod
+    def prediction(self, output: Any) -> Tensor:
+        """(N, …): the tensor of a network's output that `distillation` compares. Raises
+        LowRankError for an output that the task does not understand."""
+
+    @abstractmethod
     def misfit(self, output: Any, examples: Examples) -> str | None:
         """Says what is wrong with a network's output for one example of zeros, and the remedy, to
         follow "the model gives [1, 7] for one example, "; None where the output fits the data."""
 
     @abstractmethod
-    def loss(self, output: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-        """The scalar mean loss over the units. Raises LowRankError where there are no labels."""
+    def loss(self, output: Any, labels: Any, label_smoothing: float) -> Tensor:
+        """The scalar mean loss over the units. labels: the `target`. Raises LowRankError where
+        there are none."""
 
     @abstractmethod
     def distillation(self, output: Tensor, dense: Tensor, temperature: float) -> Tensor:
-        """The scalar mean distance of an output to the dense network's; a `temperature` > 0 softens
-        both, where the task has probabilities to soften."""
+        """The scalar mean distance of a `prediction` to the dense network's; a `temperature` > 0
+        softens both, where the task has probabilities to soften."""
 
     # What evaluation needs.
 
     @abstractmethod
-    def scores(self, output: Tensor, labels: Tensor) -> ExampleScores:
+    def scores(self, output: Any, labels: Any) -> ExampleScores:
         """Figures of each example of a batch in eval mode, float64: everything that `progress` and
-        `quality` need."""
+        `quality` need. labels: the `target`."""
 
     @abstractmethod
-    def progress(
-        self, scores: Sequence[ExampleScores], dense: ExampleScores | None
-    ) -> tuple[float, float]:
-        """(the watched measure, the loss), both summed over the examples.
-
-        scores: batch by batch.
-        dense: the dense network's scores of the same examples, all together, where there are no
-            labels.
-        """
+    def progress(self, scores: Sequence[ExampleScores]) -> tuple[float, float]:
+        """(the watched measure, the loss), both summed over the examples of all batches."""
 
     @abstractmethod
     def quality(

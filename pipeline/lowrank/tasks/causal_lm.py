@@ -11,22 +11,15 @@ from torch.nn import functional
 
 from pipeline.lowrank.tasks.base import Examples, ExampleScores
 from pipeline.lowrank.tasks.intervals import bootstrap
-from pipeline.lowrank.tasks.logits import Logits, logits_of, rows_of
-from pipeline.lowrank.tasks.measure import (
-    ACCURACY,
-    LOSS,
-    Measure,
-    ratio_with_interval,
-    short_number,
-)
+from pipeline.lowrank.tasks.logits import Logits, rows_of
+from pipeline.lowrank.tasks.measure import ACCURACY, LOSS, Measure
 
 _PERPLEXITY = Measure(
     "perplexity",
     "perplexity",
     "minimize",
     "",
-    short_number,
-    ratio_with_interval,
+    "perplexity",
     elsewhere="out of domain",
 )
 
@@ -42,11 +35,12 @@ class CausalLM(Logits):
     measures = (_PERPLEXITY, ACCURACY, LOSS)
 
     def rows(self, output: Any, mask: Tensor | None) -> Tensor:
-        return rows_of(logits_of(output), mask)
+        return rows_of(self.prediction(output), mask)
 
     def misfit(self, output: Any, examples: Examples) -> str | None:
-        least, (length,) = examples.vocabulary or 0, examples.shape
-        shape = tuple(output.shape) if isinstance(output, Tensor) else ()
+        least, (length, *_) = examples.vocabulary or 0, examples.shape
+        found = self.selected(output)
+        shape = tuple(found.shape) if isinstance(found, Tensor) else ()
         if len(shape) == 3 and shape[1] >= least and shape[2] == length:
             return None
         return (
@@ -54,10 +48,10 @@ class CausalLM(Logits):
             "the model's own tokenizer in data.text.tokenizer"
         )
 
-    def scores(self, output: Tensor, labels: Tensor) -> ExampleScores:
+    def scores(self, output: Any, labels: Any) -> ExampleScores:
         """For each sequence: the fraction of next tokens that get the largest logit, and the mean
         cross-entropy in nats a token."""
-        rows = output.transpose(1, 2).flatten(0, 1).float()
+        rows = self.prediction(output).transpose(1, 2).flatten(0, 1).float()
         losses = functional.cross_entropy(rows, labels.flatten(), reduction="none")
         right = (rows.argmax(1) == labels.flatten()).double()
         return {
@@ -65,9 +59,7 @@ class CausalLM(Logits):
             "loss": losses.double().view(labels.shape).mean(1),
         }
 
-    def progress(
-        self, scores: Sequence[ExampleScores], dense: ExampleScores | None
-    ) -> tuple[float, float]:
+    def progress(self, scores: Sequence[ExampleScores]) -> tuple[float, float]:
         right, loss = (sum(float(part[key].sum()) for part in scores) for key in ("right", "loss"))
         return right, loss
 
@@ -87,7 +79,8 @@ class CausalLM(Logits):
 
 
 def _joined(scores: Sequence[ExampleScores], key: str) -> Tensor:
-    return torch.cat([part[key] for part in scores]).cpu()
+    found: Tensor = torch.cat([part[key] for part in scores]).cpu()
+    return found
 
 
 def _with_interval(name: str, logarithms: Tensor) -> dict[str, float]:

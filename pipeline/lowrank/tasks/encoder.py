@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.tasks.base import Examples, ExampleScores, Task
-from pipeline.lowrank.tasks.measure import Measure, difference, four_digits, percent, points
+from pipeline.lowrank.tasks.agreement import no_labels
+from pipeline.lowrank.tasks.base import Examples, ExampleScores, Given, Task
+from pipeline.lowrank.tasks.measure import Measure
+from pipeline.lowrank.tasks.outputs import TASKS_PAGE, described
 
 _NEAREST = 10
 _COSINE = Measure(
@@ -19,8 +21,7 @@ _COSINE = Measure(
     "cosine to dense",
     "maximize",
     "",
-    four_digits,
-    difference,
+    "four digits",
     elsewhere="cosine, out of domain",
 )
 _RECALL = Measure(
@@ -28,8 +29,7 @@ _RECALL = Measure(
     f"recall at {_NEAREST}",
     "maximize",
     "%",
-    percent,
-    points,
+    "percent",
     elsewhere="recall, out of domain",
 )
 
@@ -47,13 +47,17 @@ class Encoder(Task):
     watched = _COSINE
 
     def rows(self, output: Any, mask: Tensor | None) -> Tensor:
-        if not isinstance(output, Tensor) or output.dim() != 2:
-            got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        return self.prediction(output)
+
+    def prediction(self, output: Any) -> Tensor:
+        found = self.selected(output)
+        if not isinstance(found, Tensor) or found.dim() != 2:
             raise LowRankError(
-                f"the task encoder reads embeddings (N, width); the network gives {got}: let it "
-                "give one embedding for each example, or choose another task"
+                f"the task encoder reads embeddings (N, width); the network gives "
+                f"{described(found)}: let it give one embedding for each example, or choose "
+                f"another task; {TASKS_PAGE}"
             )
-        return output
+        return found
 
     def normalised(self, rows: Tensor) -> Tensor:
         return functional.normalize(rows.float(), dim=-1)
@@ -66,27 +70,26 @@ class Encoder(Task):
         return (noise * self.normalised(rows)).sum()
 
     def misfit(self, output: Any, examples: Examples) -> str | None:
-        fits = isinstance(output, Tensor) and output.dim() == 2
+        found = self.selected(output)
+        fits = isinstance(found, Tensor) and found.dim() == 2
         return None if fits else "an encoder must give [1, width]; choose another task"
 
-    def loss(self, output: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-        raise LowRankError(
-            "an encoder's text has no labels: there is no loss to train on; choose "
-            "baseline=pretrained, and fine_tune.objective=distill"
-        )
+    def target(self, given: Given) -> Any:
+        return None if given.dense is None else self.prediction(given.dense)
+
+    def loss(self, output: Any, labels: Any, label_smoothing: float) -> Tensor:
+        raise no_labels(self.name)
 
     def distillation(self, output: Tensor, dense: Tensor, temperature: float) -> Tensor:
         return 1 - functional.cosine_similarity(output, dense).mean()
 
-    def scores(self, output: Tensor, labels: Tensor) -> ExampleScores:
-        return {"embedding": output.double().cpu()}
+    def scores(self, output: Any, labels: Any) -> ExampleScores:
+        found = self.prediction(output)
+        return {"embedding": found.double().cpu(), "dense": labels.double().cpu()}
 
-    def progress(
-        self, scores: Sequence[ExampleScores], dense: ExampleScores | None
-    ) -> tuple[float, float]:
-        found = torch.cat([part["embedding"] for part in scores])
-        truth = found if dense is None else dense["embedding"]
-        cosine = float(functional.cosine_similarity(found, truth).sum())
+    def progress(self, scores: Sequence[ExampleScores]) -> tuple[float, float]:
+        found, dense = (torch.cat([one[key] for one in scores]) for key in ("embedding", "dense"))
+        cosine = float(functional.cosine_similarity(found, dense).sum())
         return cosine, len(found) - cosine
 
     def quality(
@@ -95,8 +98,8 @@ class Encoder(Task):
         """`cosine`, the mean cosine of both networks' embeddings of a passage, and
         `recall_at_10`: how many of a passage's ten nearest others stay among them."""
         found, first = (
-            functional.normalize(torch.cat([part["embedding"] for part in parts]))
-            for parts in (scores, dense)
+            functional.normalize(torch.cat([one[key] for one in scores]))
+            for key in ("embedding", "dense")
         )
         return {
             "cosine": float((found * first).sum(1).mean()),

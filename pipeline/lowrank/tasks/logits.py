@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.tasks.agreement import Agreement
 from pipeline.lowrank.tasks.base import Examples, ExampleScores, Task
 from pipeline.lowrank.tasks.measure import ACCURACY
+from pipeline.lowrank.tasks.outputs import TASKS_PAGE, described, part
 
 
 class Logits(Task):
@@ -33,8 +35,15 @@ class Logits(Task):
             labels = torch.multinomial(probabilities, 1, generator=generator).flatten()
         return functional.cross_entropy(rows.float(), labels.to(rows.device), reduction="sum")
 
-    def loss(self, output: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-        return functional.cross_entropy(output, labels, label_smoothing=label_smoothing)
+    def unlabelled(self) -> Task:
+        return Agreement(self, lambda dense, other: dense.argmax(-1) == other.argmax(-1))
+
+    def prediction(self, output: Any) -> Tensor:
+        return logits_of(self.selected(output), self.name)
+
+    def loss(self, output: Any, labels: Any, label_smoothing: float) -> Tensor:
+        logits = self.prediction(output)
+        return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
     def distillation(self, output: Tensor, dense: Tensor, temperature: float) -> Tensor:
         """T²·KL(dense ‖ output), both softened by T (Hinton et al. 2015): T² keeps the gradient's
@@ -49,30 +58,34 @@ class Logits(Task):
 class OneClass(Logits):
     """A task with one label for each example: accuracy and mean cross-entropy."""
 
+    def rows(self, output: Any, mask: Tensor | None) -> Tensor:
+        return rows_of(self.prediction(output))
+
     def misfit(self, output: Any, examples: Examples) -> str | None:
-        if isinstance(output, Tensor) and tuple(output.shape) == (1, examples.classes):
-            return None
         count = examples.classes
+        found = self.selected(output)
+        logits = found if isinstance(found, Tensor) else part(found, "logits")
+        if isinstance(logits, Tensor) and tuple(logits.shape) == (1, count):
+            return None
         return (
             f"the data {examples.name} has {count} classes: it must give [1, {count}]; set the "
             f"model's number of classes to {count}"
         )
 
-    def scores(self, output: Tensor, labels: Tensor) -> ExampleScores:
-        losses = functional.cross_entropy(output.double(), labels, reduction="none")
-        return {"right": (output.argmax(1) == labels).double(), "loss": losses}
+    def scores(self, output: Any, labels: Any) -> ExampleScores:
+        logits = self.prediction(output)
+        losses = functional.cross_entropy(logits.double(), labels, reduction="none")
+        return {"right": (logits.argmax(1) == labels).double(), "loss": losses}
 
-    def progress(
-        self, scores: Sequence[ExampleScores], dense: ExampleScores | None
-    ) -> tuple[float, float]:
-        right = sum(float(part["right"].sum()) for part in scores)
-        return right, sum(float(_sum(part["loss"])) for part in scores)
+    def progress(self, scores: Sequence[ExampleScores]) -> tuple[float, float]:
+        right = sum(float(one["right"].sum()) for one in scores)
+        return right, sum(float(_sum(one["loss"])) for one in scores)
 
     def quality(
         self, scores: Sequence[ExampleScores], dense: Sequence[ExampleScores]
     ) -> dict[str, float]:
-        count = sum(len(part["loss"]) for part in scores)
-        right, loss = self.progress(scores, None)
+        count = sum(len(one["loss"]) for one in scores)
+        right, loss = self.progress(scores)
         return {"accuracy": right / count, "loss": loss / count}
 
 
@@ -83,24 +96,26 @@ def _sum(losses: Tensor) -> Tensor:
     return functional.nll_loss(-losses[:, None], nothing, reduction="sum")
 
 
-def logits_of(output: Any) -> Tensor:
+def logits_of(output: Any, task: str) -> Tensor:
     """(N, classes, …) logits of a network's output. A tensor, and the first matrix of a tuple, has
     its classes in dimension 1, as torch's cross-entropy reads it; `logits`, the entry of a dict or
-    the attribute of an object of transformers, have them last.
+    the attribute of an object of transformers, have them last; the entry `out` of a dict, of
+    torchvision's networks, is a tensor as above.
 
     Raises LowRankError for another output, and for a single number an example.
     """
     found = _found(output)
-    if not isinstance(found, Tensor):
+    if not isinstance(found, Tensor) or not found.is_floating_point():
         raise LowRankError(
-            f"the network gives {type(output).__name__}, which has no logits: let it give a tensor "
-            "(N, classes, …), or choose the task that suits it"
+            f"the network gives {described(output)}, which has no logits for the task {task}: let "
+            "it give a tensor (N, classes, …), name the part that has them with output=…, or "
+            f"choose the task that suits it; {TASKS_PAGE}"
         )
     if found.dim() < 2 or found.shape[1] < 2:
         raise LowRankError(
-            f"the network gives {list(found.shape)}, and a class is one of two logits or more "
-            "(N, classes, …): choose the task that suits it, or the metric input with "
-            "contest_examples=0"
+            f"the network gives {list(found.shape)}, and a class of the task {task} is one of two "
+            "logits or more (N, classes, …): choose the task regression for a number an example, "
+            f"or multilabel where it is the logit of yes or no; {TASKS_PAGE}"
         )
     return found
 
@@ -110,8 +125,9 @@ def _found(output: Any) -> Any:
         return output
     if isinstance(output, tuple | list):
         return next((o for o in output if isinstance(o, Tensor) and o.dim() > 1), None)
-    named = output.get("logits") if isinstance(output, Mapping) else None
-    logits = getattr(output, "logits", None) if named is None else named
+    logits = part(output, "logits")
+    if logits is None:
+        return part(output, "out")
     return logits.movedim(-1, 1) if isinstance(logits, Tensor) and logits.dim() > 1 else logits
 
 

@@ -9,6 +9,9 @@ from typing import Literal
 Scores = Mapping[str, float]
 
 
+Style = Literal["percent", "four digits", "short", "perplexity"]
+
+
 @dataclass(frozen=True)
 class Measure:
     """One figure of a network's quality.
@@ -17,8 +20,9 @@ class Measure:
     label: for tables.
     direction: which way is better.
     unit: "" for a plain number.
-    show: writes a value.
-    change: (key, the dense network's results, another's) → the difference, written.
+    style: how values and differences are written: "percent" of a fraction, with differences in
+        percentage points; in "four digits" behind the point; "short", in four digits of any size;
+        or as a "perplexity", whose change is the ratio `NAME_ratio` among the results.
     elsewhere: the label of the same figure on a second text of another domain, whose key is "ood_"
         + name; None: it is not shown.
     """
@@ -27,9 +31,23 @@ class Measure:
     label: str
     direction: Literal["maximize", "minimize"]
     unit: str
-    show: Callable[[float], str]
-    change: Callable[[str, Scores, Scores], str]
+    style: Style
     elsewhere: str | None = None
+
+    def show(self, value: float) -> str:
+        """The value, written."""
+        return _SHOWN[self.style](value)
+
+    def change(self, key: str, dense: Scores, other: Scores) -> str:
+        """The difference of two networks' results, written; key: the measure's name among them."""
+        if self.style == "percent":
+            return f"{signed(100 * (other[key] - dense[key]), 2)} points"
+        if self.style == "perplexity":
+            return _ratio_with_interval(key, other)
+        if self.style == "short":
+            apart = other[key] - dense[key]
+            return f"{'−' if apart < 0 else '+'}{short(abs(apart))}"
+        return signed(other[key] - dense[key], 4)
 
 
 def signed(value: float, digits: int) -> str:
@@ -48,27 +66,28 @@ def four_digits(value: float) -> str:
     return f"{value:.4f}"
 
 
+def short(value: float) -> str:
+    """A number of any size in four digits: 0.01235, 12.35, 1.235e+05."""
+    return f"{value:.4g}"
+
+
 def short_number(value: float) -> str:
     """A number in about three digits: 1.47, 29.2, 9146, 1.9e+04."""
     digits = 2 if value < 10 else 1 if value < 100 else 0
     return f"{value:.{digits}f}" if value < 10_000 else f"{value:.2g}"
 
 
-def points(key: str, dense: Scores, other: Scores) -> str:
-    """The difference of two fractions, in percentage points."""
-    return f"{signed(100 * (other[key] - dense[key]), 2)} points"
-
-
-def difference(key: str, dense: Scores, other: Scores) -> str:
-    """The difference of two values."""
-    return signed(other[key] - dense[key], 4)
-
-
-def ratio_with_interval(key: str, dense: Scores, other: Scores) -> str:
+def _ratio_with_interval(key: str, results: Scores) -> str:
     """The ratio to the dense network and its interval, from the results: 1.47× (1.43–1.52)."""
-    ratio, low, high = (short_number(other[f"{key}_ratio{end}"]) for end in ("", "_low", "_high"))
+    ratio, low, high = (short_number(results[f"{key}_ratio{end}"]) for end in ("", "_low", "_high"))
     return f"{ratio}× ({low}–{high})"
 
 
-ACCURACY = Measure("accuracy", "accuracy", "maximize", "%", percent, points)
-LOSS = Measure("loss", "loss", "minimize", "nats", four_digits, difference)
+_SHOWN: dict[Style, Callable[[float], str]] = {
+    "percent": percent,
+    "four digits": four_digits,
+    "short": short,
+    "perplexity": short_number,
+}
+ACCURACY = Measure("accuracy", "accuracy", "maximize", "%", "percent")
+LOSS = Measure("loss", "loss", "minimize", "nats", "four digits")

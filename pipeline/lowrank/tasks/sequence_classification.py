@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor
-
-from pipeline.lowrank.tasks.logits import OneClass, logits_of, rows_of
+from pipeline.lowrank.tasks.logits import OneClass
 from pipeline.lowrank.tasks.measure import ACCURACY, LOSS
 
 
@@ -18,6 +14,3 @@ class SequenceClassification(OneClass):
     inputs = "tokens"
     labels = "class"
     measures = (ACCURACY, LOSS)
-
-    def rows(self, output: Any, mask: Tensor | None) -> Tensor:
-        return rows_of(logits_of(output))

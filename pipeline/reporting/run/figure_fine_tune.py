@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.reporting.run.measures import in_percent
 from pipeline.reporting.run.rows import FineTuneRow
 from pipeline.reporting.style import (
     DENSE,
@@ -54,12 +55,15 @@ def draw_fine_tune(
     steps = [row for row in rows if row.train_loss is not None]
     train = [row.train_loss for row in steps]
     loss.plot([row.epoch for row in steps], train, color=SECOND, lw=1, alpha=0.6, label="train")
-    _validation(loss, checks, best, dense, "validation_loss")
-    _validation(accuracy, checks, best, dense, "validation_accuracy")
+    percent = in_percent(measure)
+    _validation(loss, checks, best, dense, "validation_loss", 1.0)
+    scale = 100.0 if percent else 1.0
+    _validation(accuracy, checks, best, dense, "validation_accuracy", scale)
     loss.set_title("Loss")
     loss.set_ylim(bottom=0.0)
-    accuracy.set_title(f"Validation {measure}, %")
-    _widen(accuracy)
+    accuracy.set_title(f"Validation {measure}, %" if percent else f"Validation {measure}")
+    if percent:
+        _widen(accuracy)
     handles, labels = loss.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
     if descent:
@@ -95,8 +99,8 @@ def _validation(
     best: FineTuneRow,
     dense: EpochPoint | None,
     key: Literal["validation_loss", "validation_accuracy"],
+    scale: float,
 ) -> None:
-    scale = 100.0 if key == "validation_accuracy" else 1.0
     epochs = [row.epoch for row in checks]
     values = [scale * getattr(row, key) for row in checks]
     if dense:

@@ -29,7 +29,7 @@ def draw_overview(metrics: Metrics, title: str) -> Figure:
     figure = new_figure(9.5, 3.3)
     panels = figure.subplots(1, 4)
     dense, last = metrics.dense.scores, metrics.fine_tuned.scores
-    first = measures(dense)[0]
+    first = measures(dense, metrics.measures)[0]
     change = first.change(first.name, dense, last)
     lines: list[tuple[str, str, Callable[[Any], str], str]] = [
         (first.label.capitalize(), first.name, first.show, change),

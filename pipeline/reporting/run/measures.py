@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pipeline.lowrank.tasks import TASKS, Task
+from pipeline.lowrank.tasks.agreement import AGREEMENT
 from pipeline.lowrank.tasks.measure import Measure
 
 ELSEWHERE = "ood_"  # before the name of a measure on the second text
 
 
-def measures(scores: Mapping[str, float]) -> list[Measure]:
+def measures(scores: Mapping[str, float], given: Sequence[Measure] | None = None) -> list[Measure]:
     """The measures of the task in which a network was scored, the most telling one first; each is
-    followed by the same measure on a text of another domain, where there is one."""
-    return [measure for measure in _all(_task_of(scores)) if measure.name in scores]
+    followed by the same measure on a text of another domain, where there is one.
+
+    given: those of the task; None where the names of the scores tell them.
+    """
+    return [m for m in _all(known_measures(scores) if given is None else given) if m.name in scores]
 
 
-def _task_of(scores: Mapping[str, float]) -> Task:
-    """The task that has most of its measures there (a language model has a classifier's accuracy
-    and loss, too)."""
-    return max(TASKS.values(), key=lambda task: sum(m.name in scores for m in task.measures))
+def known_measures(scores: Mapping[str, float]) -> tuple[Measure, ...]:
+    """The measures of the task that has most of its measures there (a language model has a
+    classifier's accuracy and loss, too)."""
+
+    def shared(task: Task) -> int:
+        return sum(m.name in scores for m in task.measures)
+
+    return max(TASKS.values(), key=shared).measures
 
 
-def _all(task: Task) -> Iterator[Measure]:
-    for measure in task.measures:
+def in_percent(name: str) -> bool:
+    """Whether a measure of this name is a fraction, which is read in percent."""
+    known = [AGREEMENT, *(measure for task in TASKS.values() for measure in task.measures)]
+    return name == "cosine" or any(m.name == name and m.style == "percent" for m in known)
+
+
+def _all(known: Sequence[Measure]) -> Iterator[Measure]:
+    for measure in known:
         yield measure
         if measure.elsewhere is not None:
             name = f"{ELSEWHERE}{measure.name}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,8 +13,10 @@ from pipeline.lowrank.bounds import Bounds
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.factorize.layer import LayerReport
 from pipeline.lowrank.factorize.report import RefitReport
+from pipeline.lowrank.tasks.measure import Measure
 from pipeline.lowrank.typed import from_json
 from pipeline.reporting.run.facts import REMEDY, Facts
+from pipeline.reporting.run.measures import known_measures
 
 FILE = "metrics.json"
 # The three networks of a run, as metrics.json calls them.
@@ -82,7 +84,8 @@ class Metrics:
 
     Drops of the accuracy in [0, 1], where there is one, are percentage points, negative when it
     rose. `mean_bound_tightness` (measured error / upper bound, 1 is tight) is None where no
-    layer was factorized. `refit`: None where there was none.
+    layer was factorized. `refit`: None where there was none. `measures`: of the task, the most
+    telling one first; None where the names of the scores tell them (`measures.measures`).
     """
 
     dense: Network
@@ -99,6 +102,7 @@ class Metrics:
     accuracy_drop_fine_tuned: float | None = None
     mean_bound_tightness: float | None = None
     refit: RefitReport | None = None
+    measures: tuple[Measure, ...] | None = None
 
     @property
     def networks(self) -> dict[str, Network]:
@@ -111,8 +115,14 @@ class Metrics:
         return value | {name: network.figures() for name, network in self.networks.items()}
 
 
-def make_metrics(facts: Facts, networks: Mapping[str, Network], spectra: SpectraFigures) -> Metrics:
-    """networks: by the names in NETWORKS."""
+def make_metrics(
+    facts: Facts,
+    networks: Mapping[str, Network],
+    spectra: SpectraFigures,
+    measures: Sequence[Measure] = (),
+) -> Metrics:
+    """networks: by the names in NETWORKS; measures: those of the task, () where the names of the
+    scores tell them."""
     dense, compressed, last = (networks[name] for name in NETWORKS)
     layers = _by_name(facts.compression.layers)
     tight = [t for layer in layers if (t := tightness(layer)) is not None]
@@ -131,6 +141,7 @@ def make_metrics(facts: Facts, networks: Mapping[str, Network], spectra: Spectra
         accuracy_drop_fine_tuned=_points_lost(dense, last),
         mean_bound_tightness=sum(tight) / len(tight) if tight else None,
         refit=facts.compression.refit,
+        measures=None if set(measures) <= set(known_measures(dense.scores)) else tuple(measures),
     )
 
 

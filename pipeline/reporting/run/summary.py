@@ -91,7 +91,8 @@ def networks_table(metrics: Metrics, timings: Timings | None, console: Console) 
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     lines: list[tuple[str, str, Callable[[Any], str], str]]
     dense, last = metrics.dense.scores, metrics.fine_tuned.scores
-    lines = [(m.label, m.name, m.show, m.change(m.name, dense, last)) for m in measures(dense)]
+    known = measures(dense, metrics.measures)
+    lines = [(m.label, m.name, m.show, m.change(m.name, dense, last)) for m in known]
     lines += [
         ("parameters", "params", _count, f"{metrics.compression_ratio:.2f}× fewer"),
         ("MACs", "macs", _count, f"{metrics.macs_ratio:.2f}× fewer"),

@@ -89,7 +89,8 @@ def read_comparison(folder: Path) -> Comparison:
         for job in jobs
         if job.state == DONE
     }
-    measure = next((measures(found.dense.scores)[0] for found in metrics.values()), None)
+    first = next(iter(metrics.values()), None)
+    measure = None if first is None else measures(first.dense.scores, first.measures)[0]
     names = differing([options_of(job.overrides) for job in jobs])
     entries = tuple(
         _entry(folder, record, job, names, measure, metrics.get(job.job)) for job in jobs

@@ -29,11 +29,11 @@ OPTIONS = TrainingOptions(epochs=20, batch_size=50, learning_rate=0.05)
 @pytest.fixture
 def task() -> Iterator[Task]:
     """Registered by its own file, and by nothing else, for one test."""
-    TASKS.pop("regression", None)
+    TASKS.pop("toy", None)
     module = import_module("tests.lowrank.tasks.toy_task")
-    TASKS.setdefault("regression", module.Regression())
-    yield get_task("regression")
-    del TASKS["regression"]
+    TASKS.setdefault("toy", module.Toy())
+    yield get_task("toy")
+    del TASKS["toy"]
 
 
 def network(seed: int) -> nn.Sequential:

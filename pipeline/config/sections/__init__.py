@@ -1,1 +1,0 @@
-"""The sections of the configuration whose options belong to no room below this one."""
