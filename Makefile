@@ -25,12 +25,14 @@ lint: $(STAMP)
 	ruff format --check .
 	mypy
 
-$(STAMP): requirements.lock pyproject.toml
+# The zoo's timm and torchvision lie in a folder of their own (requirements-zoo.lock says why).
+$(STAMP): requirements.lock requirements-zoo.lock pyproject.toml
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is too old: Python 3.11 or newer is needed; name one with make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
 	python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/zoo -r requirements-zoo.lock
 	@touch $@
 
 # Without Git (an unpacked archive) DVC must be told so; in a clone this file stays empty.
