@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.lowrank.analysis.collecting import WIDEST, collect_moments
+from pipeline.lowrank.analysis.collecting import collect_moments
 from pipeline.lowrank.analysis.history import WeightSpectra, save_weight_spectra
 from pipeline.lowrank.analysis.measurable import check_measurable, measurable
+from pipeline.lowrank.analysis.memory import WIDEST
 from pipeline.lowrank.analysis.metrics import (
     DAMPING,
     Metric,
@@ -107,7 +108,8 @@ class _OnDemand(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._known:
-            weight = dense_weight(module_at(self._model, name))
+            in_first = self._analysis.targets[name].in_first
+            weight = dense_weight(module_at(self._model, name, in_first=in_first))
             self._known[name] = self._analysis.whiten(name, weight)
         return self._known[name]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.lowrank.analysis.memory import WIDEST, blocks_within
 from pipeline.lowrank.analysis.moments import (
     Moments,
     Read,
@@ -17,14 +18,16 @@ from pipeline.lowrank.analysis.moments import (
     steady_centre,
     widened,
 )
+from pipeline.lowrank.analysis.routing import StackSums
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.network.by_hand import reads_as
 from pipeline.lowrank.network.calling import answer, call, evaluating, layer_input, padding_mask
+from pipeline.lowrank.network.kinds import kind_of
+from pipeline.lowrank.network.readings import Reading, Watch
 from pipeline.lowrank.network.rows import input_rows, lookup_counts, output_rows
-from pipeline.lowrank.network.targets import dense_weight, groups_of
+from pipeline.lowrank.network.stacks import Stack
+from pipeline.lowrank.network.targets import dense_weight
 from pipeline.lowrank.tasks import Classification, Given, Task
-
-WIDEST = 16_384  # a layer with more outputs has the diagonal of its outputs' moments alone
-_SUM, _WORKING = 8, 16  # bytes an entry of a matrix: of its sum, and of one batch's product
 
 
 def collect_moments(
@@ -63,7 +66,7 @@ def collect_moments(
     task = task or Classification()
     if gradients:
         task = task.fitted(answer(model, batch) for batch in batches)
-    for block in _blocks(targets, gradients, memory_limit):
+    for block in blocks_within(targets, gradients, memory_limit):
         one = _Pass(model, block, gradients, task, seed)
         found |= one.run(batches, further)
     if not found:
@@ -73,38 +76,6 @@ def collect_moments(
             "examples that the layers read"
         )
     return {name: found[name] for name in targets if name in found}
-
-
-def _blocks(
-    targets: Mapping[str, nn.Module], gradients: bool, limit: int
-) -> list[dict[str, nn.Module]]:
-    """Targets in consecutive blocks whose sums fit into `limit` bytes, with the work on the largest
-    of them. Raises LowRankError where one target alone does not fit."""
-    blocks: list[dict[str, nn.Module]] = [{}]
-    held, largest = 0, 0
-    for name, module in targets.items():
-        sizes = _entries(module, gradients)
-        if (needed := _SUM * sum(sizes) + _WORKING * max(sizes)) > limit:
-            raise LowRankError(
-                f"layer {name!r}: its sums take {needed / 2**30:.2g} GiB, and memory_gib is "
-                f"{limit / 2**30:.2g}; raise memory_gib, or leave the layer out with "
-                f"analyze.exclude=[{name}]"
-            )
-        if _SUM * (held + sum(sizes)) + _WORKING * max(largest, *sizes) > limit:
-            blocks.append({})
-            held, largest = 0, 0
-        blocks[-1][name] = module
-        held, largest = held + sum(sizes), max(largest, *sizes)
-    return blocks
-
-
-def _entries(module: nn.Module, gradients: bool) -> tuple[int, int]:
-    """How many numbers the sums of a layer's inputs and of its gradients have."""
-    weight, groups = dense_weight(module), groups_of(module)
-    rows, columns = weight.shape[0] // groups, weight[0].numel()
-    inputs = columns if isinstance(module, nn.Embedding) else columns**2
-    outputs = rows if rows > WIDEST else rows**2
-    return groups * inputs, groups * outputs if gradients else 0
 
 
 class _Pass:
@@ -126,6 +97,7 @@ class _Pass:
         self.outputs: dict[str, Tensor] = {}
         self.centres: dict[str, Tensor | None] = {}
         self.positions: dict[str, int] = dict.fromkeys(targets, 0)
+        self.stacks: dict[str, StackSums] = {}
         self.units = 0
         self.mask: Tensor | None = None
         self.latest: Read | None = None
@@ -137,7 +109,8 @@ class _Pass:
             self.gradients = False
             for batch in further:
                 self._add(batch)
-        return {name: self._moments(name) for name in self.targets if self.positions[name]}
+        found = {name: sums.moments(name, self.units) for name, sums in self.stacks.items()}
+        return found | {n: self._moments(n) for n in self.targets if self.positions[n]}
 
     def _add(self, batch: Any) -> None:
         self.mask = padding_mask(batch)
@@ -179,33 +152,51 @@ class _Pass:
 
     @contextmanager
     def _hooked(self) -> Iterator[None]:
-        handles = [
-            module.register_forward_hook(self._hook(name), with_kwargs=True)
-            for name, module in self.targets.items()
-        ]
-        try:
+        watched = {n: m for n, m in self.targets.items() if kind_of(m) in ("linear", "stack")}
+        layers = {n: m for n, m in watched.items() if not isinstance(m, Stack)}
+        parameters: dict[str, Tensor] = {n: m.weight for n, m in watched.items()}  # type: ignore[misc]
+        with ExitStack() as stack:
+            for name, module in self.targets.items():
+                hook = module.register_forward_hook(self._hook(name), with_kwargs=True)
+                stack.callback(hook.remove)
+            stack.enter_context(Watch(parameters, layers, self._told).on())
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
+
+    def _told(self, reading: Reading) -> Tensor | None:
+        """A product with a target's weight that no call of the layer makes."""
+        name, module = reading.kept.name, self.targets[reading.kept.name]
+        if not isinstance(module, Stack):
+            if not reads_as(module, reading):
+                return None
+            return self._seen(name, module, reading.product.x, reading.result)
+        if name not in self.stacks:
+            weight, groups = dense_weight(module), module.groups
+            wide = len(weight) // groups > WIDEST
+            self.stacks[name] = StackSums(groups, weight.shape[1], reading.result, wide=wide)
+        gradients = self.gradients and torch.is_grad_enabled()
+        return self.stacks[name].add(reading, gradients=gradients)
 
     def _hook(self, name: str) -> Any:
         def hook(
             module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Tensor
         ) -> Tensor | None:
-            with torch.no_grad():
-                self._add_inputs(name, module, layer_input(given, named))
-            if not (self.gradients and torch.is_grad_enabled()):
-                return None
-            # The first layers: nothing before them needs a gradient.
-            watched = output if output.requires_grad else output.detach().requires_grad_()
-            watched.register_hook(  # type: ignore[no-untyped-call]
-                lambda grad: self._add_outputs(name, module, grad, self.mask)
-            )
-            # The clone may be changed in place by what follows, which a leaf may not.
-            return None if watched is output else watched.clone()
+            return self._seen(name, module, layer_input(given, named), output)
 
         return hook
+
+    def _seen(self, name: str, module: nn.Module, value: Tensor, output: Tensor) -> Tensor | None:
+        """Adds what a layer reads, and watches its output, in whose place what is returned goes."""
+        with torch.no_grad():
+            self._add_inputs(name, module, value)
+        if not (self.gradients and torch.is_grad_enabled()):
+            return None
+        # The first layers: nothing before them needs a gradient.
+        watched = output if output.requires_grad else output.detach().requires_grad_()
+        watched.register_hook(  # type: ignore[no-untyped-call]
+            lambda grad: self._add_outputs(name, module, grad, self.mask)
+        )
+        # The clone may be changed in place by what follows, which a leaf may not.
+        return None if watched is output else watched.clone()
 
     def _add_inputs(self, name: str, module: nn.Module, value: Tensor) -> None:
         if isinstance(module, nn.Embedding):

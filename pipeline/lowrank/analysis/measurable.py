@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from pipeline.lowrank.analysis.collecting import WIDEST
+from pipeline.lowrank.analysis.memory import WIDEST
 from pipeline.lowrank.analysis.moments import Moments
 from pipeline.lowrank.analysis.options import MetricName
 from pipeline.lowrank.analysis.survey import Survey

@@ -30,6 +30,8 @@ class Moments:
     positions: how many positions were averaged.
     covariance: (groups, n, n) inputs − mean·meanᵀ, from sums of x less a constant, where inputs
         hardly vary and the difference would be rounding; else None.
+    counts: of a stack, (groups,) the positions that went through each group; else None. Its
+        `inputs` are scaled by each group's share of the positions, its `outputs` by none.
 
     ½·tr(outputs·ΔW·inputs·ΔWᵀ) is then a loss per unit, in the task's unit (Kronecker-factored
     Fisher: Martens & Grosse 2015; convolutions: Grosse & Martens 2016).
@@ -40,6 +42,7 @@ class Moments:
     outputs: Tensor | None
     positions: int
     covariance: Tensor | None = None
+    counts: Tensor | None = None
 
 
 def check_sums(name: str, *sums: Tensor | None) -> None:

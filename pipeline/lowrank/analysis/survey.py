@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.network.costs import Totals, describe_target, totals_at, trace_positions
+from pipeline.lowrank.network.by_hand import stack_candidates
+from pipeline.lowrank.network.costs import Totals, describe_target, totals_at, trace
 from pipeline.lowrank.network.finding import find_targets
 from pipeline.lowrank.network.opening import opened
 from pipeline.lowrank.network.skipped import Skipped, skipped_weights
@@ -59,13 +60,19 @@ def survey(
     if empty:
         raise LowRankError(f"{empty[0]} is on the meta device, which has no numbers: load them")
     with opened(model):
-        modules, why = find_targets(model, include, exclude)
+        may_be = stack_candidates(model)
+        modules, why = find_targets(model, include, exclude, may_be)
         with _further_arguments(modules) as called:
-            positions = trace_positions(model, example)
+            seen = trace(model, example)
+        for name in may_be.keys() - seen.stacks.keys():  # numbers that are no matrices
+            modules.pop(name, None)
+            why.pop(name, None)
+        modules |= {name: stack for name, stack in seen.stacks.items() if name in modules}
+        positions = seen.positions
         unused = [name for name in modules if positions.get(name, (0,))[-1] == 0]
         why |= called | dict.fromkeys(unused, "not used in the forward pass")
         modules = {name: module for name, module in modules.items() if name not in why}
-        skipped = skipped_weights(model, modules.keys(), why)
+        skipped = skipped_weights(model, modules.keys(), why, seen.misread)
     if not modules:
         raise LowRankError("the model has no layer to factorize: no target is used in its forward")
     targets = {n: describe_target(n, m, positions[n]) for n, m in modules.items()}

@@ -113,7 +113,8 @@ def apply_(
     for name, layer in plan.factorized.items():
         expected = plan.expected.layers[name]
         method = plan.methods[layer.method]
-        one = LayerFactorization.of(name, layer_at(model, name), expected, method, analysis)
+        module = layer_at(model, name, in_first=analysis.targets[name].in_first)
+        one = LayerFactorization.of(name, module, expected, method, analysis)
         with torch.inference_mode(False):  # its parameters are to be trained, whoever calls
             built[name] = one.built()
         if certified:

@@ -25,10 +25,14 @@ WEIGHTS, NETWORK = "model.safetensors", "network.json"
 
 @dataclass(frozen=True)
 class FactorizedLayer:
-    """One factorized layer in network.json; its modules are made from the form and the ranks."""
+    """One factorized layer in network.json; its modules are made from the form and the ranks.
+
+    in_first: whether a stack is stored with the inputs before the outputs.
+    """
 
     form: str
     ranks: tuple[int, ...]
+    in_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def save(model: nn.Module, folder: Path | str, builder: Mapping[str, Any] | None
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(model, folder / WEIGHTS)
     layers = {
-        name: FactorizedLayer(module.form.name, module.ranks)
+        name: FactorizedLayer(module.form.name, module.ranks, module.facts.get("in_first") is True)
         for name, module in model.named_modules()
         if isinstance(module, Factorized)
     }
@@ -105,7 +109,7 @@ def load_(model: nn.Module, folder: Path | str) -> nn.Module:
     file = read_network(folder)
     builder = getattr(model, BUILDER, None)
     for name, layer in file.layers.items():
-        module = layer_at(model, name)
+        module = layer_at(model, name, in_first=layer.in_first)
         built = unfilled(name, module, get_form(layer.form), layer.ranks)
         model = replace_(model, name, built)
     load_weights(model, folder / WEIGHTS, keep_dtypes=True)

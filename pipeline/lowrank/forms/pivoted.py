@@ -41,7 +41,7 @@ class Pivoted(Form):
         positions = {"out": target.out_positions, "in": target.in_positions}
         for side, rank in zip(self.sides, ranks.unbind(1), strict=True):
             saved = target.groups * rank.square()
-            params, macs = params - saved, macs - saved * positions[side]
+            params, macs = params - saved, macs - saved * positions[side] // target.groups_in_turn
         return params, macs
 
     def check_ranks(self, shape: Sequence[int], ranks: Sequence[int]) -> str | None:

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from pipeline.lowrank.forms.interpolative import pivot_rows
 from pipeline.lowrank.linalg import split_groups
+from pipeline.lowrank.network.stacks import Stack, empty_stack
 from pipeline.lowrank.network.targets import dense_weight, groups_of, weight_of, write_weight_
 
 
@@ -45,7 +46,7 @@ class PivotedOutput(nn.Module):
         weight, groups = dense_weight(last), groups_of(last)
         outputs, inner = weight.shape[0], groups * weight.shape[1]
         rest = pointwise_as(last, inner, outputs - inner)
-        bias = last.bias
+        bias = getattr(last, "bias", None)
         assert bias is None or isinstance(bias, nn.Parameter)
         return cls(rest, outputs, 1 - weight.ndim if weight.ndim > 2 else -1, bias)
 
@@ -205,6 +206,8 @@ def _others(pivots: Tensor, size: int) -> Tensor:
 
 def pointwise_as(like: nn.Module, inputs: int, outputs: int) -> nn.Module:
     """A layer of `like`'s kind and groups without bias, weights uninitialised."""
+    if isinstance(like, Stack):
+        return empty_stack(like, inputs, outputs)
     weight = dense_weight(like)
     placement: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
     if isinstance(like, nn.Linear):

@@ -12,15 +12,12 @@ from torch import Tensor, nn
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms import get_form
 from pipeline.lowrank.forms.base import Form
-from pipeline.lowrank.forms.on_demand import OnDemand
+from pipeline.lowrank.forms.on_demand import LayerWeight
 from pipeline.lowrank.forms.running import lay_out
+from pipeline.lowrank.forms.stacked import multiplied_out, stack_weight
 from pipeline.lowrank.network.kinds import kind_of, why_unknown
-from pipeline.lowrank.network.opening import (
-    close_,
-    module_at,
-    opened,
-    replace_,
-)
+from pipeline.lowrank.network.opening import close_, module_at, opened, replace_
+from pipeline.lowrank.network.stacks import Stack
 from pipeline.lowrank.network.targets import (
     as_stored,
     dense_weight,
@@ -68,6 +65,7 @@ class Factorized(nn.Sequential):
         self.form = get_form(form) if isinstance(form, str) else form
         self.ranks = tuple(ranks)
         self.replaced = None if replaced is None else type(replaced)
+        self._is_stack = isinstance(replaced, Stack)
         self._shape = None if replaced is None else weight_shape(replaced)
         self.facts = {} if replaced is None else plain_attributes(replaced)
         self._is_channels_last = replaced is not None and _is_channels_last(replaced)
@@ -86,13 +84,18 @@ class Factorized(nn.Sequential):
     @property
     def weight(self) -> Tensor:
         """The factors multiplied out, as the dense layer stored its weight: in its shape, layout
-        and dtype. Gradients reach the factors; what is written into it is lost. Without gradients
-        it is multiplied out when its numbers are asked for, not for its dtype or shape."""
-        if self._shape is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        and dtype. Gradients reach the factors; what is written into it is lost. It is multiplied
+        out when its numbers are asked for: not for its dtype or shape, nor for a product with it,
+        which the factors do."""
+        if self._shape is None or torch.compiler.is_compiling():
             return self._multiplied_out()
-        return OnDemand(self._multiplied_out, self._shape, next(self.parameters()))
+        if self._is_stack:
+            return stack_weight(list(self), self.facts["in_first"] is True)
+        return LayerWeight.of(self, self._multiplied_out, self._shape)
 
     def _multiplied_out(self) -> Tensor:
+        if self._is_stack:
+            return multiplied_out(list(self), self.facts["in_first"] is True)
         factors = self.form.stored(list(self))
         with torch.autocast(factors[0].device.type, enabled=False):
             weight = self.form.reconstruct(factors)
@@ -124,7 +127,7 @@ class Factorized(nn.Sequential):
         dense.weight = nn.Parameter(self._multiplied_out(), trained)
         if self.bias is not None:
             dense.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
-        elif not issubclass(self.replaced, nn.Embedding):
+        elif not issubclass(self.replaced, nn.Embedding | Stack):
             dense.register_parameter("bias", None)
         dense.train(self.training)
         for hooks in _HOOKS:
@@ -235,11 +238,15 @@ def shift_bias_(layer: Factorized, update: Tensor) -> None:
         layer[-1].bias.add_(update.to(layer[-1].bias.dtype))  # type: ignore[operator,arg-type]
 
 
-def layer_at(model: nn.Module, name: str) -> nn.Module:
-    """The module `name` of the model, also inside of a packed module. Raises LowRankError if the
-    model has none."""
+def layer_at(model: nn.Module, name: str, *, in_first: bool = False) -> nn.Module:
+    """The module `name` of the model, also inside of a packed module, or a stack.
+
+    in_first: how a stack is stored that is a parameter still.
+
+    Raises LowRankError if the model has none.
+    """
     try:
-        return module_at(model, name)
+        return module_at(model, name, in_first=in_first)
     except AttributeError as error:
         with opened(model):
             known = [n for n, m in model.named_modules() if kind_of(m)]

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from pipeline.lowrank.forms.base import Form, check_rank
 from pipeline.lowrank.forms.parts import channels, embedding, like, linear, pointwise
 from pipeline.lowrank.linalg import balance, split_groups
+from pipeline.lowrank.network.stacks import Stack, empty_stack
 from pipeline.lowrank.network.targets import Target
 
 
 class SVDForm(Form):
-    """ranks = (rank,). A matrix becomes two Linears (an Embedding: a smaller table and a
-    Linear); a kernel becomes a convolution onto `rank` channels a group and a 1×1 convolution."""
+    """ranks = (rank,). A matrix becomes two Linears (an Embedding: a smaller table and a Linear; a
+    stack: two stacks); a kernel becomes a convolution onto `rank` channels a group and a 1×1
+    convolution."""
 
     name = "svd"
 
@@ -25,7 +27,8 @@ class SVDForm(Form):
         # The first layer carries the stride, also with one tap. An Embedding's is a lookup.
         first = 0 if target.kind == "embedding" else inputs * target.kernel_positions
         params = rank * (outputs + inputs) + target.bias_params
-        return params, rank * (first + outputs * target.out_positions)
+        macs = rank * (first + outputs * target.out_positions)
+        return params, macs // target.groups_in_turn
 
     def check_ranks(self, shape: Sequence[int], ranks: Sequence[int]) -> str | None:
         if len(ranks) != 1:
@@ -35,6 +38,9 @@ class SVDForm(Form):
     def layers(self, module: nn.Module, ranks: Sequence[int]) -> list[nn.Module]:
         (rank,) = ranks
         inputs, outputs, groups, bias = channels(module)
+        if isinstance(module, Stack):
+            inner = groups * rank
+            return [empty_stack(module, inputs, inner), empty_stack(module, inner, outputs)]
         if isinstance(module, nn.Embedding):
             return [embedding(module, rank), linear(module, rank, outputs)]
         if not isinstance(module, nn.modules.conv._ConvNd):

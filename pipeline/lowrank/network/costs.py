@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.network.by_hand import ByHand
 from pipeline.lowrank.network.calling import call, evaluating, layer_input
 from pipeline.lowrank.network.kinds import kind_of
 from pipeline.lowrank.network.opening import module_at, opened
+from pipeline.lowrank.network.stacks import Stack
 from pipeline.lowrank.network.targets import (
     Target,
     dense_weight,
@@ -68,29 +70,51 @@ def _own(model: nn.Module) -> list[nn.Parameter]:
     return list({memory_of(parameter): parameter for parameter in model.parameters()}.values())
 
 
-def trace_positions(model: nn.Module, example: Any) -> dict[str, Positions]:
+@dataclass(frozen=True)
+class Trace:
+    """What one forward pass shows.
+
+    positions: {layer or stack: (input positions, …, output positions)}. A position is one vector of
+        channels that the layer reads or writes; the positions of several calls are added up. A
+        convolution has an entry more for each further axis of its kernel: after j axes, the first j
+        sizes are the output's and the others the input's.
+    stacks: {name: a Stack of a parameter that its module multiplies by as by a matrix, or by one
+        matrix a group}.
+    misread: {name of a parameter that might have been a stack: the function that takes it
+        otherwise}.
+    """
+
+    positions: Mapping[str, Positions]
+    stacks: Mapping[str, Stack]
+    misread: Mapping[str, str]
+
+
+def trace_positions(model: nn.Module, example: Any) -> Mapping[str, Positions]:
+    """The positions of `trace`."""
+    return trace(model, example).positions
+
+
+def trace(model: nn.Module, example: Any) -> Trace:
     """Counts in one forward pass at how many positions each layer works.
 
     example: a batch of one (a tensor, or a tuple / dict of the model's arguments).
 
-    Returns {layer: (input positions, …, output positions)}. A position is one vector of channels
-    that the layer reads or writes; the positions of several calls are added up. A convolution has
-    an entry more for each further axis of its kernel: after j axes, the first j sizes are the
-    output's and the others the input's. The modules' training modes are restored, and no gradients
-    are kept.
+    Products with a layer's weight that no call of the layer makes count as its calls. The modules'
+    training modes are restored, and no gradients are kept.
     """
     counts: dict[str, Positions] = {}
     hooks = []
     with opened(model):
+        by_hand = ByHand(model, counts)
         for name, module in _counted(model).items():
             hooks.append(module.register_forward_hook(_counter(name, counts), with_kwargs=True))
         try:
-            with torch.no_grad(), evaluating(model):
+            with torch.no_grad(), evaluating(model), by_hand.watch.on():
                 call(model, example)
         finally:
             for hook in hooks:
                 hook.remove()
-    return counts
+    return Trace(counts, by_hand.stacks(), by_hand.misread())
 
 
 def layer_macs(model: nn.Module, positions: Mapping[str, Positions]) -> dict[str, int]:
@@ -104,7 +128,9 @@ def layer_macs(model: nn.Module, positions: Mapping[str, Positions]) -> dict[str
         module = module_at(model, name)
         if not isinstance(module, nn.Embedding):
             transposed = getattr(module, "transposed", False)
-            layers[name] = dense_weight(module).numel() * counted[0 if transposed else -1]
+            each = groups_of(module) if isinstance(module, Stack) else 1
+            numbers = dense_weight(module).numel() // each
+            layers[name] = numbers * counted[0 if transposed else -1]
     return layers
 
 
@@ -134,6 +160,7 @@ def describe_target(name: str, module: nn.Module, positions: Positions) -> Targe
         groups=groups_of(module),
         between_positions=positions[1:-1],
         bytes_per_param=weight.element_size(),
+        in_first=isinstance(module, Stack) and module.in_first,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -12,6 +12,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.kinds import is_transposed_linear, kind_of, why_unknown
 from pipeline.lowrank.network.opening import closed_reasons
 from pipeline.lowrank.network.opening.base import is_plain
+from pipeline.lowrank.network.stacks import Stack
 from pipeline.lowrank.network.targets import dense_weight, is_one_layer, memory_of
 
 _NAMED = 10  # layers that an error names
@@ -19,19 +20,23 @@ _FORMATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def find_targets(
-    model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
+    model: nn.Module,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+    stacks: Mapping[str, Stack] | None = None,
 ) -> tuple[dict[str, nn.Module], dict[str, str]]:
     """Finds the layers to factorize, and why every other layer with a weight matrix is left alone.
 
     include, exclude: shell-style patterns on module names (the root is ""); exclude wins. A module
         that is reachable under several names is one target, under its first name.
+    stacks: {name: what may be a target beside the layers}, of `by_hand.stack_candidates`.
 
     Inside of a packed module layers have names while it is open: call it in the context `opened`.
 
     Returns ({name: module}, {name: reason it is skipped}). Raises LowRankError when a pattern
     matches no layer, or when no target is left.
     """
-    layers = _layers(model)
+    layers = _layers(model) | dict(stacks or {})
     for pattern in [*include, *exclude]:
         if layers and not any(fnmatchcase(name, pattern) for name in layers):
             raise LowRankError(

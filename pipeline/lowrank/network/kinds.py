@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.network.same_padding import SAME, same_padding
+from pipeline.lowrank.network.stacks import Stack
 
 KINDS: dict[type[nn.Module], str] = {
     nn.Linear: "linear",
@@ -50,6 +51,8 @@ class Behaviour:
 def behaviour_of(module: nn.Module) -> Behaviour | None:
     """What the layer computes; None where it has no factorized form, or does not do what its class
     says."""
+    if isinstance(module, Stack):
+        return Behaviour("stack")
     if is_transposed_linear(type(module)):
         return Behaviour("linear")
     base = base_of(type(module))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from pipeline.lowrank.network.stacks import stack_name
 from pipeline.lowrank.network.targets import memory_of
 
 
@@ -25,13 +26,17 @@ class Skipped:
 
 
 def skipped_weights(
-    model: nn.Module, targets: Collection[str], reasons: Mapping[str, str]
+    model: nn.Module,
+    targets: Collection[str],
+    reasons: Mapping[str, str],
+    misread: Mapping[str, str] | None = None,
 ) -> dict[str, Skipped]:
     """{layer, or parameter: why it is no target}, the largest first: all that is in `reasons`, and
     every other parameter with two dimensions larger than 1 that is in no target.
 
     targets: the names of the targets.
     reasons: {layer or parameter: its reason}.
+    misread: of `costs.trace`, {what might have been a stack: the function that takes it}.
     """
     seen: set[int] = set()
     sizes, every = dict.fromkeys(reasons, 0), 0
@@ -47,7 +52,8 @@ def skipped_weights(
         if owner is not None:
             sizes[owner] += parameter.numel()
         elif sum(size > 1 for size in parameter.shape) >= 2:
-            others[name] = (parameter.numel(), _unread(holder))
+            func = (misread or {}).get(_as_stack(name))
+            others[name] = (parameter.numel(), _unread(holder, func))
     found = {name: (size, reasons[name]) for name, size in sizes.items()} | others
     ordered = sorted(found.items(), key=lambda entry: -entry[1][0])
     return {name: Skipped(reason, size / every) for name, (size, reason) in ordered}
@@ -71,13 +77,20 @@ def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
 
 
 def _names_above(name: str) -> Iterator[str]:
-    """The name itself, and those of the modules that it is in, the nearest first; the root's is
-    ""."""
+    """The name itself, also as a stack's, and those of the modules that it is in, the nearest
+    first; the root's is ""."""
     yield name
+    yield _as_stack(name)
     while name:
         name = name.rpartition(".")[0]
         yield name
 
 
-def _unread(holder: nn.Module) -> str:
-    return f"a parameter of {type(holder).__name__}, which is no layer of a kind that has a form"
+def _as_stack(name: str) -> str:
+    owner, _, key = name.rpartition(".")
+    return stack_name(owner, key)
+
+
+def _unread(holder: nn.Module, func: str | None) -> str:
+    where = f"a parameter of {type(holder).__name__}, which is no layer of a kind that has a form"
+    return where if func is None else f"{where}, and is read by {func}, not by a known product"

@@ -10,13 +10,16 @@ from torch import Tensor, nn
 from pipeline.lowrank.linalg import split_groups
 from pipeline.lowrank.network.kinds import is_transposed_linear
 from pipeline.lowrank.network.opening.base import is_plain
+from pipeline.lowrank.network.stacks import Stack
 
 
 @dataclass(frozen=True)
 class Target:
     """Facts of one layer that may be factorized; everything that a method needs to count costs.
 
-    kind: one of `kinds.KINDS`.
+    kind: one of `kinds.KINDS`, or "stack" for matrices that a module keeps as a parameter of its
+        own: one matrix a group, and each position goes through one group alone, as tokens go
+        through experts.
     shape: (out, in / groups, *kernel); an Embedding counts as (dimension, entries).
     bias: whether there is one.
     in_positions, out_positions: the numbers of input and output positions per example, summed over
@@ -25,6 +28,7 @@ class Target:
     between_positions: for a convolution that goes along one axis after the other, entry j is the
         number of positions after the kernel's first j + 1 axes.
     bytes_per_param: of the weight's number format, which factors keep.
+    in_first: whether a stack is stored with the inputs before the outputs.
     """
 
     name: str
@@ -36,6 +40,13 @@ class Target:
     groups: int = 1
     between_positions: tuple[int, ...] = ()
     bytes_per_param: int = 4
+    in_first: bool = False
+
+    @property
+    def groups_in_turn(self) -> int:
+        """Over how many groups the positions are divided: the groups of a stack take turns, those
+        of a convolution all work at each position."""
+        return self.groups if self.kind == "stack" else 1
 
     @property
     def group_shape(self) -> tuple[int, ...]:
@@ -68,7 +79,7 @@ class Target:
         looks its rows up and has none."""
         if self.kind == "embedding":
             return 0
-        return math.prod(self.shape) * self.kernel_positions
+        return math.prod(self.shape) * self.kernel_positions // self.groups_in_turn
 
     @property
     def is_transposed(self) -> bool:
@@ -102,7 +113,7 @@ def is_multiplied_out(module: nn.Module) -> bool:
 
 
 def groups_of(module: nn.Module) -> int:
-    """The number of groups of a layer; 1 for all but grouped convolutions."""
+    """The number of groups of a layer; 1 for all but grouped convolutions and stacks."""
     return int(getattr(module, "groups", 1))
 
 
@@ -128,7 +139,11 @@ def write_weight_(module: nn.Module, weight: Tensor) -> None:
     """Writes a weight (out, in / groups, *kernel) into the layer, in the layer's own dtype."""
     stored = module.weight
     assert isinstance(stored, Tensor)
-    stored.detach().copy_(as_stored(type(module), weight, groups_of(module)))
+    if isinstance(module, Stack):
+        weight = module.as_stored(weight)
+    else:
+        weight = as_stored(type(module), weight, groups_of(module))
+    stored.detach().copy_(weight)
 
 
 def as_stored(layer: type[nn.Module], weight: Tensor, groups: int) -> Tensor:
@@ -142,6 +157,8 @@ def as_stored(layer: type[nn.Module], weight: Tensor, groups: int) -> Tensor:
 
 def _canonical(module: nn.Module, stored: Tensor) -> Tensor:
     """The inverse of `as_stored`, which is that itself."""
+    if isinstance(module, Stack):
+        return module.as_matrices(stored)
     return as_stored(type(module), stored, groups_of(module))
 
 

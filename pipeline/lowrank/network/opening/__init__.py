@@ -13,6 +13,7 @@ from pipeline.lowrank.network.opening.base import Opening
 from pipeline.lowrank.network.opening.cells import Cell
 from pipeline.lowrank.network.opening.fast_path import FastPath
 from pipeline.lowrank.network.opening.recurrent import Recurrent
+from pipeline.lowrank.network.stacks import find_stack, may_keep_stacks, owner_of, put_stack_
 
 OPENINGS: tuple[Opening, ...] = (FastPath(), Attention(), Recurrent(), Cell())
 _TABLES = ("_parameters", "_buffers", "_modules")
@@ -28,9 +29,16 @@ def opened(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def module_at(model: nn.Module, name: str) -> nn.Module:
+def module_at(model: nn.Module, name: str, *, in_first: bool = False) -> nn.Module:
     """The module of this name, also inside of a packed module: then a layer that shares its memory
-    with the packed parameters, which stay. Raises AttributeError where the model has none."""
+    with the packed parameters, which stay. Of a stack that is a parameter still, a Stack of it.
+
+    in_first: how such a parameter is stored.
+
+    Raises AttributeError where the model has none.
+    """
+    if (stack := find_stack(model, name, in_first=in_first)) is not None:
+        return stack
     with _as_before(_path(model, name)):
         open_towards_(model, name)
         return model.get_submodule(name)
@@ -44,6 +52,9 @@ def replace_(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
     """
     if not name:
         return layer
+    if find_stack(model, name) is not None:
+        put_stack_(*owner_of(model, name), layer)
+        return model
     open_towards_(model, name)
     old = model.get_submodule(name)
     for parent in list(model.modules()):
@@ -87,7 +98,11 @@ class Structure:
     def __init__(self, model: nn.Module) -> None:
         modules = list(model.modules())
         self._children = [(module._modules, dict(module._modules)) for module in modules]
-        self._packed = [_Kept(module) for module in modules if _opening_of(module) is not None]
+        self._packed = [
+            _Kept(module)
+            for module in modules
+            if _opening_of(module) is not None or may_keep_stacks(module)
+        ]
 
     def restore_(self) -> None:
         """All modules have the children that they had, and packed ones are packed again."""

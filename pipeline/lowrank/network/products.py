@@ -1,0 +1,126 @@
+"""Products of states with a weight, as code outside of any layer writes them: one normal form for
+all the functions of torch that multiply by a matrix, or by one matrix a group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import handle_torch_function, has_torch_function
+
+_MATMUL = {"matmul", "__matmul__", "mm", "bmm"}
+_GROUPED = {"grouped_mm", "_grouped_mm", "grouped_mm_fallback"}
+_TURNED = {Tensor.mT.__get__, Tensor.T.__get__, torch.t, Tensor.t, torch.adjoint}  # type: ignore[attr-defined]
+_SAME = {Tensor.contiguous, Tensor.clone, Tensor.detach, Tensor.to, Tensor.type_as, Tensor.float}
+_SAME |= {Tensor.bfloat16, Tensor.half, Tensor.double}
+
+
+@dataclass(frozen=True)
+class Product:
+    """x · A, A one of the factors' or weights' matrices (…, k, n), or A · x.
+
+    x: the other operand.
+    turned: the function multiplies by the transpose of the weight's last two dimensions.
+    on_left: the weight stands on the left, A · x.
+    bias: what is added.
+    ends: where the rows of each group end in x, in products by groups.
+    """
+
+    x: Tensor
+    turned: bool = False
+    on_left: bool = False
+    bias: Tensor | None = None
+    ends: Tensor | None = None
+
+
+def product_of(
+    func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], weight: Tensor
+) -> Product | None:
+    """The product with `weight` that a call of `func` is, or None where it is no such product that
+    is known here."""
+    name = getattr(func, "__name__", "")
+    try:
+        if func is functional.linear:
+            return _of_linear(weight, *args, **kwargs)
+        if name in _GROUPED:
+            return _of_groups(weight, *args, **kwargs)
+        if name in _MATMUL and len(args) == 2 and not kwargs:
+            one, other = args
+            return _between(one, other, weight)
+        if name == "__rmatmul__" and len(args) == 2:
+            return _between(args[1], args[0], weight)
+    except TypeError:
+        pass
+    return None
+
+
+def _of_linear(weight: Tensor, input: Any, other: Any, bias: Any = None) -> Product | None:
+    if other is not weight or input is weight or weight.dim() != 2:
+        return None
+    return Product(input, turned=True, bias=bias)
+
+
+def _of_groups(
+    weight: Tensor,
+    input: Any,
+    mat2: Any,
+    offs: Any = None,
+    **further: Any,
+) -> Product | None:
+    plain = all(value is None for value in further.values())
+    fits = mat2 is weight and input is not weight and input.dim() == 2 and weight.dim() == 3
+    return Product(input, ends=offs) if plain and fits and offs is not None else None
+
+
+def _between(one: Any, other: Any, weight: Tensor) -> Product | None:
+    if one is other or min(one.dim(), other.dim()) < 1 or weight.dim() < 2:
+        return None
+    return Product(one) if other is weight else Product(other, on_left=True)
+
+
+def is_transposed(func: Callable[..., Any], args: Sequence[Any], dims: int) -> bool:
+    """Whether a call swaps the last two dimensions of a tensor with `dims` dimensions."""
+    if func in _TURNED:
+        return dims == 2 or func in (Tensor.mT.__get__, torch.adjoint)  # type: ignore[attr-defined]
+    if getattr(func, "__name__", "") not in ("transpose", "swapaxes", "swapdims"):
+        return False
+    return len(args) == 3 and {a % dims for a in args[1:]} == {dims - 2, dims - 1}
+
+
+def is_same(func: Callable[..., Any]) -> bool:
+    """Whether a call gives the same matrices, perhaps in another layout or number format, or with
+    rows that are passed on."""
+    return func in _SAME or func is with_pivots
+
+
+def with_pivots(rest: Tensor, order: Tensor) -> Tensor:
+    """(…, rows, n): row i is row order[i] of the identity above `rest`.
+
+    rest: (…, m, n); order: (…, rows), rows = m + n.
+    """
+    if has_torch_function((rest,)):  # who watches `rest` takes this for the same
+        found: Tensor = handle_torch_function(with_pivots, (rest,), rest, order)
+        return found
+    rank = rest.shape[-1]
+    eye = torch.eye(rank, dtype=rest.dtype, device=rest.device)
+    stacked = torch.cat([eye.expand(*rest.shape[:-2], -1, -1), rest], -2)
+    return stacked.gather(-2, order[..., None].expand(*order.shape, rank))
+
+
+def picked(func: Callable[..., Any], args: Sequence[Any]) -> int | Tensor | None:
+    """The groups that a call takes of a stack: one, or a vector of them; None where it does
+    something else."""
+    if getattr(func, "__name__", "") != "__getitem__" or len(args) != 2:
+        return None
+    index = args[1]
+    if isinstance(index, int) and not isinstance(index, bool):
+        return index
+    whole = isinstance(index, Tensor) and index.dtype in (torch.int64, torch.int32)
+    if not whole or index.dim() > 1:
+        return None
+    found: Tensor = index
+    return found if found.dim() else int(found)
