@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from pipeline import lowrank as lr
 from pipeline.lowrank.forms.surgery import layer_at
@@ -208,6 +209,52 @@ def test_saved_and_loaded_it_is_the_same_to_the_bit(kind: PackedKind, tmp_path: 
         loaded = lr.load_(One(kind), tmp_path / folder)
         assert isinstance(loaded, One)
         assert all(map(torch.equal, outputs(loaded), outputs(network)))
+
+
+class Chain(nn.Module):
+    """A Linear, and a module that reads its output."""
+
+    def __init__(self, last: nn.Module) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(12, 12), last
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.first(x)
+        if isinstance(self.last, nn.MultiheadAttention):
+            return self.last(y, y, y)[0]
+        return self.last(y)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.MultiheadAttention(12, 2, batch_first=True),
+        lambda: nn.TransformerEncoderLayer(12, 2, 24, batch_first=True),
+        lambda: nn.LSTM(12, 16, batch_first=True),
+    ],
+    ids=["attention", "encoder layer", "lstm"],
+)
+def test_traced_compiled_and_exported_it_is_the_same_and_only_its_layers_have_bounds(
+    make: Callable[[], nn.Module],
+) -> None:
+    torch.manual_seed(0)
+    net, given = Chain(make()).eval(), torch.randn(2, 5, 12)
+    dense = copy.deepcopy(net)
+    names = list(lr.compress_(net, lr.Fixed(3), given[:1], metric="weight").plan.factorized)
+    bounds = lr.certify(dense, net, given, names)
+    assert set(bounds.layers) == set(names) > {"first"}
+    assert not bounds.network.certified
+    assert str(bounds.network.reason).startswith("at 'last'")
+    expected = tensors(net(given))
+    graph = fx.symbolic_trace(net)
+    assert "last" in {node.target for node in graph.graph.nodes}, "one call, as of the dense module"
+    for other in (
+        graph,
+        torch.compile(net, backend="eager"),
+        torch.export.export(net, (given,)).module(),
+    ):
+        found = tensors(other(given))
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected, strict=True))
 
 
 def test_a_failed_apply_packs_it_again() -> None:

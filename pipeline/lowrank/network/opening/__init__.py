@@ -80,6 +80,7 @@ def close_(model: nn.Module) -> None:
         for opening in OPENINGS:
             if opening.is_open(module):
                 opening.close_(module)
+                del vars(module)["__module__"]
 
 
 def closed_reasons(model: nn.Module) -> dict[str, str]:
@@ -168,7 +169,10 @@ def _path(model: nn.Module, name: str) -> list[nn.Module]:
 def _open_(model: nn.Module, module: nn.Module) -> None:
     opening = _opening_of(module)
     if opening is not None and _obstacle(model, module, opening) is None:
+        home = type(module).__module__
         opening.open_(module)
+        # torch.fx takes modules of torch.nn as one call of its graph, by this attribute.
+        vars(module)["__module__"] = home
 
 
 def _opening_of(module: nn.Module) -> Opening | None:
