@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import nn
 
 from pipeline.data.calibration import all_calibration, held_out_batches, statistics_batches
-from pipeline.data.files import load_task
+from pipeline.data.files import load_facts, load_task
+from pipeline.data.preprocessing import save_preprocessing
 from pipeline.lowrank.analysis.analysis import load_analysis
 from pipeline.lowrank.bounds import Bounds, certify
 from pipeline.lowrank.bounds.options import CertifyOptions
@@ -51,6 +52,7 @@ def run() -> None:
     bounds = _certify(dense, model, list(reports))
     folder = Path("out/compressed")
     save(model, folder, read_network(BASELINE).builder)
+    save_preprocessing(folder, load_facts(DATA).preprocessing)
     report = CompressionReport(reports, done.totals, refit.report() if refit else None)
     save_record(folder / "layers.json", report)
     save_record(folder / "bounds.json", bounds)

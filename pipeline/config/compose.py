@@ -17,6 +17,7 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 from pydantic import TypeAdapter
 
 from pipeline.config.configuration import Configuration
+from pipeline.config.from_model import fill_from_model
 from pipeline.config.renamed import renamed
 from pipeline.lowrank.errors import LowRankError, suggest
 from pipeline.lowrank.typed import knob_names, options_from
@@ -49,7 +50,9 @@ def compose_config(conf: Path, name: str, overrides: Sequence[str]) -> DictConfi
 def to_params(config: DictConfig) -> dict[str, Any]:
     """Plain, checked sections of a composed configuration."""
     check_objectives(list(config.objectives))
-    typed = options_from(Configuration, plain(config, NOT_OF_THE_CHAIN), "")
+    values = plain(config, NOT_OF_THE_CHAIN)
+    fill_from_model(values)
+    typed = options_from(Configuration, values, "")
     params: dict[str, Any] = TypeAdapter(Configuration).dump_python(typed, mode="json")
     return params
 

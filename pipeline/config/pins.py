@@ -6,7 +6,7 @@ import copy
 import hashlib
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,20 @@ from pipeline.machine.fetching import DATASETS, DEBIAN, PYPI
 # The key of a path → the key that pins what lies there.
 _FILES = {
     "data.path": "data.sha256",
+    "data.test_path": "data.test_sha256",
+    "data.processor": "data.processor_sha256",
     "data.text.ood_path": "data.text.ood_sha256",
     "data.text.tokenizer": "data.text.tokenizer_sha256",
     "model.name": "model.sha256",
     "baseline.weights": "baseline.sha256",
     "rank_select.path": "rank_select.sha256",
 }
-_OR_A_NAME = ("data.text.tokenizer", "model.name")  # on a hub
-_MODEL_PIN = "baseline.model_sha256"
+_OR_A_NAME = ("data.text.tokenizer", "data.processor", "model.name")  # on a hub
+# The sections that name classes or functions by `_target_` → the key that pins their code.
+_CODE = {
+    ("model",): "baseline.model_sha256",
+    ("data.dataset", "data.transform"): "data.code_sha256",
+}
 
 
 def pin(params: dict[str, Any], directory: Path) -> dict[str, Any]:
@@ -46,9 +52,33 @@ def pin(params: dict[str, Any], directory: Path) -> dict[str, Any]:
                 _set(pinned, sha256, content_sha256(path))
         elif not (key in _OR_A_NAME or value.startswith((PYPI, DEBIAN, DATASETS))):
             raise LowRankError(f"{key}={path}: no such file; correct the path")
-    if value_at(pinned, _MODEL_PIN) is None:
-        _set(pinned, _MODEL_PIN, source_sha256(pinned["model"]["_target_"], directory))
+    for sections, key in _CODE.items():
+        if value_at(pinned, key) is None:
+            _set(pinned, key, _code_sha256([value_at(pinned, one) for one in sections], directory))
     return pinned
+
+
+def _code_sha256(specs: Sequence[Mapping[str, Any] | None], directory: Path) -> str | None:
+    """The checksum of one target's code, or one of those of several."""
+    targets = sorted({target for spec in specs for target in _targets(spec)})
+    sums = [found for target in targets if (found := source_sha256(target, directory))]
+    return sums[0] if len(sums) < 2 and sums else _sha256("\n".join(sums)) if sums else None
+
+
+def _targets(spec: Any) -> Iterator[str]:
+    """Every `_target_` in it, however deep."""
+    if isinstance(spec, Mapping):
+        if isinstance(spec.get("_target_"), str):
+            yield spec["_target_"]
+        for value in spec.values():
+            yield from _targets(value)
+    elif isinstance(spec, list | tuple):
+        for value in spec:
+            yield from _targets(value)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def require_pins(params: dict[str, Any], directory: Path) -> None:
@@ -60,7 +90,7 @@ def require_pins(params: dict[str, Any], directory: Path) -> None:
     pinned = pin(params, directory)
     missing = [
         f"{key}: {value_at(pinned, key)}"
-        for key in (*_files(params).values(), _MODEL_PIN)
+        for key in (*_files(params).values(), *_CODE.values())
         if value_at(pinned, key) != value_at(params, key)
     ]
     if missing:

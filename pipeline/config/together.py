@@ -5,13 +5,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.config.from_model import EXPLICIT, TRANSFORMER
+from pipeline.data.options import USED
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.tasks import TASKS, get_task
 
 if TYPE_CHECKING:
     from pipeline.config.configuration import Configuration
 
-TRANSFORMER = "pipeline.models.huggingface.load"
+_FILES = ("tensors", "text", "image_folder", "table", "hub")
 # Policies whose plans are measured on data that the statistics haven't seen.
 _MEASURED = ("budget", "loss")
 
@@ -21,12 +23,14 @@ def check_together(configuration: Configuration) -> None:
     _check_given(configuration)
     _check_task(configuration)
     _check_held_out(configuration)
+    _check_normalised(configuration)
 
 
 def _check_given(configuration: Configuration) -> None:
     data, baseline = configuration.data, configuration.baseline
     for key, value, needed in (
-        ("data.path", data.path, data.name in ("tensors", "text")),
+        ("data.path", data.path, data.name in _FILES),
+        ("data.dataset._target_", data.dataset, data.name == "dataset"),
         ("baseline.weights", baseline.weights, baseline.source == "checkpoint"),
     ):
         if needed and value is None:
@@ -58,4 +62,18 @@ def _check_held_out(configuration: Configuration) -> None:
         raise LowRankError(
             f"{shown}: no example is left to compare networks on; hold out more, or set "
             "rank_select.contest_examples=0 and refit=none"
+        )
+
+
+def _check_normalised(configuration: Configuration) -> None:
+    """A network that was trained elsewhere reads inputs as it did there: nothing is guessed."""
+    data, baseline = configuration.data, configuration.baseline
+    if baseline.source == "train" or "normalise" not in USED[data.name]:
+        return
+    if all(getattr(data, key) is None for key in EXPLICIT):
+        raise LowRankError(
+            f"data.normalise is not set, and baseline.source={baseline.source} brings a network "
+            "that reads its inputs as it was trained: give its constants (data.mean, data.std), "
+            "data.normalise=none if it had none, or data.normalise=from_data if it was trained on "
+            "this data, normalised by its own statistics"
         )

@@ -34,6 +34,7 @@ class DataFacts:
     sha256: {what was read: its checksum}.
     input_dtype: of what the network reads, float32 or int64; None: as the task reads it.
     label_shape: of one example's labels; of several, by name; None where there are none.
+    own_test: whether the test split is the source's own, and not drawn from the other examples.
     classes, class_names: None where examples have no class.
     vocabulary: number of the tokenizer's tokens; None where examples are values.
     preprocessing: of values that are stored as they were read.
@@ -47,6 +48,7 @@ class DataFacts:
     sha256: dict[str, str]
     input_dtype: DType | dict[str, DType] | None = None
     label_shape: Shape | None = None
+    own_test: bool = False
     classes: int | None = None
     class_names: tuple[str, ...] | None = None
     vocabulary: int | None = None

@@ -14,14 +14,13 @@ from pipeline.lowrank.errors import LowRankError
 
 IGNORED = -100  # at a place that has no label, as torch.nn.functional.cross_entropy has it
 # Kinds of labels (`Task.labels`) that are numbers of classes.
-NUMBERED = ("class", "class map", "token class")
-_TOKENS = ("next token", "masked token", "target token")
+NUMBERED = ("class", "class map")
+_TOKENS = ("next token", "token")
 # Kind → (dimensions, what to give).
 _BY_TOKEN = (2, "give one integer for each token, (examples, tokens)")
 _NUMBERS = {
     "class": (1, "give one integer class number an example"),
     "class map": (3, "give an integer class number at each place, (examples, height, width)"),
-    "token class": _BY_TOKEN,
     **dict.fromkeys(_TOKENS, _BY_TOKEN),
 }
 
@@ -119,10 +118,11 @@ def read_labels(
 ) -> tuple[Values | None, Numbering | None]:
     """(labels as a task of this kind reads them, the classes where they are numbers of classes).
 
-    kind: as `Task.labels`; None leaves labels out. given: the classes' names. ignored: a number
-    that is no class. name: of the labels, for messages. Raises LowRankError for another kind.
+    kind: as `Task.labels`; None, and "input", leave labels out. given: the classes' names.
+    ignored: a number that is no class. name: of the labels, for messages. Raises LowRankError for
+    labels of another kind.
     """
-    if labels is None or kind in (None, "any"):
+    if labels is None or kind in (None, "any", "input"):
         return (labels if kind == "any" else None), None
     if isinstance(labels, dict):
         raise LowRankError(

@@ -20,18 +20,18 @@ USED: dict[SourceName, tuple[str, ...]] = {
     "digits": _CHANNELS,
     "fashion_mnist": ("path", *_CHANNELS),
     "tensors": (
-        "path", "sha256", *_CHANNELS, "transform", "code_sha256", "class_names", "ignore_label",
+        "path", "sha256", *_CHANNELS, "transform", "code_sha256", "class_names",
     ),
     "text": ("path", "sha256", "text", "class_names"),
     "image_folder": (
-        "path", "sha256", *_OWN_TEST, *_CHANNELS, *_IMAGES, "class_names", "ignore_label", "limit",
+        "path", "sha256", *_OWN_TEST, *_CHANNELS, *_IMAGES, "class_names", "limit",
     ),
     "table": ("path", "sha256", *_OWN_TEST, *_CHANNELS, *_COLUMNS, "limit"),
     "dataset": (
         "path", "sha256", "dataset", "test_dataset", *_CHANNELS, *_COLUMNS, *_IMAGES,
-        "ignore_label", "limit",
+        "limit",
     ),
-    "hub": ("path", "sha256", *_CHANNELS, *_COLUMNS, *_IMAGES, "ignore_label", "limit"),
+    "hub": ("path", "sha256", *_CHANNELS, *_COLUMNS, *_IMAGES, "limit"),
 }  # fmt: skip
 
 
@@ -126,9 +126,6 @@ class DataOptions:
         None,
         help="the classes in the order of the network's outputs; null: the model's own id2label, "
         "else sorted",
-    )
-    ignore_label: int | None = knob(
-        None, help="maps of classes: the number that is no class (255, say); -100 never is one"
     )
     dataset: dict[str, Any] | None = knob(
         None, help="data=dataset: `_target_` and arguments of a Dataset, a DataModule or a factory"

@@ -96,6 +96,7 @@ def _read_examples(request: Request, sizes: Mapping[str, int | None]) -> tuple[S
         sha256=raw.sha256,
         input_dtype=_dtypes(inputs),
         label_shape=_shapes("labels", labels) if labels else None,
+        own_test=raw.test_inputs is not None,
         classes=raw.classes,
         class_names=None if raw.class_names is None else tuple(raw.class_names),
         preprocessing=preprocessing,

@@ -25,12 +25,15 @@ def files_at(place: Path) -> list[Path]:
 
 
 def content_sha256(place: Path) -> str:
-    """The checksum of a file; for a folder or pattern, the checksum of its files' names and
-    checksums."""
+    """The checksum of a file; for a folder or pattern, the checksum of its files' names (in a
+    folder their paths: a class may be a folder) and checksums."""
     files = files_at(place)
     if files == [place]:
         return file_sha256(place)
-    lines = "".join(f"{file.name}:{file_sha256(file)}\n" for file in files)
+    names = [file.relative_to(place).as_posix() if place.is_dir() else file.name for file in files]
+    lines = "".join(
+        f"{name}:{file_sha256(file)}\n" for name, file in zip(names, files, strict=True)
+    )
     return hashlib.sha256(lines.encode()).hexdigest()
 
 

@@ -12,6 +12,8 @@ from torch import Tensor
 from pipeline.lowrank.errors import LowRankError
 from pipeline.models.huggingface import _source, _transformers, _unloadable
 
+PROCESSOR_JSON = "preprocessor_config.json"
+
 
 def load_processor(name: str, sha256: str | None) -> Any:
     """The processor of images, or else of sounds, that belongs to the network `name`."""
@@ -59,7 +61,7 @@ def own_constants(
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """(mean, std) in the unit in which bytes are 0…1 that preprocessor_config.json in a model's
     folder has; None where there is none, or it normalises nothing."""
-    values = _json(folder / "preprocessor_config.json")
+    values = _json(folder / PROCESSOR_JSON)
     mean, std = values.get("image_mean"), values.get("image_std")
     if not values.get("do_normalize", True) or mean is None or std is None:
         return None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from pipeline.data.files import load_facts, load_split, load_task
+from pipeline.data.preprocessing import save_preprocessing
 from pipeline.evaluation.quality import check_fit
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.building import build_model
@@ -17,6 +18,7 @@ from pipeline.lowrank.forms.files import load_weights, save, save_weights
 from pipeline.machine.checksums import check_sha256, file_sha256
 from pipeline.models.huggingface import self_contained
 from pipeline.training.curve import Curve, OnStep
+from pipeline.training.imported import check_imported
 from pipeline.training.options import BaselineOptions
 from pipeline.training.snapshots import INIT, Snapshots
 from pipeline.training.train import train, unchanged_curve
@@ -35,21 +37,24 @@ def make_baseline(
     seed: int,
     on_step: OnStep | None = None,
 ) -> Curve:
-    """Writes a network folder; with source=train also init.safetensors, the weights at the
-    start, and snapshots/, the matrices at `snapshots` moments between start and end.
+    """Writes a network folder, with the data's preprocessing; with source=train also
+    init.safetensors, the weights at the start, and snapshots/, the matrices at `snapshots` moments
+    between start and end.
     source=checkpoint loads `weights` into the model; source=pretrained keeps it as it was built.
 
     `spec` is the model section, `options` the baseline section. Call it right after the
     generators were seeded (`make_fabric` does): the initial weights come from torch's own.
     Raises LowRankError for options, weights and models that don't fit the data or each other.
     """
-    model, task, examples = build_model(spec), load_task(data), load_facts(data).examples
+    model, task, facts = build_model(spec), load_task(data), load_facts(data)
+    examples = facts.examples
     check_fit(model, examples, task)
     if options.source == "checkpoint":
         import_weights(model, options.weights, options.sha256)
         check_fit(model, examples, task)
     if options.source != "train":
         curve = unchanged_curve(model, load_split(data, "validation"), task, on_step)
+        check_imported(model, facts, curve, options, task)
     else:
         if fabric.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
@@ -68,6 +73,7 @@ def make_baseline(
         )
     if fabric.is_global_zero:
         save(model, folder, self_contained(spec, model))
+        save_preprocessing(folder, facts.preprocessing)
     return curve
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from pipeline.data.files import load_facts, load_split, load_task
+from pipeline.data.preprocessing import save_preprocessing
 from pipeline.lowrank.adapters.attach import attach_, freeze_, merge_
 from pipeline.lowrank.forms.files import load, read_network, save
 from pipeline.lowrank.network.blocks import BlockOutputs, find_blocks
@@ -92,6 +93,7 @@ def fine_tune(
         merge_(model)
     if fabric.is_global_zero:
         save(model, folder, file.builder)
+        save_preprocessing(folder, load_facts(data).preprocessing)
     return curve
 
 

@@ -57,7 +57,20 @@ class BaselineOptions(TrainingOptions):
         help="weight matrices kept at so many moments of training, for their spectra",
     )
 
+    expected: float | None = knob(
+        None,
+        help="what its owner measured (accuracy 0.92, say): a network of yours that is far from it "
+        "on the validation split stops the run",
+    )
+    tolerance: float = knob(
+        0.05, gt=0, help="how far; above an expected 1 it is a fraction of the expected"
+    )
+
     def __post_init__(self) -> None:
+        if self.expected is not None and self.source == "train":
+            raise LowRankError(
+                f"expected={self.expected:g}: not used with source=train; set it to null"
+            )
         for key in ("weights", "sha256"):
             if self.source != "checkpoint" and getattr(self, key) is not None:
                 raise LowRankError(

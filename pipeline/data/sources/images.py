@@ -41,9 +41,15 @@ class Format:
                 f"{name}: has the mode {image.mode}, more than eight bits a channel; convert it, "
                 "or give a data.transform that reads it"
             )
-        turned = self._sized(image.convert("L" if self.colour == "grey" else "RGB"), masks=False)
+        turned = self._sized(self.coloured(image), masks=False)
         values = torch.from_numpy(np.array(turned))
         return values.unsqueeze(0) if values.dim() == 2 else values.permute(2, 0, 1).contiguous()
+
+    def coloured(self, image: Image) -> Image:
+        """The image in the colour that is asked for; a deep one as it is."""
+        if image.mode.split(";")[0] in _DEEP:
+            return image
+        return image.convert("L" if self.colour == "grey" else "RGB")
 
     def mask(self, image: Image, name: str) -> Tensor:
         """(height, width) uint8, the class at each place."""

@@ -18,6 +18,7 @@ from pipeline.data.sources.images import Format, is_image
 from pipeline.data.sources.raw import Request
 from pipeline.data.splits import Values, named, unnamed
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.network.calling import count_examples
 from pipeline.models.processors import configuration_of, load_processor, processed
 
 _BY_NAME = ("class", "classes")  # labels that may be texts: they are numbered at the end
@@ -40,6 +41,8 @@ class Reader:
 
     def __call__(self, value: Any, name: str) -> Values:
         """One example's input, a tensor or {name: tensor}. name: of the example, for messages."""
+        if self.transformed and is_image(value):
+            value = self._format.coloured(value)
         if self._processor is not None:
             return processed(self._processor, value, name)
         if self._own is not None:
@@ -94,7 +97,7 @@ class Collector:
         self._pool = Pool(folder, source, remedy)
         self._kind: str | None = request.task.labels
         self._source = source
-        self._options = request.options
+        self._ignored = request.ignored
         self._labels: list[Any] = []
 
     def put(self, place: int, inputs: Values, label: Any) -> None:
@@ -124,7 +127,7 @@ class Collector:
         if self._kind in _BY_NAME and any(label is not None for label in self._labels):
             labels, numbering = self._numbered(given)
             return inputs, labels, numbering
-        ignored = self._options.ignore_label
+        ignored = self._ignored
         labels_read, numbering_read = read_labels(
             unnamed("labels", arrays), self._kind, self._source, given=given, ignored=ignored
         )
@@ -154,6 +157,23 @@ class Reservoir:
             return number
         drawn = int(torch.randint(number + 1, (1,), generator=self._generator))
         return drawn if drawn < self._limit else None
+
+
+def transform_all(
+    values: Values, reader: Reader, request: Request, source: str, prefix: str = ""
+) -> Values:
+    """What the user's transform makes of each example's input; the inputs where there is none."""
+    if not reader.transformed:
+        return values
+    folder = request.scratch / f"{prefix}transformed"
+    folder.mkdir()
+    pool = Pool(folder, source)
+    for row in range(count_examples(values)):
+        one = {k: v[row] for k, v in values.items()} if isinstance(values, dict) else values[row]
+        pool.append(named("inputs", reader(one, f"{prefix}inputs[{row}] of {source}")))
+    made = unnamed("inputs", pool.tensors())
+    assert made is not None
+    return made
 
 
 def as_tensor(value: Any, name: str) -> Tensor:

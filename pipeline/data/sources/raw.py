@@ -26,6 +26,11 @@ class Request:
     seed: int
     scratch: Path
 
+    @property
+    def ignored(self) -> int | None:
+        """The number that is no class, beside negative ones."""
+        return getattr(self.task, "ignore_index", None)
+
 
 @dataclass(frozen=True)
 class RawData:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.data.labels import Numbering, read_labels
+from pipeline.data.sources.items import Reader, transform_all
 from pipeline.data.sources.raw import RawData, Request
 from pipeline.data.splits import Values, unnamed
 from pipeline.lowrank.errors import LowRankError
@@ -53,6 +54,7 @@ def read_tensors(request: Request) -> RawData:
         for prefix in ("", "test_")
     ]
     (inputs, labels), (test_inputs, test_labels) = parts
+    reader = Reader(options)
     if inputs is None:
         raise LowRankError(f"{path}: has no array 'inputs' (has {_list(arrays)}); {_NAMES}")
     if (test_inputs is None, test_labels is None) not in ((True, True), (False, labels is None)):
@@ -61,14 +63,16 @@ def read_tensors(request: Request) -> RawData:
     read, numbering = _labels(path, "labels", labels, request)
     test, _ = _labels(path, "test_labels", test_labels, request, numbering)
     return RawData(
-        inputs=inputs,
+        inputs=transform_all(inputs, reader, request, file.name),
         labels=read,
         class_names=None if numbering is None else list(numbering.names),
         sha256={file.name: actual},
         source=file.name,
-        test_inputs=test_inputs,
+        test_inputs=test_inputs and transform_all(test_inputs, reader, request, file.name, "test_"),
         test_labels=test,
         complete=numbering is None or not numbering.given,
+        transformed=reader.transformed,
+        preprocessing=reader.preprocessing(),
     )
 
 
@@ -142,7 +146,7 @@ def _labels(
         request.task.labels,
         path,
         given=given,
-        ignored=request.options.ignore_label,
+        ignored=request.ignored,
         name=name,
     )
 
