@@ -68,7 +68,9 @@ def read_tensors(request: Request) -> RawData:
         class_names=None if numbering is None else list(numbering.names),
         sha256={file.name: actual},
         source=file.name,
-        test_inputs=test_inputs and transform_all(test_inputs, reader, request, file.name, "test_"),
+        test_inputs=None
+        if test_inputs is None
+        else transform_all(test_inputs, reader, request, file.name, "test_"),
         test_labels=test,
         complete=numbering is None or not numbering.given,
         transformed=reader.transformed,

@@ -27,7 +27,7 @@ class TaskOptions:
     output: str | int | list[str | int] | dict[str, Any] | None = knob(
         None,
         help="which part of the network's output counts: a key, an index, several of them, or "
-        "{_target_: a function of the output}; null: all of it",
+        "`{_target_: a function of the output}`; null: all of it",
     )
     variance: float | None = knob(
         None,
@@ -36,12 +36,12 @@ class TaskOptions:
         "unit of divergences; null: that of the dense network's outputs",
     )
     loss: dict[str, Any] | None = knob(
-        None, help="custom: {_target_: function or module of (output, labels), and its arguments}"
+        None, help="custom: `{_target_: function or module of (output, labels), and its arguments}`"
     )
     measures: dict[str, dict[str, Any]] | None = knob(
         None,
-        help="custom: {name: {_target_: metric of torchmetrics or function, its arguments, "
-        "direction: maximize or minimize where it does not say}}",
+        help="custom: `{name: {_target_: metric of torchmetrics or function, its arguments, "
+        "direction: maximize or minimize where it does not say}}`",
     )
 
     def __post_init__(self) -> None:
