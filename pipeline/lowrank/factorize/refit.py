@@ -32,7 +32,7 @@ from pipeline.lowrank.network.blocks import BlockStates, find_blocks, record_cal
 from pipeline.lowrank.network.calling import padding_mask
 from pipeline.lowrank.network.opening import opened, replace_
 from pipeline.lowrank.network.rows import input_rows
-from pipeline.lowrank.network.targets import dense_weight
+from pipeline.lowrank.network.targets import Target, dense_weight
 from pipeline.lowrank.planning.plan import Plan
 from pipeline.lowrank.tasks import Task
 
@@ -103,7 +103,8 @@ def refit_(
     share: float,
 ) -> dict[str, LayerReport]:
     """Refits the factorized layers in the blocks of `compressed`, in place; layers outside of the
-    blocks stay, and so do embeddings, whose inputs no layer can spoil.
+    blocks stay, and so do embeddings, whose inputs no layer can spoil, and recurrent weights, which
+    read what they make themselves.
 
     dense: the network that the plan was made for.
     analysis: the one that the plan was made from.
@@ -116,7 +117,7 @@ def refit_(
     if not len(batches):
         raise LowRankError("the calibration set is empty: give at least one batch of examples")
     reports = {}
-    names = [name for name in plan.factorized if analysis.targets[name].kind not in _STAY]
+    names = [name for name in plan.factorized if _reads_states(analysis.targets[name])]
     with opened(dense):
         for name, drift in _drifts(dense, compressed, names, batches) if names else ():
             check_sums(name, drift.inputs, drift.cross)
@@ -141,6 +142,12 @@ def _refitted(
         built[-1].bias.copy_(bias + change)  # type: ignore[operator]
     report = replace(one.report(built, predicted=False), correction=one.distance(weight))
     return built, report
+
+
+def _reads_states(target: Target) -> bool:
+    """Whether a target reads what the layers before it make: an embedding does not, nor do the
+    recurrent weights of an LSTM (the targets without positions)."""
+    return target.kind not in _STAY and target.out_positions > 0
 
 
 def _drifts(

@@ -3,11 +3,14 @@ where that takes longer than to use them."""
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from pipeline import lowrank as lr
+from pipeline.lowrank.factorize.refit import refit_
 from pipeline.lowrank.network.costs import network_totals
 from pipeline.lowrank.network.opening.recurrence import OpenRecurrent
 
@@ -58,3 +61,32 @@ def test_a_budget_of_multiply_accumulates_takes_input_weights_alone() -> None:
     chosen = lr.plan(model, lr.Budget(macs=0.8), X[:1], metric="weight")
     assert {name.partition("_")[0] for name in chosen.factorized} == {"input"}
     assert {"hidden_l0", "hidden_l0_reverse"} <= set(chosen.layers)
+
+
+class Stacked(nn.Module):
+    """Recurrent blocks one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList(nn.LSTM(12, 12, batch_first=True) for _ in range(2))
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)[0]
+        found: torch.Tensor = self.head(x[:, -1])
+        return found
+
+
+def test_refit_corrects_input_weights_and_leaves_recurrent_ones_and_the_dense_network() -> None:
+    dense = Stacked().double().eval()
+    compressed = copy.deepcopy(dense)
+    chosen = lr.plan(compressed, lr.Fixed(3), calibration=[X], metric="input", methods=[lr.SVD()])
+    lr.apply_(compressed, chosen)
+    analysis = chosen.analysis
+    assert analysis is not None
+    assert {"blocks.0.hidden_l0", "blocks.1.hidden_l0"} < set(chosen.factorized)
+    reports = refit_(dense, compressed, chosen, analysis, [X], share=0.5)
+    assert set(reports) == {"blocks.0.input_l0", "blocks.1.input_l0"}
+    assert {type(block) for block in dense.blocks} == {nn.LSTM}

@@ -203,4 +203,4 @@ def _added(mask: Tensor, q: Tensor, k: Tensor) -> Tensor:
     itself adds are never masked."""
     if mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(mask, float("-inf"))
-    return functional.pad(mask, (0, k.shape[-2] - mask.shape[-1]))
+    return functional.pad(mask.to(q.dtype), (0, k.shape[-2] - mask.shape[-1]))
