@@ -257,6 +257,46 @@ def test_traced_compiled_and_exported_it_is_the_same_and_only_its_layers_have_bo
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected, strict=True))
 
 
+class Wrapped(nn.Module):
+    """A layer and an adapter beside it, with the weight of the layer, as of peft's LoRA."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.base_layer, self.adapter = layer, nn.Linear(layer.in_features, layer.out_features)
+
+    @property
+    def weight(self) -> Tensor:
+        return self.base_layer.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.base_layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base_layer(x) + self.adapter(x)
+
+
+@EACH
+def test_adapters_that_wrap_factors_compute_and_are_kept(kind: PackedKind) -> None:
+    one = One(kind).eval()
+    lr.apply_(one, low(one, "weight"))
+    before = outputs(one)
+    layers = {name: one.net.get_submodule(name) for name in kind.layers}
+    adapters = []
+    for layer in layers.values():
+        assert isinstance(layer, lr.Factorized)
+        for place in range(len(layer)):
+            layer[place] = Wrapped(layer[place])  # type: ignore[arg-type]
+            adapters.append(layer[place].adapter.double())  # type: ignore[operator]
+            nn.init.zeros_(adapters[-1].weight)
+            nn.init.zeros_(adapters[-1].bias)
+    assert same(outputs(one), before)
+    one(BATCHES[0]).sum().backward()
+    assert all(adapter.weight.grad is not None for adapter in adapters)
+    one.net.get_submodule(kind.layers[0])[1].adapter.bias.data += 0.5  # type: ignore[operator,index]
+    assert not same(outputs(one), before)
+
+
 def test_a_failed_apply_packs_it_again() -> None:
     class Insists(One):
         def forward(self, scale: Tensor) -> Tensor:

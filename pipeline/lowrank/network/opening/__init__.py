@@ -75,10 +75,14 @@ def open_towards_(model: nn.Module, name: str) -> None:
 
 
 def close_(model: nn.Module) -> None:
-    """Packs all modules again that were opened for good; their layers are dense."""
+    """Packs all modules again that were opened for good and whose layers are dense; one that holds
+    another layer, such as an adapter's, stays open."""
     for module in list(model.modules()):
         for opening in OPENINGS:
-            if opening.is_open(module):
+            dense = not opening.makes_parts or all(
+                type(layer) is nn.Linear for layer in module.children()
+            )
+            if dense and opening.is_open(module):
                 opening.close_(module)
                 del vars(module)["__module__"]
 
