@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from pipeline.lowrank.factorize.apply import Compression, apply_
     from pipeline.lowrank.factorize.deciding import compress_, plan, plan_from
     from pipeline.lowrank.factorize.layer import LayerReport
+    from pipeline.lowrank.forms.dense import to_dense_
     from pipeline.lowrank.forms.files import load, load_, save
-    from pipeline.lowrank.forms.surgery import Factorized, to_dense_
+    from pipeline.lowrank.forms.surgery import Factorized
     from pipeline.lowrank.methods import (
         CP,
         METHODS,
@@ -73,8 +74,9 @@ _HOMES = {
     "factorize.apply": ("Compression", "apply_"),
     "factorize.deciding": ("compress_", "plan", "plan_from"),
     "factorize.layer": ("LayerReport",),
+    "forms.dense": ("to_dense_",),
     "forms.files": ("load", "load_", "save"),
-    "forms.surgery": ("Factorized", "to_dense_"),
+    "forms.surgery": ("Factorized",),
     "methods": (
         "CP",
         "METHODS",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.lowrank.analysis.again import at_present_costs
 from pipeline.lowrank.analysis.collecting import collect_moments
 from pipeline.lowrank.analysis.history import WeightSpectra, save_weight_spectra
 from pipeline.lowrank.analysis.measurable import check_measurable, measurable
@@ -33,6 +35,7 @@ from pipeline.lowrank.analysis.spectra import (
 )
 from pipeline.lowrank.analysis.survey import Survey, survey
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.forms.dense import multiplied_out
 from pipeline.lowrank.network.calling import evenly, first_example
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.opening import module_at, opened
@@ -82,14 +85,17 @@ class Analysis:
         return weight.to(torch.float64)
 
     def note(self, name: str) -> str:
-        """What a reader of a plan should know about the metric of a target; may be empty."""
+        """What a reader of a plan should know about the errors of a target; may be empty."""
         left = self.metrics[name].left if name in self.metrics else None
-        if left is None:
-            return ""
-        if left.dim() == 2:
-            return f"G is diagonal: more than {WIDEST:,} outputs"
-        blind = bool((left == torch.eye(left.shape[-1], dtype=left.dtype)).all())
-        return "no gradient at any layer: errors are those of its output, no nats" if blind else ""
+        wide = left is not None and left.dim() == 2
+        notes = {
+            "errors are those of its factors' product": self.targets[name].present is not None,
+            f"G is diagonal: more than {WIDEST:,} outputs": wide,
+            "no gradient at any layer: errors are those of its output, no nats": left is not None
+            and not wide
+            and bool((left == torch.eye(left.shape[-1], dtype=left.dtype)).all()),
+        }
+        return "; ".join(note for note, applies in notes.items() if applies)
 
     def __repr__(self) -> str:
         return f"Analysis({self.metric}, {len(self.targets)} targets)"
@@ -109,7 +115,7 @@ class _OnDemand(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._known:
             in_first = self._analysis.targets[name].in_first
-            weight = dense_weight(module_at(self._model, name, in_first=in_first))
+            weight = dense_weight(dense_of(module_at(self._model, name, in_first=in_first)))
             self._known[name] = self._analysis.whiten(name, weight)
         return self._known[name]
 
@@ -129,7 +135,8 @@ def analyze(
     task: Task | None = None,
     seed: int = 0,
 ) -> Analysis:
-    """Analyzes a trained network; changes nothing.
+    """Analyzes a trained network; changes nothing. A layer that is factorized already is a target
+    by the product of its factors, at the costs that it has.
 
     example: a batch of one, for counting positions (default: the first calibration example).
     calibration: batches of what the model takes, for the metrics `input` and `fisher`.
@@ -144,17 +151,20 @@ def analyze(
         chosen = AnalysisOptions(metric="fisher" if len(calibration) else "weight")
     if example is None:
         example = first_example(calibration)
-    if chosen.metric == "weight":
-        return analysis_in(survey(model, example, chosen.include, chosen.exclude), "weight")
     limit = round(chosen.memory_gib * 2**30)
     some, others = evenly(calibration, chosen.gradient_share)
-    # Opened from the survey on: the hooks are put on the layers that it finds.
-    with torch.inference_mode(False), opened(model):
-        found = survey(model, example, chosen.include, chosen.exclude)
-        check_measurable(model, found.targets, limit)
-        with torch.autocast("cpu", torch.bfloat16, enabled=chosen.bf16):
+    moments = None
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        # From the survey on: the hooks are put on the layers that it finds.
+        network, factorized = stack.enter_context(multiplied_out(model))
+        stack.enter_context(opened(network))
+        found = survey(network, example, chosen.include, chosen.exclude)
+        if chosen.metric != "weight":
+            check_measurable(network, found.targets, limit)
+            stack.enter_context(torch.autocast("cpu", torch.bfloat16, enabled=chosen.bf16))
             moments = collect_moments(
-                model,
+                network,
                 some,
                 found.modules,
                 gradients=chosen.metric == "fisher",
@@ -163,6 +173,7 @@ def analyze(
                 memory_limit=limit,
                 further=others,
             )
+    found = at_present_costs(found, model, factorized)
     return analysis_in(found, chosen.metric, moments, chosen.damping)
 
 

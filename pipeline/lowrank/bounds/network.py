@@ -17,6 +17,7 @@ from pipeline.lowrank.bounds.layers import LayerBound, LayerBounds
 from pipeline.lowrank.bounds.linear import NotCertifiedError, example_norms, run
 from pipeline.lowrank.bounds.propagation import Propagation
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.forms.dense import without_factors_
 from pipeline.lowrank.network.calling import call, count_examples, rows_of
 from pipeline.lowrank.network.opening import open_towards_
 
@@ -86,7 +87,7 @@ def certify(
     """
     if (count := count_examples(inputs)) == 0:
         raise LowRankError("no example to certify the network on; give at least one")
-    dense, approximate = _exact(dense), _exact(approximate)
+    dense, approximate = without_factors_(_exact(dense)), _exact(approximate)
     inputs = _in_float64(inputs)
     for name in names:
         open_towards_(dense, name)

@@ -14,6 +14,7 @@ from pipeline.lowrank.analysis.tables import Table, ranks_text
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.factorize.layer import LayerFactorization, LayerReport
 from pipeline.lowrank.factorize.proof import put_in_
+from pipeline.lowrank.forms.dense import dense_of, multiplied_out
 from pipeline.lowrank.forms.surgery import check_ranks_fit, layer_at
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.finding import find_targets
@@ -113,7 +114,7 @@ def apply_(
     for name, layer in plan.factorized.items():
         expected = plan.expected.layers[name]
         method = plan.methods[layer.method]
-        module = layer_at(model, name, in_first=analysis.targets[name].in_first)
+        module = dense_of(layer_at(model, name, in_first=analysis.targets[name].in_first))
         one = LayerFactorization.of(name, module, expected, method, analysis)
         with torch.inference_mode(False):  # its parameters are to be trained, whoever calls
             built[name] = one.built()
@@ -132,8 +133,8 @@ def _analyzed(model: nn.Module, plan: Plan, example: object) -> Analysis:
     if example is None:
         raise LowRankError("a plan from a file needs its analysis, or an example (a batch of one)")
     # Without what the plan skips: of every other target it has to say something.
-    with opened(model):
-        layers, _ = find_targets(model)
+    with multiplied_out(model) as (network, _), opened(network):
+        layers, _ = find_targets(network)
     skipped = tuple(_literal(name) for name in layers if name in plan.skipped)
     return analyze(model, example, chosen=AnalysisOptions(metric="weight", exclude=skipped))
 
@@ -148,4 +149,4 @@ def _check_fit(model: nn.Module, plan: Plan) -> None:
     for name, layer in plan.layers.items():
         module = layer_at(model, name)
         if layer.method != DENSE:
-            check_ranks_fit(name, module, plan.methods[layer.method].form, layer.ranks)
+            check_ranks_fit(name, dense_of(module), plan.methods[layer.method].form, layer.ranks)

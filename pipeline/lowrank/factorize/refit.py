@@ -27,6 +27,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.factorize.drift import Drift, corrected_weight, measure_drift
 from pipeline.lowrank.factorize.layer import LayerFactorization, LayerReport
 from pipeline.lowrank.factorize.report import RefitDivergence, RefitReport
+from pipeline.lowrank.forms.dense import multiplied_out
 from pipeline.lowrank.forms.surgery import Factorized
 from pipeline.lowrank.network.blocks import BlockStates, find_blocks, record_calls, targets_in
 from pipeline.lowrank.network.calling import padding_mask
@@ -118,7 +119,7 @@ def refit_(
         raise LowRankError("the calibration set is empty: give at least one batch of examples")
     reports = {}
     names = [name for name in plan.factorized if _reads_states(analysis.targets[name])]
-    with opened(dense):
+    with multiplied_out(dense) as (dense, _), opened(dense):
         for name, drift in _drifts(dense, compressed, names, batches) if names else ():
             check_sums(name, drift.inputs, drift.cross)
             module = dense.get_submodule(name)

@@ -16,7 +16,7 @@ from pipeline.lowrank.forms.on_demand import LayerWeight
 from pipeline.lowrank.forms.running import lay_out
 from pipeline.lowrank.forms.stacked import multiplied_out, stack_weight
 from pipeline.lowrank.network.kinds import kind_of, why_unknown
-from pipeline.lowrank.network.opening import close_, module_at, opened, replace_
+from pipeline.lowrank.network.opening import module_at, opened
 from pipeline.lowrank.network.stacks import Stack
 from pipeline.lowrank.network.targets import (
     as_stored,
@@ -162,20 +162,6 @@ def _is_plain(value: object) -> bool:
     if isinstance(value, tuple | list):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, int | float | str)
-
-
-def to_dense_(model: nn.Module) -> nn.Module:
-    """Makes every factorized layer dense again, in place, with the same function: to compress the
-    network anew, or for tools that know dense layers only. Modules that were opened for their
-    factorized layers are packed again.
-
-    Returns the model (a new object only where the root itself is factorized).
-    """
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, Factorized):
-            model = replace_(model, name, layer.as_dense())
-    close_(model)
-    return model
 
 
 def check_ranks_fit(name: str, module: nn.Module, form: Form, ranks: Sequence[int]) -> None:

@@ -14,6 +14,14 @@ from pipeline.lowrank.network.stacks import Stack
 
 
 @dataclass(frozen=True)
+class Costs:
+    """Parameters of a layer, and its multiply-accumulates an example."""
+
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
 class Target:
     """Facts of one layer that may be factorized; everything that a method needs to count costs.
 
@@ -29,6 +37,8 @@ class Target:
         number of positions after the kernel's first j + 1 axes.
     bytes_per_param: of the weight's number format, which factors keep.
     in_first: whether a stack is stored with the inputs before the outputs.
+    present: what the layer costs as it is, where that is not its weight: one that is factorized
+        already, whose weight is the product of its factors.
     """
 
     name: str
@@ -41,6 +51,7 @@ class Target:
     between_positions: tuple[int, ...] = ()
     bytes_per_param: int = 4
     in_first: bool = False
+    present: Costs | None = None
 
     @property
     def groups_in_turn(self) -> int:
@@ -70,13 +81,15 @@ class Target:
 
     @property
     def params(self) -> int:
-        """Parameters of the dense layer, bias included."""
-        return math.prod(self.shape) + self.bias_params
+        """Parameters of the layer as it is, bias included."""
+        return self.present.params if self.present else math.prod(self.shape) + self.bias_params
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of the dense layer per example, bias not counted; an Embedding
+        """Multiply-accumulates of the layer as it is per example, bias not counted; an Embedding
         looks its rows up and has none."""
+        if self.present:
+            return self.present.macs
         if self.kind == "embedding":
             return 0
         return math.prod(self.shape) * self.kernel_positions // self.groups_in_turn

@@ -20,11 +20,9 @@ from pipeline.lowrank import (
     Fixed,
     LowRankError,
     PivotedTucker2,
-    apply_,
     compress_,
     load_,
     names_inside,
-    plan,
     save,
     to_dense_,
 )
@@ -316,6 +314,17 @@ def test_peft_adapters_work_in_eval_and_train_and_are_merged(by: str) -> None:
         assert torch.allclose(merged.train(training)(**x).logits, adapted, atol=1e-5)
 
 
+def test_peft_refuses_the_name_of_a_factorized_layer_and_takes_the_names_inside() -> None:
+    peft = pytest.importorskip("peft")
+    net = nn.Sequential(compressed(), nn.Linear(64, 8))
+    before = net(X)
+    with pytest.raises(ValueError, match=r"(?s)Factorized.*is not supported"):
+        peft.get_peft_model(copy.deepcopy(net), peft.LoraConfig(target_modules=["0.0"]))
+    names = names_inside(net, ["0.0"])
+    tuned = peft.get_peft_model(net, peft.LoraConfig(target_modules=names))
+    assert torch.allclose(tuned.eval()(X), before, atol=1e-6)
+
+
 def test_names_inside_keeps_dense_layers_and_refuses_unknown_ones() -> None:
     net = nn.ModuleDict({"a": compressed(), "b": nn.Linear(2, 2)})
     assert names_inside(net, ["b", "a.0"]) == ["b", "a.0.0", "a.0.1.rest"]
@@ -333,26 +342,7 @@ def test_torchao_quantizes_what_is_inside() -> None:
     assert net[0].weight.shape == (64, 64) and net[0].weight.dtype == torch.float32
 
 
-# -- compressed again ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", [PLAIN, PIVOTED], ids=["svd", "pivoted"])
-def test_a_factorized_layer_is_skipped_with_its_reason_and_its_share(method: Method) -> None:
-    net = nn.Sequential(*compressed(method), nn.Linear(64, 64))
-    again = plan(net, Fixed(8), X[:1])
-    assert list(again.layers) == ["3"]
-    assert again.skipped.keys() == {"0", "2"}
-    share = sum(p.numel() for p in net[0].parameters()) / sum(p.numel() for p in net.parameters())
-    assert "is factorized already" in again.skipped["0"].reason
-    assert again.skipped["0"].share == pytest.approx(share)
-    apply_(net, again)
-    net.train()(X).sum().backward()
-    assert all(p.grad is not None for p in net.parameters())
-
-
-def test_a_network_with_nothing_left_says_how_to_go_on() -> None:
-    with pytest.raises(LowRankError, match=r"0: is factorized already .*lr\.to_dense_\(model\)"):
-        plan(compressed(), Fixed(4), X[:1])
+# -- made dense again ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", [PLAIN, PIVOTED], ids=["svd", "pivoted"])
