@@ -161,7 +161,7 @@ def test_layers_inside_of_packed_modules_are_compressed_again() -> None:
     first = compress_(net, Fixed(8), x[:1], methods=[SVD()])
     size = count_params(net)
     again = compress_(net, Fixed(4), calibration=[x], metric="input", methods=[SVD()], held_out=[])
-    assert again.layers.keys() == first.layers.keys() and len(first.layers) == 5
+    assert again.layers.keys() == first.layers.keys() > {"series.input_l0", "mixed.q_proj"}
     assert count_params(net) == again.totals.params < size - 5 * 4 * 24
     net.train()(x).sum().backward()
 
