@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,11 +34,12 @@ from pipeline.lowrank.analysis.spectra import (
     save_spectra,
 )
 from pipeline.lowrank.analysis.survey import Survey, survey
+from pipeline.lowrank.analysis.whitened import WhitenedWeights
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.dense import multiplied_out
 from pipeline.lowrank.network.calling import evenly, first_example
 from pipeline.lowrank.network.costs import Totals
-from pipeline.lowrank.network.opening import module_at, opened
+from pipeline.lowrank.network.opening import opened
 from pipeline.lowrank.network.skipped import Skipped
 from pipeline.lowrank.network.targets import Target, dense_weight, groups_of
 from pipeline.lowrank.tasks import Task
@@ -75,7 +76,7 @@ class Analysis:
     def whitened(self, model: nn.Module) -> Mapping[str, Tensor]:
         """{target: its weight in the metric, (out, in/groups, *kernel) float64}, each computed
         when it is first asked for."""
-        return _OnDemand(self, model)
+        return WhitenedWeights(self, model)
 
     def whiten(self, name: str, weight: Tensor) -> Tensor:
         """A weight of the target, or a change of it, (out, in/groups, *kernel) → the same shape,
@@ -105,25 +106,6 @@ class Analysis:
 
     def _repr_html_(self) -> str:
         return analysis_table(self).html()
-
-
-class _OnDemand(Mapping[str, Tensor]):
-    def __init__(self, analysis: Analysis, model: nn.Module) -> None:
-        self._analysis, self._model = analysis, model
-        self._known: dict[str, Tensor] = {}
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self._known:
-            in_first = self._analysis.targets[name].in_first
-            weight = dense_weight(dense_of(module_at(self._model, name, in_first=in_first)))
-            self._known[name] = self._analysis.whiten(name, weight)
-        return self._known[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._analysis.targets)
-
-    def __len__(self) -> int:
-        return len(self._analysis.targets)
 
 
 def analyze(

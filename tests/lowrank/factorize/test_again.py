@@ -166,6 +166,29 @@ def test_layers_inside_of_packed_modules_are_compressed_again() -> None:
     net.train()(x).sum().backward()
 
 
+def test_experts_are_compressed_again() -> None:
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, 24, 24))
+
+        def forward(self, x: Tensor) -> Tensor:
+            parts = [nn.functional.linear(x[e::3], self.weight[e]) for e in range(3)]
+            return torch.cat(parts)
+
+    torch.manual_seed(0)
+    net, x = nn.Sequential(Experts(), nn.Linear(24, 24)), torch.randn(30, 24)
+    first = compress_(net, Fixed(8), x, methods=[SVD()])
+    assert "0.stacks.weight" in first.layers
+    size, before = count_params(net), net(x)
+    made = plan(net, Fixed(4), calibration=[x], metric="fisher", methods=[SVD()], held_out=[])
+    assert torch.equal(net(x), before) and made.expected.dense.params == size
+    again = apply_(net, made)
+    assert again.layers.keys() == first.layers.keys()
+    assert count_params(net) == again.totals.params == size - 3 * 4 * 48 - 4 * 48
+    net.train()(x).sum().backward()
+
+
 def test_a_second_round_is_refit() -> None:
     torch.manual_seed(0)
     block = [nn.Sequential(nn.Linear(24, 24), nn.ReLU()) for _ in range(3)]
