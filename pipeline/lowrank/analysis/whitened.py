@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class WhitenedWeights(Mapping[str, Tensor]):
-    """{target: its weight in the metric of an analysis}; of a factorized layer that of its product."""
+    """{target: its weight in the metric}; of a factorized layer that of its product."""
 
     def __init__(self, analysis: Analysis, model: nn.Module) -> None:
         self._analysis, self._model = analysis, model
