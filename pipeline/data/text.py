@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.data.files import DataFacts
 from pipeline.data.generation import generate_sequences
+from pipeline.data.labels import IGNORED
 from pipeline.data.options import DataOptions, TextOptions
 from pipeline.data.sources.texts import Corpus, read_texts
 from pipeline.data.splits import TokenSplits, consecutive_ranges, stratified_indices
@@ -20,6 +21,8 @@ from pipeline.lowrank.network.calling import PADDING
 from pipeline.lowrank.tasks import Task
 from pipeline.models.huggingface import load_tokenizer
 
+_KINDS = ("next token", "masked token", "class", None)
+_MASKED = 0.15  # of the tokens, as BERT was trained
 _FEWEST_WORDS = 8  # of a passage: headings and captions are none
 
 
@@ -32,6 +35,8 @@ def read_token_splits(
     "next token": the documents of a split joined (a blank line between them) and cut into T
     tokens; labels (N, T) are the next tokens, so that every token is predicted once;
     "class": documents, cut off after T tokens; labels (N,) are their classes;
+    "masked token": the same stream without the last token, of which 15 % are masked; labels (N, T)
+    are the masked tokens, and negative elsewhere;
     None: paragraphs, cut off after T tokens; no labels (N, 0).
     Documents go to one split whole and in their order (train first, test last); labelled ones
     are independent and stratified by `seed`. A second text (`ood_path`) is a split "ood".
@@ -48,7 +53,7 @@ def read_token_splits(
         task=task.name,
         source=corpus.name,
         input_shape=(text.sequence_length,),
-        label_shape={"class": (), "next token": (text.sequence_length,)}.get(task.labels or ""),
+        label_shape=_label_shape(task, text),
         sizes={},
         sha256={corpus.name: corpus.sha256},
         vocabulary=len(tokenizer),
@@ -57,7 +62,10 @@ def read_token_splits(
         splits, names = _labelled(corpus, tokenizer, text, sizes, seed)
         return splits, replace(facts, class_names=names, classes=len(names))
     passages = task.labels is None
-    make = (_Passages if passages else _Stream)(tokenizer, text.sequence_length)
+    if task.labels == "masked token":
+        make: _Stream | _Passages = _Masked(tokenizer, text.sequence_length, seed)
+    else:
+        make = (_Passages if passages else _Stream)(tokenizer, text.sequence_length)
     splits = _by_document(corpus, make, sizes)
     if text.generated:
         own = _generated(text, task, seed)
@@ -72,8 +80,12 @@ def read_token_splits(
 
 
 def _check_task(text: TextOptions, task: Task) -> None:
-    if task.inputs != "tokens" or task.labels == "value":
-        raise LowRankError(f"data=text: the task {task.name} reads no text; choose another task")
+    if task.inputs != "tokens" or task.labels not in _KINDS:
+        raise LowRankError(
+            f"data=text: the task {task.name} reads no text, or labels that plain text has not; "
+            "choose data=tensors, dataset or hub, or a task of causal_lm, masked_lm, encoder, "
+            "sequence_classification"
+        )
     if text.generated and task.labels != "next token":
         raise LowRankError(
             f"data.text.generated={text.generated}: a model of the task {task.name} writes no "
@@ -84,6 +96,12 @@ def _check_task(text: TextOptions, task: Task) -> None:
             f"data.text.label_column={text.label_column}: not used by the task {task.name}; set it "
             "to null"
         )
+
+
+def _label_shape(task: Task, text: TextOptions) -> tuple[int, ...] | None:
+    if task.labels is None:
+        return None
+    return () if task.labels == "class" else (text.sequence_length,)
 
 
 def _read(path: str, sha256: str | None, text: TextOptions) -> Corpus:
@@ -134,6 +152,28 @@ class _Stream:
         shape = (count, self._length)
         # Two copies: safetensors refuses tensors that share memory.
         return {"inputs": ids[:used].view(shape), "labels": ids[1 : used + 1].view(shape).clone()}
+
+
+class _Masked(_Stream):
+    """Sequences for a masked language model: some of their tokens are masked, by `seed`."""
+
+    def __init__(self, tokenizer: Any, length: int, seed: int) -> None:
+        super().__init__(tokenizer, length)
+        self._mask, self._seed = tokenizer.mask_token_id, seed
+        if self._mask is None:
+            raise LowRankError(
+                "data.text.tokenizer: has no mask token, which the task masked_lm needs; give the "
+                "tokenizer of a masked language model"
+            )
+
+    def examples(self, split: str, units: Iterable[int], size: int | None) -> dict[str, Tensor]:
+        ids = super().examples(split, units, size)["inputs"]
+        chosen = torch.rand(ids.shape, generator=torch.Generator().manual_seed(self._seed))
+        masked = chosen < _MASKED
+        return {
+            "inputs": ids.masked_fill(masked, self._mask),
+            "labels": ids.masked_fill(~masked, IGNORED),
+        }
 
 
 class _Passages:

@@ -1,5 +1,4 @@
-"""Transformers as networks of this project: one tensor in, one tensor out, rebuilt without a
-hub."""
+"""Transformers as networks of this project, rebuilt without a hub."""
 
 from __future__ import annotations
 
@@ -9,37 +8,33 @@ from types import ModuleType
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.network.calling import PADDING
 from pipeline.machine.checksums import check_sha256, content_sha256
 from pipeline.machine.fetching import PYPI, locate
+from pipeline.models.heads import HEADS, adapt, head_of
 
-# Task → the class of transformers that has its head.
-TASKS = {
-    "causal_lm": "AutoModelForCausalLM",
-    "sequence_classification": "AutoModelForSequenceClassification",
-    "encoder": "AutoModel",
-}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load(*, name: str, sha256: str | None, task: str, dtype: str) -> nn.Module:
     """A pretrained transformer, in eval mode: model(tokens) with tokens (N, T) int64, where
-    PADDING stands for no token.
+    PADDING stands for no token, model(images) with values (N, C, H, W), or by keywords.
 
     name: a folder of transformers' own format, a .gguf file (dequantised), pypi:… (see
     `packages.locate`), or a name on the Hugging Face hub. `sha256`: of the wheel, or the
     `content_sha256` of the file or folder. dtype: of the weights, float32, bfloat16 or float16.
 
-    By task it gives causal_lm: logits (N, vocabulary, T), classes in dimension 1 as everywhere
-    in torch; sequence_classification: logits (N, classes); encoder: the mean of the last
-    hidden states over the tokens, (N, width). Parameters keep transformers' names.
+    By task it gives causal_lm, masked_lm, seq2seq: logits (N, vocabulary, T), classes in dimension
+    1 as everywhere in torch; token_classification: (N, classes, T); segmentation: (N, classes, H,
+    W) in the size of the image; classification, sequence_classification, multilabel, regression:
+    (N, classes); encoder: the mean of the last hidden states over the tokens, (N, width); custom:
+    all that transformers gives. Parameters keep transformers' names.
 
     Raises LowRankError for an unknown task or dtype and for what cannot be loaded.
     """
-    return _adapt(from_pretrained(name, sha256, task=task, dtype=dtype), task)
+    return adapt(from_pretrained(name, sha256, task=task, dtype=dtype), task)
 
 
 def from_pretrained(name: str, sha256: str | None, *, task: str, dtype: str) -> Any:
@@ -47,7 +42,8 @@ def from_pretrained(name: str, sha256: str | None, *, task: str, dtype: str) -> 
     transformers = _transformers(task, dtype)
     arguments = _source(name, sha256)
     try:
-        model, report = getattr(transformers, TASKS[task]).from_pretrained(
+        config = transformers.AutoConfig.from_pretrained(**arguments)
+        model, report = head_of(transformers, task, config).from_pretrained(
             **arguments, dtype=_DTYPES[dtype], output_loading_info=True
         )
     except (OSError, ValueError) as error:
@@ -69,11 +65,12 @@ def skeleton(*, name: str, task: str, dtype: str, config: Mapping[str, Any]) -> 
     from transformers.initialization import no_init_weights
 
     with no_init_weights():
-        model = getattr(transformers, TASKS[task]).from_config(
-            transformers.AutoConfig.for_model(**config), dtype=_DTYPES[dtype]
-        )
+        known = transformers.AutoConfig.for_model(**config)
+        head = head_of(transformers, task, known)
+        make = getattr(head, "from_config", None) or head._from_config
+        model = make(known, dtype=_DTYPES[dtype])
     model.tie_weights()
-    return _adapt(model, task)
+    return adapt(model, task)
 
 
 def self_contained(spec: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
@@ -120,60 +117,9 @@ def _source(name: str, sha256: str | None) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": str(place.parent), "gguf_file": place.name}
 
 
-def _adapt(model: nn.Module, task: str) -> nn.Module:
-    """Puts hooks on the model rather than a module around it, so that names and checkpoints stay
-    transformers' own."""
-    model.config.use_cache = False  # type: ignore[union-attr]  # nothing is generated
-    read, answer = {
-        # What follows a token doesn't change it: behind the text, padding needs no mask.
-        "causal_lm": (_tokens_alone, _next_token_logits),
-        "sequence_classification": (_tokens_and_mask, _logits),
-        "encoder": (_tokens_and_mask, _mean_state),
-    }[task]
-    model.register_forward_pre_hook(read, with_kwargs=True)
-    model.register_forward_hook(answer, with_kwargs=True)
-    return model.eval()
-
-
-_Call = tuple[tuple[()], dict[str, Any]]  # arguments and keywords of transformers' own forward
-
-
-def _tokens_alone(model: nn.Module, arguments: tuple[Tensor, ...], keywords: Any) -> _Call | None:
-    if not arguments:
-        return None  # called with transformers' keywords
-    return (), keywords | {"input_ids": arguments[0].clamp(min=0)}
-
-
-def _tokens_and_mask(
-    model: nn.Module, arguments: tuple[Tensor, ...], keywords: Any
-) -> _Call | None:
-    if not arguments:
-        return None
-    mask = (arguments[0] != PADDING).to(torch.int64)
-    return (), keywords | {"input_ids": arguments[0] * mask, "attention_mask": mask}
-
-
-def _next_token_logits(*call: Any) -> Tensor:
-    logits: Tensor = call[-1].logits
-    return logits.transpose(1, 2)
-
-
-def _logits(*call: Any) -> Tensor:
-    logits: Tensor = call[-1].logits
-    return logits
-
-
-def _mean_state(
-    model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any
-) -> Tensor:
-    states: Tensor = output.last_hidden_state
-    mask: Tensor = keywords["attention_mask"].unsqueeze(-1).to(states.dtype)
-    return (states * mask).sum(1) / mask.sum(1)
-
-
 def _transformers(task: str = "causal_lm", dtype: str = "float32") -> ModuleType:
     """The library, quiet; imported late, because most networks do without it."""
-    for key, value, known in (("task", task, TASKS), ("model.dtype", dtype, _DTYPES)):
+    for key, value, known in (("task", task, HEADS), ("model.dtype", dtype, _DTYPES)):
         if value not in known:
             raise LowRankError(f"{key}={value}: unknown; choose one of {', '.join(known)}")
     try:

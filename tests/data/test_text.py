@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pipeline.lowrank import LowRankError
 from pipeline.lowrank.network.calling import PADDING
 from pipeline.lowrank.tasks import Classification, get_task
 from pipeline.machine.checksums import content_sha256
+from pipeline.models.huggingface import load_tokenizer
 from tests.models.transformers_case import chapters, write_book, write_model, write_tokenizer
 
 pytest.importorskip("transformers")
@@ -120,6 +122,26 @@ def test_the_same_files_twice_and_a_second_text(tmp_path: Path, tokenizer: Path)
         prepare(tmp_path, book, tokenizer, sha256="0" * 64)
     with pytest.raises(LowRankError, match=r"data\.text\.ood=10000: its documents give \d+ exam"):
         prepare(tmp_path, book, tokenizer, ood_path=str(other), ood=10_000)
+
+
+def test_masked_tokens_are_the_labels(tmp_path: Path, tokenizer: Path) -> None:
+    book = write_book(tmp_path / "b.txt")
+    with pytest.raises(LowRankError, match="no mask token, which the task masked_lm needs"):
+        prepare(tmp_path, book, tokenizer, task="masked_lm")
+    masking = tmp_path / "masking"
+    shutil.copytree(tokenizer, masking)
+    known = load_tokenizer(str(masking), None)
+    known.add_special_tokens({"mask_token": "<mask>"})
+    known.save_pretrained(masking)
+    facts = prepare(tmp_path, book, masking, task="masked_lm")
+    split = load_split(tmp_path / "data", "train")
+    assert facts.label_shape == split.labels.shape[1:] == split.stored.shape[1:]
+    masked = split.stored == known.mask_token_id
+    assert torch.equal(masked, split.labels >= 0)
+    assert 0.1 < masked.float().mean() < 0.2
+    prepare(tmp_path / "whole", book, tokenizer)
+    whole = load_split(tmp_path / "whole/data", "train").stored
+    assert torch.equal(torch.where(masked, split.labels, split.stored), whole)
 
 
 def test_passages_are_paragraphs_padded_behind(tmp_path: Path, tokenizer: Path) -> None:

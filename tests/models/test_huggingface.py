@@ -11,14 +11,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.data.splits import moved
 from pipeline.lowrank import LowRankError
 from pipeline.lowrank.forms.building import build_model
 from pipeline.lowrank.forms.files import load, save
-from pipeline.lowrank.network.calling import PADDING
+from pipeline.lowrank.network.calling import PADDING, call, rows_of
 from pipeline.lowrank.network.costs import layer_macs, trace_positions
 from pipeline.lowrank.network.finding import find_targets
+from pipeline.lowrank.tasks import get_task
+from pipeline.lowrank.tasks.base import Examples
+from pipeline.lowrank.tasks.outputs import leaves
 from pipeline.machine.checksums import content_sha256
 from pipeline.models import huggingface
+from pipeline.models.heads import HEADS
 from tests.models.transformers_case import VOCABULARY, write_gguf, write_model
 
 pytest.importorskip("transformers")
@@ -33,26 +38,47 @@ def tokens(count: int = 3, length: int = 10) -> Tensor:
     return torch.randint(VOCABULARY, (count, length), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("task", sorted(huggingface.TASKS))
+def inputs_of(task: str) -> Any:
+    """Three examples, as the chain gives them to the task's network."""
+    if task in ("classification", "segmentation"):
+        return torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    if task == "seq2seq":
+        return {"input_ids": tokens(), "decoder_input_ids": tokens(3, 7)}
+    return tokens()
+
+
+@pytest.mark.parametrize("task", HEADS)
 def test_the_answers_are_those_of_transformers(tmp_path: Path, task: str) -> None:
     reference = write_model(tmp_path / "net", task)
     model = build_model(spec_of(tmp_path / "net", task))
-    ids = tokens()
+    inputs = inputs_of(task)
     with torch.no_grad():
-        theirs = reference(input_ids=ids, attention_mask=torch.ones_like(ids))
-        ours = model(ids)
-    if task == "causal_lm":
-        assert ours.shape == (3, VOCABULARY, 10)
+        theirs = call(reference, inputs)
+        ours = call(model, inputs)
+    if task in ("causal_lm", "masked_lm", "seq2seq", "token_classification"):
+        assert ours.shape[::2] == (3, 7 if task == "seq2seq" else 10)
         torch.testing.assert_close(ours.transpose(1, 2), theirs.logits)
     elif task == "encoder":
         torch.testing.assert_close(ours, theirs.last_hidden_state.mean(1))
+    elif task == "segmentation":
+        assert ours.shape == (3, 3, 16, 16)
+        means = (torch.nn.functional.adaptive_avg_pool2d(one, 1) for one in (ours, theirs.logits))
+        torch.testing.assert_close(*means, rtol=0.05, atol=0.05)
+    elif task == "custom":
+        torch.testing.assert_close(ours.end_logits, theirs.end_logits)
     else:
         torch.testing.assert_close(ours, theirs.logits)
     assert set(model.state_dict()) == set(reference.state_dict())
     assert not model.training
+    examples = Examples("planted", (10,), classes=3, vocabulary=VOCABULARY)
+    first = rows_of(inputs, slice(0, 1))
+    assert task == "seq2seq" or get_task(task).misfit(call(model, first), examples) is None
 
 
-@pytest.mark.parametrize("task", sorted(huggingface.TASKS))
+TEXT = ["causal_lm", "encoder", "masked_lm", "sequence_classification", "token_classification"]
+
+
+@pytest.mark.parametrize("task", TEXT)
 def test_padding_behind_the_text_changes_nothing(tmp_path: Path, task: str) -> None:
     write_model(tmp_path / "net", task)
     model = build_model(spec_of(tmp_path / "net", task))
@@ -63,14 +89,32 @@ def test_padding_behind_the_text_changes_nothing(tmp_path: Path, task: str) -> N
         other = model(ids.clamp(min=0))[1]
     # Kernels of another length round differently.
     close = {"rtol": 1e-4, "atol": 1e-5}
-    if task == "causal_lm":
+    if padded.dim() == 2:
         torch.testing.assert_close(padded[:, :7], alone, **close)
     else:
         torch.testing.assert_close(padded, alone, **close)
+    if task != "causal_lm":
         assert (padded - other).abs().max() > 1e-3, "token 0 is no padding"
 
 
-@pytest.mark.parametrize("task", sorted(huggingface.TASKS))
+def test_padding_of_two_texts_changes_nothing(tmp_path: Path) -> None:
+    write_model(tmp_path / "net", "seq2seq")
+    model = build_model(spec_of(tmp_path / "net", "seq2seq"))
+    ids, written = tokens(1, 12), tokens(1, 7)
+    ids[0, 9:], written[0, 5:] = PADDING, PADDING
+    with torch.no_grad():
+        padded = model(input_ids=ids, decoder_input_ids=written)[0, :, :5]
+        alone = model(input_ids=ids[:, :9], decoder_input_ids=written[:, :5])[0]
+    torch.testing.assert_close(padded, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_kind_of_model_without_the_tasks_head_is_refused(tmp_path: Path) -> None:
+    write_model(tmp_path / "net", "causal_lm")
+    with pytest.raises(LowRankError, match=r"transformers has no llama for the task segmentation"):
+        build_model(spec_of(tmp_path / "net", "segmentation"))
+
+
+@pytest.mark.parametrize("task", HEADS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_network_folder_needs_nothing_else(tmp_path: Path, task: str, dtype: str) -> None:
     write_model(tmp_path / "net", task)
@@ -81,8 +125,10 @@ def test_a_network_folder_needs_nothing_else(tmp_path: Path, task: str, dtype: s
     shutil.rmtree(tmp_path / "net")
     assert str(tmp_path) not in (tmp_path / "saved/network.json").read_text()
     again = load(tmp_path / "saved")
+    inputs = moved(inputs_of(task), torch.device("cpu"), getattr(torch, dtype))
     with torch.no_grad():
-        assert torch.equal(model(tokens()), again(tokens()))
+        first, second = (list(leaves(call(one, inputs))) for one in (model, again))
+    assert first and all(torch.equal(*pair) for pair in zip(first, second, strict=True))
     assert next(again.parameters()).dtype is getattr(torch, dtype)
     if task == "causal_lm":
         head, embedding = again.get_submodule("lm_head"), again.get_submodule("model.embed_tokens")

@@ -59,7 +59,7 @@ def write_tokenizer(folder: Path) -> Any:
 
 def write_model(folder: Path, task: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
     """A transformer of the task with random weights and a tokenizer, in transformers' format:
-    a Llama with tied embeddings and grouped queries, or a BERT."""
+    a Llama with tied embeddings and grouped queries, a T5, a Segformer, a ViT, or a BERT."""
     import transformers
 
     torch.manual_seed(seed)
@@ -78,12 +78,35 @@ def write_model(folder: Path, task: str, seed: int = 0, dtype: torch.dtype = tor
             **common, num_key_value_heads=2, tie_word_embeddings=True, eos_token_id=1
         )
         model = transformers.LlamaForCausalLM(config)
-    elif task == "encoder":
-        model = transformers.BertModel(transformers.BertConfig(**common))
+    elif task == "seq2seq":
+        config = transformers.T5Config(
+            vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4,
+            pad_token_id=0, decoder_start_token_id=0,
+        )  # fmt: skip
+        model = transformers.T5ForConditionalGeneration(config)
+    elif task == "segmentation":
+        config = transformers.SegformerConfig(
+            num_channels=1, num_encoder_blocks=2, depths=[1, 1], sr_ratios=[2, 1],
+            hidden_sizes=[16, 32], patch_sizes=[3, 3], strides=[2, 2], num_attention_heads=[1, 2],
+            mlp_ratios=[2, 2], decoder_hidden_size=32, num_labels=3,
+        )  # fmt: skip
+        model = transformers.SegformerForSemanticSegmentation(config)
+    elif task == "classification":
+        config = transformers.ViTConfig(
+            image_size=16, patch_size=4, num_channels=1, hidden_size=32, num_hidden_layers=2,
+            num_attention_heads=4, intermediate_size=48, num_labels=3,
+        )  # fmt: skip
+        model = transformers.ViTForImageClassification(config)
     else:
-        model = transformers.BertForSequenceClassification(
-            transformers.BertConfig(**common, num_labels=3)
-        )
+        head = {
+            "encoder": "BertModel",
+            "masked_lm": "BertForMaskedLM",
+            "token_classification": "BertForTokenClassification",
+            "custom": "BertForQuestionAnswering",
+        }.get(task, "BertForSequenceClassification")
+        labels = 2 if task == "custom" else 3  # where an answer starts and ends
+        config = transformers.BertConfig(**common, num_labels=labels)
+        model = getattr(transformers, head)(config)
     model = model.to(dtype).eval()
     model.save_pretrained(folder)
     write_tokenizer(folder)

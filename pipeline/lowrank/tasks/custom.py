@@ -15,7 +15,7 @@ from pipeline.lowrank.tasks.base import Examples, ExampleScores, Given, Labels
 from pipeline.lowrank.tasks.gaussian import Gaussian
 from pipeline.lowrank.tasks.measure import Measure
 from pipeline.lowrank.tasks.metrics import gather, measured
-from pipeline.lowrank.tasks.outputs import Selector, described, flattened, numbers
+from pipeline.lowrank.tasks.outputs import Selector, described, flattened, leaves, numbers
 
 Direction = Literal["maximize", "minimize"]
 # What the user's code may raise on a batch that does not suit it.
@@ -104,7 +104,7 @@ class Custom(Gaussian):
         return _called("task.loss", self._loss, *self._pair(output, labels), labels)
 
     def scores(self, output: Any, labels: Any) -> ExampleScores:
-        rows = self.prediction(output).double()
+        count = len(next(leaves(labels.inputs if labels.inputs is not None else output)))
         chosen, true = self._pair(output, labels)
         found: dict[str, Any] = {}
         for name, (score, _) in self._scorers.items() if true is not None else ():
@@ -112,13 +112,13 @@ class Custom(Gaussian):
                 found[name] = _gathered(name, score, chosen, true)
             else:
                 value = _called(f"task.measures.{name}", score, chosen, true, labels)
-                found[name] = value.double().expand(len(rows)).cpu()
+                found[name] = value.double().expand(count).cpu()
         if self._loss is not None:
             value = self.loss(output, labels, 0.0)
-            return {**found, "loss": value.double().expand(len(rows)).cpu()}
+            return {**found, "loss": value.double().expand(count).cpu()}
         if labels.dense is None:
             raise LowRankError("the task custom has no loss: give one, or the dense network")
-        apart = rows - self.prediction(labels.dense).double()
+        apart = self.prediction(output).double() - self.prediction(labels.dense).double()
         return {**found, "mse": apart.square().mean(1).cpu()}
 
     def _pair(self, output: Any, given: Given) -> tuple[Any, Any]:

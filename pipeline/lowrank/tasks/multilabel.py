@@ -14,7 +14,7 @@ from pipeline.lowrank.tasks.agreement import Agreement, no_labels
 from pipeline.lowrank.tasks.base import Examples, ExampleScores, Task
 from pipeline.lowrank.tasks.measure import ACCURACY, LOSS, Measure
 from pipeline.lowrank.tasks.metrics import gather, measured
-from pipeline.lowrank.tasks.outputs import one_tensor
+from pipeline.lowrank.tasks.outputs import TASKS_PAGE, one_tensor
 
 _PRECISION = Measure("average_precision", "mean average precision", "maximize", "%", "percent")
 _F1 = Measure("f1", "F1, mean of labels", "maximize", "%", "percent")
@@ -41,7 +41,8 @@ class Multilabel(Task):
         if found.dim() > 2:
             raise LowRankError(
                 f"the task multilabel reads logits (N, labels); the network gives "
-                f"{list(found.shape)}: a class at each position is the task segmentation"
+                f"{list(found.shape)}: a class at each position is the task segmentation; "
+                f"{TASKS_PAGE}"
             )
         return found[:, None] if found.dim() == 1 else found
 

@@ -10,7 +10,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.tasks.base import Examples, ExampleScores
 from pipeline.lowrank.tasks.measure import ACCURACY, LOSS, Measure
 from pipeline.lowrank.tasks.metrics import gather
-from pipeline.lowrank.tasks.outputs import Selector
+from pipeline.lowrank.tasks.outputs import TASKS_PAGE, Selector
 from pipeline.lowrank.tasks.positions import _NONE, Positions
 
 _IOU = Measure("mean_iou", "mean IoU", "maximize", "%", "percent")
@@ -36,7 +36,8 @@ class Segmentation(Positions):
         if found.dim() < 3:
             raise LowRankError(
                 f"the network gives {list(found.shape)}, and the task segmentation reads logits "
-                "(N, classes, H, W): a class for each example is the task classification"
+                "(N, classes, H, W): a class for each example is the task classification; "
+                f"{TASKS_PAGE}"
             )
         return found
 
