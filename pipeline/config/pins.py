@@ -31,6 +31,7 @@ _OR_A_NAME = ("data.text.tokenizer", "data.processor", "model.name")  # on a hub
 _CODE = {
     ("model",): "baseline.model_sha256",
     ("data.dataset", "data.transform"): "data.code_sha256",
+    ("task.loss", "task.measures", "task.output"): "task.code_sha256",
 }
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pipeline.config.configuration import Configuration
 
 _FILES = ("tensors", "text", "image_folder", "table", "hub")
+_ANY_INPUTS = ("tensors", "dataset", "hub")  # what they hold may be values or token ids
 # Policies whose plans are measured on data that the statistics haven't seen.
 _MEASURED = ("budget", "loss")
 
@@ -41,11 +42,11 @@ def _check_task(configuration: Configuration) -> None:
     task, model = get_task(configuration.task.name), configuration.model
     data = configuration.data.name
     inputs = "tokens" if data == "text" else "values"
-    if task.inputs not in (inputs, "any"):
+    if data not in _ANY_INPUTS and task.inputs not in (inputs, "any"):
         fitting = ", ".join(n for n, known in TASKS.items() if known.inputs in (inputs, "any"))
         raise LowRankError(
             f"task={task.name}: it reads {task.inputs}, and data={data} gives {inputs}; choose "
-            f"other data, or a task of {fitting}"
+            f"other data, or a task of {fitting}; docs/tasks.md has the tasks"
         )
     if model.get("_target_") == TRANSFORMER and model.get("task") != task.name:
         raise LowRankError(f"model.task={model.get('task')}: renamed; it is task.name now")

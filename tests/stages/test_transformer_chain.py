@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,8 @@ COMMON = [
 LAYERS = {"causal_lm": "model.layers.*", "encoder": "encoder.*"}
 
 
-def run_chain(folder: Path, overrides: list[str]) -> dict[str, Any]:
-    params = compose_params(ROOT / "conf", [*COMMON, *overrides])
+def run_chain(folder: Path, overrides: list[str], common: Sequence[str] = COMMON) -> dict[str, Any]:
+    params = compose_params(ROOT / "conf", [*common, *overrides])
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     for stage in STAGES:
         import_module(f"stages.{stage}").run()

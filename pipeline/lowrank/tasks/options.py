@@ -29,6 +29,9 @@ class TaskOptions:
         help="which part of the network's output counts: a key, an index, several of them, or "
         "`{_target_: a function of the output}`; null: all of it",
     )
+    ignore_index: int | None = knob(
+        None, help="segmentation: the label that counts nowhere, as negative ones do"
+    )
     variance: float | None = knob(
         None,
         gt=0,
@@ -43,11 +46,14 @@ class TaskOptions:
         help="custom: `{name: {_target_: metric of torchmetrics or function, its arguments, "
         "direction: maximize or minimize where it does not say}}`",
     )
+    code_sha256: str | None = knob(
+        None, help="checksum of the code of your loss, measures and output; filled in"
+    )
 
     def __post_init__(self) -> None:
         known = inspect.signature(type(get_task(self.name)).__init__).parameters
-        for key in ("variance", "loss", "measures"):
-            if getattr(self, key) and key not in known:
+        for key in ("ignore_index", "variance", "loss", "measures"):
+            if getattr(self, key) not in (None, {}) and key not in known:
                 raise LowRankError(
                     f"task.{key}={getattr(self, key)}: not used by the task {self.name}; set it to "
                     "null, or choose another task"
@@ -59,6 +65,7 @@ class TaskOptions:
         known = inspect.signature(kind).parameters
         given: dict[str, Any] = {
             "output": self._selector(),
+            "ignore_index": self.ignore_index,
             "variance": self.variance,
             "loss": called(self.loss, "task.loss"),
             "measures": {k: _measure(k, v) for k, v in (self.measures or {}).items()},
