@@ -55,7 +55,7 @@ def adapt(model: nn.Module, task: str) -> nn.Module:
     """Puts hooks on the model rather than a module around it, so that names and checkpoints stay
     transformers' own."""
     if hasattr(model.config, "use_cache"):
-        model.config.use_cache = False  # type: ignore[union-attr]  # nothing is generated
+        model.config.use_cache = False  # nothing is generated
     read, answer = _HOOKS.get(task, (_texts, _logits))
     model.register_forward_pre_hook(read, with_kwargs=True)
     model.register_forward_hook(answer, with_kwargs=True)
