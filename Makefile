@@ -1,5 +1,6 @@
 # make repro   the whole chain on the default configuration
-# make test    all tests
+# make test    all tests, but of the exports the quick ones
+# make test-exports   every export format on every architecture
 # make ui      MLflow on the results, http://127.0.0.1:5000
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
@@ -9,13 +10,17 @@ STAMP := $(VENV)/.installed
 # `python` in dvc.yaml is the one of the virtual environment.
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: repro test ui lint docs clean
+.PHONY: repro test test-exports ui lint docs clean
 repro: $(STAMP) .dvc/config.local
 	dvc repro
 
 # Two processes of one thread each; the longest files start first (tests/conftest.py).
 test: $(STAMP) .dvc/config.local
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 --dist loadfile -m "not exports"
+
+# Each export is opened in a process of its own: minutes, where the light ones in `test` take seconds.
+test-exports: $(STAMP)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 -m exports
 
 ui: $(STAMP)
 	mlflow ui --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" --port 5000

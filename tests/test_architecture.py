@@ -29,6 +29,7 @@ LOWRANK = (
     "factorize",
     "bounds",
     "adapters",
+    "exports",
 )
 PIPELINE = (
     "lowrank",
@@ -42,7 +43,7 @@ PIPELINE = (
     "config",
     "sweeps",
 )
-MOST_ROOMS = {"pipeline": 13, "pipeline/lowrank": 12}
+MOST_ROOMS = {"pipeline": 13, "pipeline/lowrank": 13}
 ORCHESTRATORS = {"hydra", "omegaconf", "dvc", "mlflow"}
 MAY_ORCHESTRATE = {"config", "tracking", "sweeps", "__main__", "extract_lora"}
 LOWRANK_MAY_IMPORT = {"torch", "tensorly", "safetensors", "pydantic", "pydantic_core", "pipeline"}

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from pipeline.lowrank.analysis.options import AnalysisOptions
     from pipeline.lowrank.bounds import Bounds, certify
     from pipeline.lowrank.errors import LowRankError
+    from pipeline.lowrank.exports.export import export
+    from pipeline.lowrank.exports.record import Export
     from pipeline.lowrank.factorize.apply import Compression, apply_
     from pipeline.lowrank.factorize.deciding import compress_, plan, plan_from
     from pipeline.lowrank.factorize.layer import LayerReport
@@ -71,6 +73,8 @@ _HOMES = {
     "analysis.options": ("AnalysisOptions",),
     "bounds": ("Bounds", "certify"),
     "errors": ("LowRankError",),
+    "exports.export": ("export",),
+    "exports.record": ("Export",),
     "factorize.apply": ("Compression", "apply_"),
     "factorize.deciding": ("compress_", "plan", "plan_from"),
     "factorize.layer": ("LayerReport",),

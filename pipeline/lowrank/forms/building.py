@@ -51,6 +51,12 @@ def build_model(spec: Mapping[str, Any]) -> nn.Module:
     return model
 
 
+def known_builder(model: nn.Module) -> Mapping[str, Any] | None:
+    """How the dense network is built, of one that `build_model` made; None for another one."""
+    builder: Mapping[str, Any] | None = getattr(model, BUILDER, None)
+    return builder
+
+
 def _check_builder(target: str, builder: object) -> None:
     """Raises LowRankError unless this is a class of networks, or a function that says in its
     annotation that it returns one."""

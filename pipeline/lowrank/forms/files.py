@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms import get_form
-from pipeline.lowrank.forms.building import BUILDER, build_model
+from pipeline.lowrank.forms.building import BUILDER, build_model, known_builder
 from pipeline.lowrank.forms.surgery import Factorized, layer_at, unfilled
 from pipeline.lowrank.network.opening import replace_
 from pipeline.lowrank.typed import load_record, save_record
@@ -66,7 +66,7 @@ def save(model: nn.Module, folder: Path | str, builder: Mapping[str, Any] | None
         for name, module in model.named_modules()
         if isinstance(module, Factorized)
     }
-    known = getattr(model, BUILDER, None) if builder is None else builder
+    known = known_builder(model) if builder is None else builder
     save_record(folder / NETWORK, NetworkFile(2, known and dict(known), layers))
 
 
@@ -107,7 +107,7 @@ def load_(model: nn.Module, folder: Path | str) -> nn.Module:
     """
     folder = Path(folder)
     file = read_network(folder)
-    builder = getattr(model, BUILDER, None)
+    builder = known_builder(model)
     for name, layer in file.layers.items():
         module = layer_at(model, name, in_first=layer.in_first)
         built = unfilled(name, module, get_form(layer.form), layer.ranks)

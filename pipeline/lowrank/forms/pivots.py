@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from pipeline.lowrank.forms.constructors import constructor_of
 from pipeline.lowrank.forms.interpolative import pivot_rows
 from pipeline.lowrank.linalg import split_groups
 from pipeline.lowrank.network.stacks import Stack, empty_stack
@@ -58,6 +59,11 @@ class PivotedOutput(nn.Module):
         y = _take(torch.cat([x, self.rest(x)], self.dim), self.dim, self.order)
         return y if self.bias is None else y + self.bias.view(-1, *[1] * (-1 - self.dim))
 
+    def constructor(self) -> dict[str, Any]:
+        """See `constructors.constructor_of`."""
+        sizes = {"outputs": len(self.order), "dim": self.dim, "bias": self.bias is not None}
+        return {"kind": "PivotedOutput", "rest": constructor_of(self.rest), **sizes}
+
     def matrix(self) -> Tensor:
         """The whole factor (outputs, rank, 1…) that this layer stands for."""
         return _whole_output(weight_of(self.rest), groups_of(self.rest), self.order)
@@ -93,6 +99,12 @@ class PivotedInput(nn.Module):
             return _apply(self.rest, x, whole, None)
         others: Tensor = self.rest(_take(x, self.dim, self.others))
         return _take(x, self.dim, self.pivots) + others
+
+    def constructor(self) -> dict[str, Any]:
+        """See `constructors.constructor_of`."""
+        pivots, rest = len(self.pivots), len(self.others)
+        sizes = {"pivots": pivots, "inputs": pivots + rest, "dim": self.dim}
+        return {"kind": "PivotedInput", "rest": constructor_of(self.rest), **sizes}
 
     def matrix(self) -> Tensor:
         """The whole factor (rank, inputs of a group, 1…) that this layer stands for."""

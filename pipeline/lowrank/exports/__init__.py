@@ -1,0 +1,26 @@
+"""Ways out of this project: networks that load and run anywhere, one file a format."""
+
+from __future__ import annotations
+
+from pipeline.lowrank.errors import LowRankError, suggest
+from pipeline.lowrank.exports.base import Format
+from pipeline.lowrank.exports.to_dense import ToDense
+from pipeline.lowrank.exports.to_huggingface import ToHuggingFace
+from pipeline.lowrank.exports.to_onnx import ToOnnx
+from pipeline.lowrank.exports.to_pt2 import ToPt2
+from pipeline.lowrank.exports.to_torch import ToTorch
+
+# Every format, by its name in `to=`.
+FORMATS: dict[str, Format] = {
+    one.name: one for one in (ToTorch(), ToHuggingFace(), ToOnnx(), ToPt2(), ToDense())
+}
+
+
+def get_format(name: str) -> Format:
+    """The format of this name; LowRankError with the nearest name if there is none."""
+    if name in FORMATS:
+        return FORMATS[name]
+    raise LowRankError(f"to={name}: unknown; {suggest(name, FORMATS)}")
+
+
+__all__ = ["FORMATS", "Format", "get_format"]

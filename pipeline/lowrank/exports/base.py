@@ -1,0 +1,105 @@
+"""The contract of an export format."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from pipeline.lowrank.exports.calls import Call
+from pipeline.lowrank.exports.record import Checked
+from pipeline.lowrank.typed import knob, options
+
+FormName = Literal["auto", "plain", "pivoted", "dense"]
+DTypeName = Literal["float32", "bfloat16", "float16"]
+
+
+@options
+class ExportOptions:
+    """How a network is exported."""
+
+    form: FormName = knob(
+        "auto",
+        help="of factorized layers: pivoted (as they are), plain (pivots multiplied out), dense; "
+        "auto: what suits the format",
+    )
+    dtype: DTypeName | None = knob(None, help="of the parameters; null keeps the network's own")
+    dynamic: bool = knob(
+        True, help="batch and length stay free in graphs (onnx, pt2); false: those of the example"
+    )
+    tolerance: float | None = knob(
+        None,
+        gt=0,
+        help="largest difference from the network in memory, over the largest output; null: by "
+        "the number format",
+    )
+    shard: str = knob("5GB", help="the largest file of weights (huggingface, dense)")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One export.
+
+    network: in the form and number format that is written, in eval mode, on the CPU.
+    calls: examples in several sizes, the first as it was given.
+    builder: how the dense network is built, `_target_` and arguments; None where nobody said.
+    tokenizer: or processor, to be written beside a transformer; None: there is none.
+    """
+
+    network: nn.Module
+    calls: Sequence[Call]
+    options: ExportOptions
+    builder: Mapping[str, Any] | None
+    tokenizer: Any
+
+
+@dataclass(frozen=True)
+class Check:
+    """What stands for the network where the fresh process cannot build it: code, calls and the
+    outputs that they must give."""
+
+    checked: Checked
+    code: str
+    calls: Sequence[Call]
+    expected: Sequence[Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a format wrote.
+
+    usage: Python that makes `model` of the folder `folder`. The fresh process runs it, and the
+        export's README shows it.
+    notes: paragraphs of the README.
+    check: instead of `usage`, for a network that only its owner can build.
+    """
+
+    usage: str
+    notes: Sequence[str] = ()
+    check: Check | None = None
+
+
+class Format(ABC):
+    """A way out of this project: files that load and run without it.
+
+    name: as in `to=`.
+    extra: of this package, which brings what the format needs; None: nothing but torch.
+    packages: what must be importable, here and where the export is used.
+    form: what `form=auto` means.
+    loses: what the export can't do, in a sentence.
+    """
+
+    name: str
+    extra: str | None = None
+    packages: tuple[str, ...] = ("torch", "safetensors")
+    form: Literal["plain", "pivoted", "dense"] = "pivoted"
+    loses: str
+
+    @abstractmethod
+    def write(self, job: Job, folder: Path) -> Written:
+        """Writes the network to the folder. Raises LowRankError for a network that the format can't
+        hold."""

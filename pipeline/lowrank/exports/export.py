@@ -1,0 +1,188 @@
+"""Exporting a network: written in a format, opened again without this project, compared."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.exports import get_format
+from pipeline.lowrank.exports.base import Check, DTypeName, ExportOptions, Format, FormName, Job
+from pipeline.lowrank.exports.calls import Call, calls_of
+from pipeline.lowrank.exports.checking import Difference, difference, opened, tolerance_of
+from pipeline.lowrank.exports.converting import in_dtype, in_form
+from pipeline.lowrank.exports.readme import README, readme
+from pipeline.lowrank.exports.record import EXPORT_JSON, Export
+from pipeline.lowrank.exports.transformer import (
+    as_transformers_calls,
+    is_transformer,
+    transformer_example,
+)
+from pipeline.lowrank.forms.building import known_builder
+from pipeline.lowrank.network.calling import evaluating
+from pipeline.lowrank.network.costs import count_params
+from pipeline.lowrank.typed import keywords_checked, save_record
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported, as it was given: the model, examples for it, and the model in the number
+    format of the export."""
+
+    model: nn.Module
+    calls: Sequence[Call]
+    rounded: nn.Module
+
+
+@keywords_checked
+def export(
+    model: nn.Module,
+    folder: Path | str,
+    to: str = "torch",
+    *,
+    example: Any = None,
+    form: FormName = "auto",
+    dtype: DTypeName | None = None,
+    dynamic: bool = True,
+    tolerance: float | None = None,
+    shard: str = "5GB",
+    builder: Mapping[str, Any] | None = None,
+    tokenizer: Any = None,
+    beside: Sequence[Path] = (),
+    notes: Sequence[str] = (),
+) -> Export:
+    """Writes a network to a folder from which it is loaded without this project, opens it there in
+    a process of its own, and compares what it computes with the network in memory.
+
+    folder: made; an earlier export in it is replaced.
+    to: the format: torch, huggingface, onnx, pt2 or dense.
+    example: a batch as the network takes it; a transformer that reads tokens needs none.
+    form: of the factorized layers: "pivoted", as they are, "plain" with the pivots multiplied out
+        (and layers dense that are no smaller so), or "dense"; "auto": what suits the format.
+    dtype: of the parameters: "float32", "bfloat16" or "float16"; None keeps the network's own.
+    dynamic: batch and length stay free in graphs (onnx, pt2); False takes those of the example.
+    tolerance: the largest difference, over the largest output; None: what the number format
+        explains.
+    shard: the largest file of weights (huggingface).
+    builder: how the dense network is built, `_target_` and arguments, so that the whole of it is
+        run in the fresh process; None: what a network of `lr.load` knows.
+    tokenizer: or processor, written beside a transformer.
+    beside: files that are copied into the folder, such as preprocessing.json.
+    notes: paragraphs for the README, in Markdown.
+
+    Returns what export.json in the folder holds. Raises LowRankError for what can't be exported,
+    and where the export does not compute what the network does; the folder is then as it was.
+    """
+    kind = get_format(to)
+    options = ExportOptions(
+        form=form, dtype=dtype, dynamic=dynamic, tolerance=tolerance, shard=shard
+    )
+    folder = Path(folder)
+    _check(kind, folder)
+    transformer = is_transformer(model)
+    with evaluating(model), as_transformers_calls(model) if transformer else nullcontext():
+        given = transformer_example(model, example) if transformer else example
+        if given is None:
+            raise LowRankError(f"to={to}: give example=, a batch as the network takes it")
+        number_format = getattr(torch, dtype) if dtype else None
+        calls = calls_of(given)
+        source = Source(model, calls, in_dtype(model, number_format))
+        network = in_form(source.rounded, kind.form if form == "auto" else form)
+        cast = [call.cast(number_format) for call in calls]
+        job = Job(network, cast, options, builder or known_builder(model), tokenizer)
+        part = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        try:
+            record = _exported(kind, job, part, source, notes, beside)
+            if folder.exists():
+                shutil.rmtree(folder)
+            part.replace(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return record
+
+
+def _check(kind: Format, folder: Path) -> None:
+    for package in kind.packages:
+        if importlib.util.find_spec(package) is None:
+            raise LowRankError(
+                f"to={kind.name} needs {package}: pip install 'lowrank-pipeline[{kind.extra}]'"
+            )
+    used = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+    if used and not (folder / EXPORT_JSON).is_file():
+        raise LowRankError(f"{folder}: is there already, and is no export; give a new folder")
+
+
+def _exported(
+    kind: Format,
+    job: Job,
+    part: Path,
+    source: Source,
+    notes: Sequence[str],
+    beside: Sequence[Path],
+) -> Export:
+    """Writes everything to `part`, opens it, and returns what was found."""
+    inside = outputs(source.rounded, job.calls)
+    written = kind.write(job, part)
+    for path in beside:
+        shutil.copyfile(path, part / path.name)
+    check = written.check or Check("network", written.usage, job.calls, inside)
+    size = sum(path.stat().st_size for path in part.rglob("*") if path.is_file())
+    found = opened(part, check.code, kind.packages, check.calls)
+    apart = difference(check.expected, found.outputs)
+    if written.check is not None:  # what stands for the network says nothing of its form
+        apart = max(apart, difference(inside, outputs(job.network, job.calls)), key=_relative)
+    dtype = dtype_of(job.network)
+    allowed = job.options.tolerance or tolerance_of(dtype)
+    if apart.relative > allowed:
+        raise LowRankError(
+            f"to={kind.name}: the export's outputs are {apart.relative:.2g} of the largest output "
+            f"away from the network's, more than tolerance={allowed:g}; nothing was written"
+        )
+    rounding = None
+    if job.options.dtype is not None:
+        rounding = difference(outputs(source.model, source.calls), inside).relative
+    record = Export(
+        format=1,
+        to=kind.name,
+        form=kind.form if job.options.form == "auto" else job.options.form,
+        dtype=str(dtype).removeprefix("torch."),
+        checked=check.checked,
+        largest_difference=apart.absolute,
+        relative_difference=apart.relative,
+        tolerance=allowed,
+        rounding=rounding,
+        bytes=size,
+        parameters=count_params(job.network),
+        load_s=found.load_s,
+        latency_ms=found.latency_ms,
+        batch=job.calls[0].batch,
+        torch=torch.__version__,
+    )
+    (part / README).write_text(readme(kind, written, record, notes), encoding="utf-8")
+    save_record(part / EXPORT_JSON, record)
+    return record
+
+
+def outputs(model: nn.Module, calls: Sequence[Call]) -> list[Mapping[str, Tensor]]:
+    """What the model answers to each call."""
+    return [call.of(model) for call in calls]
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The number format of the first parameter of a floating type."""
+    formats = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(formats, torch.float32)
+
+
+def _relative(one: Difference) -> float:
+    return one.relative

@@ -1,0 +1,77 @@
+"""Networks that are exported, compressed, with an example each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline import lowrank as lr
+from tests.lowrank.exports.own_network import OwnNet
+
+OWN = {"_target_": "tests.lowrank.exports.own_network.OwnNet", "width": 24, "classes": 5}
+_SIZES: dict[str, Any] = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+}
+
+
+def own_case() -> tuple[nn.Module, torch.Tensor]:
+    """A CNN whose layers have pivots on both sides, and a batch of three."""
+    torch.manual_seed(0)
+    net = OwnNet(24, 5).eval()
+    example = torch.randn(3, 3, 8, 8)
+    lr.compress_(
+        net,
+        lr.Fixed({"stem": (12, 3), "twice": (14, 15), "head": 2}),
+        example[:1],
+        methods=[lr.PivotedTucker2(), lr.PivotedSVD()],
+    )
+    return net, example
+
+
+def transformer_case(kind: str) -> tuple[Any, dict[str, torch.Tensor] | None]:
+    """A transformer of random weights, factorized, and its example (None: one is made)."""
+    import transformers as t
+
+    torch.manual_seed(0)
+    ids = torch.randint(2, 300, (2, 10))
+    tokens: dict[str, torch.Tensor] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    example = None
+    if kind in ("llama", "qwen2"):
+        name = {"llama": "Llama", "qwen2": "Qwen2"}[kind]
+        config = getattr(t, f"{name}Config")(
+            **_SIZES, num_key_value_heads=2, tie_word_embeddings=kind == "llama", eos_token_id=1
+        )
+        model = getattr(t, f"{name}ForCausalLM")(config)
+    elif kind == "gpt2":
+        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+        model = t.GPT2LMHeadModel(
+            t.GPT2Config(vocab_size=300, bos_token_id=0, eos_token_id=1, **sizes)
+        )
+    elif kind == "bert":
+        model = t.BertForSequenceClassification(t.BertConfig(**_SIZES, num_labels=3))
+    elif kind == "bert base":
+        model = t.BertModel(t.BertConfig(**_SIZES))
+    elif kind == "t5":
+        sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+        model = t.T5ForConditionalGeneration(
+            t.T5Config(vocab_size=300, decoder_start_token_id=0, **sizes)
+        )
+        tokens = example = {**tokens, "decoder_input_ids": ids}
+    else:
+        assert kind == "vit"
+        sizes = {k: _SIZES[k] for k in ("hidden_size", "num_hidden_layers", "intermediate_size")}
+        model = t.ViTForImageClassification(
+            t.ViTConfig(**sizes, num_attention_heads=4, image_size=16, patch_size=4)
+        )
+        tokens = example = {"pixel_values": torch.randn(2, 3, 16, 16)}
+    model = model.eval()
+    lr.compress_(model, lr.Energy(0.7), {key: value[:1] for key, value in tokens.items()})
+    return model, example

@@ -1,0 +1,114 @@
+"""One contract for every format: an export is loaded in a process in which this project can't be
+imported, and computes there what the network does. A new format is a new row."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import lowrank as lr
+from pipeline.lowrank.exports import FORMATS, get_format
+from pipeline.lowrank.exports.record import EXPORT_JSON, Export
+from pipeline.lowrank.network.costs import count_params
+from pipeline.lowrank.typed import load_record
+from tests.lowrank.exports.export_case import OWN, own_case, transformer_case
+
+
+@dataclass(frozen=True)
+class Row:
+    """A format; the files that it must have; and whether it keeps the network's bits."""
+
+    to: str
+    files: set[str]
+    exact: bool
+    form: str
+
+
+ROWS = [
+    Row("torch", {"model.safetensors", "lowrank.json", "lowrank_load.py"}, True, "pivoted"),
+    Row("dense", {"model.safetensors"}, False, "dense"),
+    Row("onnx", {"model.onnx"}, False, "plain"),
+    Row("pt2", {"model.pt2"}, False, "plain"),
+    Row(
+        "huggingface", {"model.safetensors", "config.json", "modeling_lowrank.py"}, True, "pivoted"
+    ),
+]
+GRAPHS = ("onnx", "pt2")
+KINDS = ("llama", "qwen2", "gpt2", "bert", "bert base", "t5", "vit")
+
+
+def test_every_format_has_a_row() -> None:
+    assert {row.to for row in ROWS} == set(FORMATS)
+    assert all(get_format(name).name == name for name in FORMATS)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.to)
+def test_an_export_computes_what_the_network_does(row: Row, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime" if row.to == "onnx" else "torch")
+    if row.to == "huggingface":
+        (net, example), builder = transformer_case("llama"), None
+    else:
+        (net, example), builder = own_case(), OWN
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    made = lr.export(net, tmp_path / "out", row.to, example=example, builder=builder)
+    assert (made.checked, made.form, made.dtype) == ("network", row.form, "float32")
+    assert made.relative_difference < 1e-5
+    assert made.largest_difference == 0 or not row.exact
+    assert row.files <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert load_record(tmp_path / "out" / EXPORT_JSON, Export, "") == made
+    assert f"{made.parameters:,}" in (tmp_path / "out/README.md").read_text()
+    assert made.parameters == count_params(net) or row.form != "pivoted"
+    assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob("__pycache__"))
+    after = net.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+@pytest.mark.exports
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("to", ["huggingface", "dense", "torch"])
+def test_every_architecture_in_every_folder(kind: str, to: str, tmp_path: Path) -> None:
+    model, example = transformer_case(kind)
+    made = lr.export(model, tmp_path / "out", to, example=example)
+    assert made.relative_difference < 1e-5
+    if to == "huggingface":
+        assert (made.checked, made.largest_difference) == ("network", 0)
+        config = json.loads((tmp_path / "out/config.json").read_text())
+        assert config["model_type"] == f"lowrank_{model.config.model_type}"
+
+
+@pytest.mark.exports
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "bert", "vit"])
+@pytest.mark.parametrize("to", GRAPHS)
+def test_every_architecture_as_a_graph_of_any_size(kind: str, to: str, tmp_path: Path) -> None:
+    """The fresh process runs a larger batch and a shorter text than the graph was made of."""
+    model, example = transformer_case(kind)
+    made = lr.export(model, tmp_path / "out", to, example=example)
+    assert made.checked == "network" and made.relative_difference < 1e-4
+
+
+@pytest.mark.exports
+@pytest.mark.parametrize("to", ["huggingface", "torch", "onnx"])
+@pytest.mark.parametrize("form", ["plain", "dense"])
+def test_every_form(form: str, to: str, tmp_path: Path) -> None:
+    model, example = transformer_case("gpt2")
+    made = lr.export(model, tmp_path / "out", to, example=example, form=form)  # type: ignore[arg-type]
+    assert made.form == form and made.relative_difference < 1e-4
+
+
+@pytest.mark.exports
+@pytest.mark.parametrize(
+    ("to", "dtype"),
+    [("huggingface", "bfloat16"), ("torch", "bfloat16"), ("dense", "float16"), ("onnx", "float16")],
+)
+def test_half_the_bytes(to: str, dtype: str, tmp_path: Path) -> None:
+    model, example = transformer_case("llama")
+    whole = lr.export(model, tmp_path / "whole", to, example=example)
+    half = lr.export(model, tmp_path / "half", to, example=example, dtype=dtype)  # type: ignore[arg-type]
+    assert half.dtype == dtype and half.bytes < 0.75 * whole.bytes
+    assert half.rounding is not None and 0 < half.rounding < 0.1
+    assert half.largest_difference == 0 or to == "onnx"
