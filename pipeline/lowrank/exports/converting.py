@@ -13,8 +13,8 @@ from pipeline.lowrank.forms.base import weights_of
 from pipeline.lowrank.forms.pivoted import Pivoted
 from pipeline.lowrank.forms.running import has_pivots, multiply_out_
 from pipeline.lowrank.forms.surgery import Factorized, to_dense_
-from pipeline.lowrank.network.opening import replace_
 from pipeline.lowrank.network.costs import count_params
+from pipeline.lowrank.network.opening import replace_
 
 
 def in_form(model: nn.Module, form: str) -> nn.Module:

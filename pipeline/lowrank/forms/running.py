@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.forms.pivots import PivotedInput, PivotedOutput, pointwise_as
-from pipeline.lowrank.network.targets import groups_of
+from pipeline.lowrank.network.targets import groups_of, write_weight_
 
 
 def has_pivots(model: nn.Module) -> bool:
@@ -41,6 +41,6 @@ def multiply_out_(model: nn.Module) -> nn.Module:
 def _whole(rest: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
     """A layer of the kind of `rest` with this weight and bias."""
     layer = pointwise_as(rest, weight.shape[1] * groups_of(rest), weight.shape[0])
-    layer.weight.copy_(weight)  # type: ignore[operator]
+    write_weight_(layer, weight)
     layer.register_parameter("bias", None if bias is None else nn.Parameter(bias.clone()))
     return layer.train(rest.training)

@@ -110,5 +110,5 @@ def test_differences() -> None:
     same = of(float("-inf"), float("nan"), 2.0)
     assert difference(same, same).absolute == 0
     for other in (of(float("nan"), 1.0), of(1.0), [{"another": torch.zeros(2)}]):
-        with pytest.raises(lr.LowRankError, match="NaN or Inf where|in the export, and"):
+        with pytest.raises(lr.LowRankError, match=r"NaN or Inf where|in the export, and"):
             difference(of(1.0, -4.0), other)
