@@ -10,9 +10,10 @@ from torch import nn
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms import FORMS
 from pipeline.lowrank.forms.base import weights_of
+from pipeline.lowrank.forms.dense import to_dense_
 from pipeline.lowrank.forms.pivoted import Pivoted
 from pipeline.lowrank.forms.running import has_pivots, multiply_out_
-from pipeline.lowrank.forms.surgery import Factorized, to_dense_
+from pipeline.lowrank.forms.surgery import Factorized
 from pipeline.lowrank.network.costs import count_params
 from pipeline.lowrank.network.opening import replace_
 
