@@ -61,11 +61,11 @@ def part(packed: nn.Parameter, index: slice | int) -> nn.Parameter:
 
 def linear(weight: nn.Parameter, bias: nn.Parameter | None, *, training: bool) -> nn.Linear:
     """A Linear of these parameters themselves, in the given mode; weight: (out, in)."""
-    outputs, inputs = weight.shape
-    layer = nn.Linear(inputs, outputs, bias=bias is not None, device="meta")
+    layer = nn.Linear.__new__(nn.Linear)  # without weights that would be drawn first
+    nn.Module.__init__(layer)
+    layer.out_features, layer.in_features = weight.shape
     layer.weight = weight
-    if bias is not None:
-        layer.bias = bias
+    layer.register_parameter("bias", bias)
     return layer.train(training)
 
 
