@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pipeline import lowrank as lr
 from pipeline.lowrank.network.opening import opened
 from pipeline.lowrank.network.skipped import Skipped
+from pipeline.lowrank.network.stacks import stack_name
 from pipeline.lowrank.network.targets import memory_of
 
 UNNAMED = "not named anywhere"
@@ -86,8 +87,9 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _first(names: Collection[str], layers: Collection[str]) -> str | None:
-    """The target that one of the parameters belongs to: its module, or the parameter itself."""
-    owners = [owner for name in names for owner in (name.rpartition(".")[0], name)]
+    """The target that one of the parameters belongs to: its module, or a stack of itself."""
+    parts = [name.rpartition(".") for name in names]
+    owners = [one for owner, _, key in parts for one in (owner, stack_name(owner, key))]
     return next((owner for owner in owners if owner in layers), None)
 
 

@@ -27,6 +27,7 @@ from pipeline.lowrank.analysis.moments import Moments
 from pipeline.lowrank.analysis.options import AnalysisOptions, MetricName
 from pipeline.lowrank.analysis.overview import analysis_table
 from pipeline.lowrank.analysis.record import AnalysisRecord, TargetRecord, diagnose_view
+from pipeline.lowrank.analysis.routing import rare_groups
 from pipeline.lowrank.analysis.spectra import (
     Spectra,
     analyze_weight,
@@ -61,6 +62,7 @@ class Analysis:
     skipped: {other layer or parameter: why it is no target}, the largest first.
     metrics: {name: the whitening of its weight}; empty for the metric `weight`.
     damping: that of the metric `fisher`, else None.
+    notes: {name: what its statistics lack}.
     example: the batch of one that counted positions; None for an analysis from a file.
     """
 
@@ -71,6 +73,7 @@ class Analysis:
     skipped: Mapping[str, Skipped]
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     damping: float | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
     example: Any = field(default=None, repr=False, compare=False)
 
     def whitened(self, model: nn.Module) -> Mapping[str, Tensor]:
@@ -91,6 +94,7 @@ class Analysis:
         wide = left is not None and left.dim() == 2
         notes = {
             "errors are those of its factors' product": self.targets[name].present is not None,
+            self.notes.get(name, ""): name in self.notes,
             f"G is diagonal: more than {WIDEST:,} outputs": wide,
             "no gradient at any layer: errors are those of its output, no nats": left is not None
             and not wide
@@ -193,6 +197,7 @@ def analysis_in(
         skipped=found.skipped,
         metrics=metrics,
         damping=damping if metric == "fisher" else None,
+        notes={n: told for n in metrics if moments and (told := rare_groups(moments[n]))},
         example=found.example,
     )
 
@@ -215,6 +220,7 @@ def save_analysis(folder: Path, analysis: Analysis, weights: WeightSpectra | Non
         targets={name: _target_record(analysis, name, weights) for name in analysis.targets},
         training=weights.course() if weights else None,
         skipped=analysis.skipped,
+        notes=analysis.notes,
     )
     save_record(folder / FILE, record)
 
@@ -230,6 +236,7 @@ def load_analysis(folder: Path) -> Analysis:
         skipped=record.skipped,
         metrics=load_metrics(folder) if record.metric != "weight" else {},
         damping=record.damping,
+        notes=record.notes,
     )
 
 

@@ -48,6 +48,7 @@ class AnalysisRecord:
     targets: Mapping[str, TargetRecord]
     training: TrainingCourse | None
     skipped: Mapping[str, Skipped]
+    notes: Mapping[str, str]
 
 
 def diagnose_view(view: View) -> ViewDiagnosis:

@@ -12,6 +12,7 @@ from pipeline.lowrank.analysis.moments import Moments, check_sums, gram
 from pipeline.lowrank.network.readings import Part, Reading
 
 _LEAST = 1.0  # positions that a group counts for which none went through
+_SHOWN = 8  # groups that a note names
 
 
 class StackSums:
@@ -64,8 +65,8 @@ class StackSums:
 
         `inputs` of a group are its own mean times its share of the positions; `outputs` are as if
         all positions went through it. A group with fewer positions than a matrix has rows is known
-        too little: the mean of the other groups stands in for the positions that are missing, and
-        one that was never used counts as a single position.
+        too little: the mean of the other groups stands in for the positions that are missing. One
+        that was never used counts as a single position, and so does one without any gradient.
         """
         check_sums(name, self.inputs, self.outputs)
         counts = self.counts.to(self.inputs)
@@ -85,14 +86,23 @@ def _filled(sums: Tensor, counts: Tensor) -> Tensor:
     size = sums.shape[1]
     shape = (-1, *[1] * (sums.dim() - 1))
     others = (sums.sum(0) - sums) / (counts.sum() - counts).clamp_min(1.0).view(shape)
-    missing = torch.where(counts.sum() > counts, (size - counts).clamp_min(0.0), 0.0)
+    empty = ~(sums != 0).flatten(1).any(1)  # a zero matrix would count as the identity
+    missing = torch.maximum(size - counts, empty.to(counts)).clamp_min(0.0)
+    missing = torch.where(counts.sum() > counts, missing, 0.0)
     total = (counts + missing).clamp_min(1.0)
     return (sums + missing.view(shape) * others) / total.view(shape)
 
 
-def rare_groups(moments: Moments) -> list[int]:
-    """The groups of a stack that fewer positions went through than their matrices have columns."""
+def rare_groups(moments: Moments) -> str:
+    """Which groups of a stack fewer positions went through than their matrices have columns, and so
+    borrow what is missing; empty where there are none."""
     if moments.counts is None or len(moments.counts) == 1:
-        return []
-    found: list[int] = (moments.counts < moments.inputs.shape[-1]).nonzero().flatten().tolist()
-    return found
+        return ""
+    rare = (moments.counts < moments.inputs.shape[-1]).nonzero().flatten().tolist()
+    if not rare:
+        return ""
+    shown = ", ".join(map(str, rare[:_SHOWN])) + (", …" if len(rare) > _SHOWN else "")
+    return (
+        f"{len(rare)} of {len(moments.counts)} experts ({shown}) read fewer tokens than they have "
+        "inputs: moments of the others fill them up"
+    )

@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils._pytree import tree_map_only
+
+from pipeline.lowrank.network.products import Product, is_transposed, product_of
 
 # What is known of a tensor without its numbers.
 _FACTS = {
@@ -87,16 +88,28 @@ class OnDemand(Tensor):
 
 
 class LayerWeight(OnDemand):
-    """The weight of a layer of several parts: torch.nn.functional.linear runs the layer itself
-    in the place of a product with it, also where it is given another bias."""
+    """The weight of a linear layer of several parts, or its transpose. A product with it runs the
+    layer itself, also where it is given another bias."""
 
     _layer: nn.Module
+    _in_first: bool | None
+    _swapped: bool
 
     @classmethod
-    def of(cls, layer: nn.Module, make: Callable[[], Tensor], shape: Sequence[int]) -> LayerWeight:
+    def of(
+        cls,
+        layer: nn.Module,
+        make: Callable[[], Tensor],
+        shape: Sequence[int],
+        in_first: bool | None,
+        swapped: bool = False,
+    ) -> LayerWeight:
+        """make, shape: of the numbers; in_first: whether they are stored with the inputs before the
+        outputs, None for a layer that is not linear; swapped: whether this is their transpose."""
+
         def create() -> LayerWeight:
             made = cls(make, shape, next(layer.parameters()))
-            made._layer = layer
+            made._layer, made._in_first, made._swapped = layer, in_first, swapped
             return made
 
         found: LayerWeight = attached(create, list(layer.parameters()))
@@ -105,25 +118,27 @@ class LayerWeight(OnDemand):
     def shortcut(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
-        if func is not functional.linear:
+        if self._in_first is None:
             return NotImplemented
-        x, weight, bias = _linear_arguments(*args, **kwargs)
-        own = getattr(self._layer, "bias", None)
-        if weight is not self or isinstance(x, OnDemand):
+        if args and args[0] is self and is_transposed(func, args, 2):
+            rows, columns = self.shape
+            make, swapped = self._make, not self._swapped
+            return self.of(self._layer, lambda: make().mT, (columns, rows), self._in_first, swapped)
+        product = product_of(func, args, kwargs, self)
+        if product is None or isinstance(product.x, OnDemand):
             return NotImplemented
-        result = self._layer(x)
-        if bias is own:
-            return result
-        result = result if own is None else result - own
-        return result if bias is None else result + bias
+        if product.in_first(self._swapped) != self._in_first:
+            return NotImplemented  # a product with the transpose of what the layer does
+        return self._run(product)
 
-
-def _linear_arguments(
-    input: Any,
-    weight: Any,
-    bias: Any = None,
-) -> tuple[Any, Any, Any]:
-    return input, weight, bias
+    def _run(self, product: Product) -> Tensor:
+        x, own = product.x, getattr(self._layer, "bias", None)
+        on_left = product.on_left and x.dim() > 1
+        result: Tensor = self._layer(x.mT if on_left else x)
+        if own is not None and product.bias is not own:
+            result = result - own
+        result = result.mT if on_left else result
+        return result if product.bias is None or product.bias is own else result + product.bias
 
 
 def attached(create: Callable[[], OnDemand], sources: Sequence[Tensor]) -> Any:

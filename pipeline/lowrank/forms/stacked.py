@@ -38,9 +38,11 @@ class Side:
     def __getitem__(self, index: Any) -> Side:
         return Side(self.rest[index], None if self.order is None else self.order[index])
 
-    def each(self, func: Callable[..., Any], further: Sequence[Any]) -> Side:
+    def each(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Side:
         """The side in another layout or number format."""
-        return replace(self, rest=func(self.rest, *further))
+        return replace(self, rest=func(self.rest, *args, **kwargs))
 
     def numbers(self) -> Tensor:
         """(…, rows, n) the whole factor."""
@@ -83,10 +85,10 @@ class StackWeight(OnDemand):
         if args and args[0] is self:
             if is_transposed(func, args, self.dim()):
                 return self._with(self.first, self.last, not self.turned)
-            if is_same(func):
-                further = args[1:]
-                last = self.last and self.last.each(func, further)
-                return self._with(self.first.each(func, further), last, self.turned)
+            if is_same(func, args):
+                last = self.last and self.last.each(func, args[1:], kwargs)
+                first = self.first.each(func, args[1:], kwargs)
+                return self._with(first, last, self.turned)
             if self.dim() == 3 and picked(func, args) is not None:
                 last = self.last and self.last[args[1]]
                 return self._with(self.first[args[1]], last, self.turned)

@@ -15,7 +15,7 @@ from pipeline.lowrank.forms.base import Form
 from pipeline.lowrank.forms.on_demand import LayerWeight
 from pipeline.lowrank.forms.running import lay_out
 from pipeline.lowrank.forms.stacked import multiplied_out, stack_weight
-from pipeline.lowrank.network.kinds import kind_of, why_unknown
+from pipeline.lowrank.network.kinds import in_first, kind_of, why_unknown
 from pipeline.lowrank.network.opening import module_at, opened
 from pipeline.lowrank.network.stacks import Stack
 from pipeline.lowrank.network.targets import (
@@ -66,6 +66,7 @@ class Factorized(nn.Sequential):
         self.ranks = tuple(ranks)
         self.replaced = None if replaced is None else type(replaced)
         self._is_stack = isinstance(replaced, Stack)
+        self._in_first = None if replaced is None else in_first(type(replaced))
         self._shape = None if replaced is None else weight_shape(replaced)
         self.facts = {} if replaced is None else plain_attributes(replaced)
         self._is_channels_last = replaced is not None and _is_channels_last(replaced)
@@ -91,7 +92,7 @@ class Factorized(nn.Sequential):
             return self._multiplied_out()
         if self._is_stack:
             return stack_weight(list(self), self.facts["in_first"] is True)
-        return LayerWeight.of(self, self._multiplied_out, self._shape)
+        return LayerWeight.of(self, self._multiplied_out, self._shape, self._in_first)
 
     def _multiplied_out(self) -> Tensor:
         if self._is_stack:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from pipeline.lowrank.network.kinds import is_transposed_linear, kind_of
+from pipeline.lowrank.network.kinds import in_first, is_transposed_linear, kind_of
 from pipeline.lowrank.network.opening.base import is_plain
 from pipeline.lowrank.network.readings import Reading, Watch
 from pipeline.lowrank.network.stacks import Stack, stack_name
@@ -59,7 +59,7 @@ def reads_as(layer: nn.Module, reading: Reading) -> bool:
     bias."""
     if reading.product.on_left:
         return False
-    return reading.in_first == is_transposed_linear(type(layer))
+    return reading.in_first == in_first(type(layer))
 
 
 def stack_candidates(model: nn.Module, *, factors: bool = False) -> dict[str, Stack]:

@@ -118,6 +118,16 @@ def is_transposed_linear(cls: type[nn.Module]) -> bool:
     return f"{cls.__module__}.{cls.__qualname__}" == _TRANSPOSED_LINEAR
 
 
+def in_first(cls: type[nn.Module]) -> bool | None:
+    """Whether linear layers of this class store the inputs before the outputs; None for a class of
+    other layers."""
+    return (
+        is_transposed_linear(cls)
+        if issubclass(cls, nn.Linear) or is_transposed_linear(cls)
+        else None
+    )
+
+
 def further_state(module: nn.Module, base: type[nn.Module]) -> str | None:
     """What a layer holds that its factors would not have; None where that is nothing."""
     if "weight" not in module._parameters:

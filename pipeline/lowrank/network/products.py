@@ -36,6 +36,13 @@ class Product:
     bias: Tensor | None = None
     ends: Tensor | None = None
 
+    def in_first(self, swapped: bool) -> bool:
+        """Whether what is multiplied by has the inputs before the outputs, as it is stored.
+
+        swapped: whether the weight is what is stored with its last two dimensions swapped.
+        """
+        return (self.on_left or self.turned) == swapped
+
 
 def product_of(
     func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], weight: Tensor
@@ -58,21 +65,18 @@ def product_of(
     return None
 
 
-def _of_linear(weight: Tensor, input: Any, other: Any, bias: Any = None) -> Product | None:
-    if other is not weight or input is weight or weight.dim() != 2:
+def _of_linear(kept: Tensor, /, input: Any, weight: Any, bias: Any = None) -> Product | None:
+    if weight is not kept or input is kept or kept.dim() != 2:
         return None
     return Product(input, turned=True, bias=bias)
 
 
 def _of_groups(
-    weight: Tensor,
-    input: Any,
-    mat2: Any,
-    offs: Any = None,
-    **further: Any,
+    kept: Tensor, /, input: Any, mat2: Any = None, *, offs: Any = None, **further: Any
 ) -> Product | None:
+    other = further.pop("weight", mat2)
     plain = all(value is None for value in further.values())
-    fits = mat2 is weight and input is not weight and input.dim() == 2 and weight.dim() == 3
+    fits = other is kept and input is not kept and input.dim() == 2 and kept.dim() == 3
     return Product(input, ends=offs) if plain and fits and offs is not None else None
 
 
@@ -91,9 +95,11 @@ def is_transposed(func: Callable[..., Any], args: Sequence[Any], dims: int) -> b
     return len(args) == 3 and {a % dims for a in args[1:]} == {dims - 2, dims - 1}
 
 
-def is_same(func: Callable[..., Any]) -> bool:
+def is_same(func: Callable[..., Any], args: Sequence[Any]) -> bool:
     """Whether a call gives the same matrices, perhaps in another layout or number format, or with
     rows that are passed on."""
+    if func is Tensor.type:
+        return len(args) > 1
     return func in _SAME or func is with_pivots
 
 

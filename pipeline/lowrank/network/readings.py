@@ -65,8 +65,7 @@ class Reading:
     @property
     def in_first(self) -> bool:
         """Whether the parameter is stored with the inputs before the outputs."""
-        by_last = self.product.on_left or self.product.turned
-        return by_last == self.kept.turned
+        return self.product.in_first(self.kept.turned)
 
     @property
     def positions(self) -> int:
@@ -225,7 +224,7 @@ def _taken(
     """What a call takes of a watched parameter; None where it is none of the known ways."""
     if not args or args[0] is not weight:
         return None
-    if is_same(func):
+    if is_same(func, args):
         return [kept]
     if is_transposed(func, args, weight.dim()):
         return [replace(kept, turned=not kept.turned)]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import lowrank as lr
+from pipeline.lowrank.analysis.analysis import save_analysis
 from pipeline.lowrank.analysis.collecting import collect_moments
 from pipeline.lowrank.analysis.survey import survey
 from pipeline.lowrank.forms.on_demand import OnDemand
@@ -96,7 +97,9 @@ def test_a_factorized_mixture_runs_by_its_factors(
     kind: ExpertKind, way: str, nothing_multiplied_out: None
 ) -> None:
     model = kind.make(way)
-    plan, dense, close = low(model), logits(model), 1e-4 if way == "grouped_mm" else 1e-8
+    # DeepSeek's router runs in float32, whatever the network runs in
+    close = 1e-4 if way == "grouped_mm" or kind.name == "DeepseekV3" else 1e-8
+    plan, dense = low(model), logits(model)
     full = copy.deepcopy(model)
     assert lr.apply_(full, at_rank(plan, "svd")).ran
     assert torch.allclose(logits(full), dense, atol=close)
@@ -140,7 +143,7 @@ def test_a_factorized_mixture_is_saved_copied_and_made_dense_again(
     assert list(after) == list(before)
     assert all(after[key].shape == before[key].shape for key in before)
     assert [type(m) for m in model.modules()] == [type(m) for m in kind.make().modules()]
-    assert torch.allclose(logits(model), found)
+    assert torch.allclose(logits(model), found, atol=1e-4)
 
 
 def test_a_failed_apply_leaves_the_experts_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +219,7 @@ def test_the_summed_error_of_all_experts_is_the_mean_squared_error_of_their_outp
 
 
 @pytest.mark.parametrize("metric", ["input", "fisher"])
-def test_an_expert_without_tokens_is_neither_free_nor_nan(metric: str) -> None:
+def test_an_expert_without_tokens_is_neither_free_nor_nan(metric: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, x = Routed(4).double(), vectors(200)
     x[:, 0] *= 0.74  # the last of the four experts gets none
@@ -225,6 +228,10 @@ def test_an_expert_without_tokens_is_neither_free_nor_nan(metric: str) -> None:
         methods=[lr.SVD()],
     )  # fmt: skip
     assert plan.analysis is not None
+    told = "1 of 4 experts (3) read fewer tokens than they have inputs"
+    assert told in plan.layers["experts.stacks.weight"].why
+    save_analysis(tmp_path, plan.analysis)
+    assert told in lr.load_analysis(tmp_path).note("experts.stacks.weight")
     spectra = plan.analysis.metrics["experts.stacks.weight"]
     energy = spectra.whiten(torch.ones(4 * 5, 6)).reshape(4, -1).norm(dim=1)
     assert 0 < energy[3] < 0.2 * energy[:3].min()
@@ -233,6 +240,18 @@ def test_an_expert_without_tokens_is_neither_free_nor_nan(metric: str) -> None:
     close = (model.experts.weight - dense).flatten(1).norm(dim=1) / dense.flatten(1).norm(dim=1)
     assert torch.isfinite(close).all()
     assert close[3] < 1, "it is approximated, in the metric of the others"
+
+
+def test_an_expert_without_gradients_counts_as_a_single_token() -> None:
+    torch.manual_seed(0)
+    model, x = Routed(3).double(), vectors(300)
+    model.experts.weight.data[1, 1:] = 0.0
+    model.experts.weight.data[1, 0] = 1e9  # where tanh is flat
+    found = collect_moments(model, [x], survey(model, x[:1]).modules, gradients=True)
+    outputs = found["experts.stacks.weight"].outputs
+    assert outputs is not None
+    energy = outputs.diagonal(dim1=1, dim2=2).sum(1)
+    assert 0 < energy[1] < 0.05 * energy[0]
 
 
 @pytest.mark.parametrize("metric", ["weight", "input", "fisher"])
