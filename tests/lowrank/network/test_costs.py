@@ -15,4 +15,10 @@ def test_padding_is_read_from_both_forms_of_a_batch() -> None:
     mask = padding_mask({"input_ids": ids.clamp(min=0), "attention_mask": expected.long()})
     assert mask is not None and torch.equal(mask, expected)
     assert padding_mask(torch.zeros(2, 3)) is None
-    assert padding_mask({"input_ids": ids}) is None
+    mask = padding_mask({"input_ids": ids})
+    assert mask is not None and torch.equal(mask, expected), "negative ids are padding by name too"
+    assert padding_mask({"input_values": torch.zeros(2, 3)}) is None
+    # Of two texts of one length a layer's positions could be either's.
+    assert padding_mask({"input_ids": ids, "decoder_input_ids": ids}) is None
+    mask = padding_mask({"input_ids": ids, "decoder_input_ids": ids[:, :2]})
+    assert mask is not None and torch.equal(mask, expected)
