@@ -49,7 +49,7 @@ def run() -> None:
             bf16=chosen.bf16,
         )
         model, reports = refit.model, {**reports, **refit.reports}
-    bounds = _certify(dense, model, list(reports))
+    bounds = _certify(dense, done.widened(model), list(reports))
     folder = Path("out/compressed")
     save(model, folder, read_network(BASELINE).builder)
     save_preprocessing(folder, load_facts(DATA).preprocessing)

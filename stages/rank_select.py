@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from pipeline.data.calibration import held_out_batches
+from pipeline.data.calibration import held_out_batches, statistics_batches
 from pipeline.data.files import load_task
 from pipeline.lowrank.analysis.analysis import load_analysis
 from pipeline.lowrank.analysis.divergence import Divergence
@@ -40,10 +40,11 @@ def run() -> None:
             model,
             analysis,
             chosen.to_policy(),
-            methods=[methods.made(name, seed) for name in methods.names],
+            methods=methods.competing(seed),
             overrides=make_overrides(chosen.overrides, partial(methods.made, seed=seed)),
             divergence=divergence if most else None,
             seed=seed,
+            example=statistics_batches(DATA, 1, most=1)[0],
         )
     save_plan(Path("out/plan.json"), plan)
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         CP,
         METHODS,
         SVD,
+        Interpolative,
         PivotedSVD,
         PivotedTucker2,
         SpatialSVD,
@@ -83,6 +84,7 @@ _HOMES = {
     "forms.surgery": ("Factorized",),
     "methods": (
         "CP",
+        "Interpolative",
         "METHODS",
         "PivotedSVD",
         "PivotedTucker2",

@@ -17,7 +17,7 @@ from pipeline.config.pins import pin, require_pins
 from pipeline.config.renamed import RENAMED, renamed
 from pipeline.data.options import DataOptions
 from pipeline.data.sources import SOURCES
-from pipeline.lowrank import METHODS
+from pipeline.lowrank import METHODS, Interpolative
 from pipeline.lowrank.adapters.attach import AdapterOptions
 from pipeline.lowrank.analysis.metrics import METRICS
 from pipeline.lowrank.analysis.options import AnalysisOptions
@@ -102,7 +102,8 @@ def test_the_known_names_are_those_of_the_code() -> None:
     for name in ("init", "others"):
         assert choices(FineTuneOptions, f"adapter_{name}") == choices(AdapterOptions, name)
     assert {option for group, option in OPTIONS if group == "rank_select"} == {*POLICIES, "file"}
-    assert {option for group, option in OPTIONS if group == "methods"} == {*METHODS, "auto"}
+    methods = {*METHODS, "auto", Interpolative.name}
+    assert {option for group, option in OPTIONS if group == "methods"} == methods
     auto = yaml.safe_load((CONF / "methods/auto.yaml").read_text())
     assert set(auto["names"]) == set(METHODS)
 

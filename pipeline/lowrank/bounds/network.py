@@ -19,6 +19,7 @@ from pipeline.lowrank.bounds.propagation import Propagation
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.dense import without_factors_
 from pipeline.lowrank.network.calling import call, count_examples, rows_of
+from pipeline.lowrank.network.inner.narrowing import narrowing_of
 from pipeline.lowrank.network.opening import open_towards_
 
 
@@ -92,6 +93,7 @@ def certify(
     for name in names:
         open_towards_(dense, name)
         open_towards_(approximate, name)
+    _check_sizes(approximate)
     pairs = {n: (dense.get_submodule(n), approximate.get_submodule(n)) for n in names}
     layers, certifier = LayerBounds(pairs), _Certifier(dense, approximate, inputs)
     with layers.watching():
@@ -213,6 +215,15 @@ def _outputs(model: nn.Module, batch: Any) -> Tensor:
             "the network gives no tensor with a row an example; its error is undefined"
         )
     return torch.cat(found, dim=1)
+
+
+def _check_sizes(approximate: nn.Module) -> None:
+    for name, module in approximate.named_modules():
+        if narrowing_of(module) is not None:
+            raise LowRankError(
+                f"layer {name!r} was narrowed, and cannot be compared with the dense one: certify "
+                "the network with all channels, report.widened(network) of what lr.apply_ returned"
+            )
 
 
 def _exact(model: nn.Module) -> nn.Module:

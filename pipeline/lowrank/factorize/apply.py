@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -13,13 +14,15 @@ from pipeline.lowrank.analysis.options import AnalysisOptions
 from pipeline.lowrank.analysis.tables import Table, ranks_text
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.factorize.layer import LayerFactorization, LayerReport
+from pipeline.lowrank.factorize.narrow import Narrowed
 from pipeline.lowrank.factorize.proof import put_in_
 from pipeline.lowrank.forms.dense import dense_of, multiplied_out
 from pipeline.lowrank.forms.surgery import check_ranks_fit, layer_at
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.finding import find_targets
 from pipeline.lowrank.network.opening import opened
-from pipeline.lowrank.planning.expected import checked
+from pipeline.lowrank.planning.expected import checked, with_eliminations
+from pipeline.lowrank.planning.narrowing import NARROWED
 from pipeline.lowrank.planning.plan import DENSE, Plan
 from pipeline.lowrank.typed import keywords_checked
 
@@ -34,6 +37,7 @@ class Compression:
     layers: a report for each factorized layer; empty with `certified=False`.
     differences: a line for each layer of which an edited plan expected something else.
     ran: whether one forward pass of an example proved that the network runs.
+    narrowed: {inner dimension: what became of it} of those that are narrower now.
     """
 
     network: nn.Module
@@ -41,11 +45,21 @@ class Compression:
     layers: Mapping[str, LayerReport]
     differences: tuple[str, ...] = ()
     ran: bool = False
+    narrowed: Mapping[str, Narrowed] = field(default_factory=dict, repr=False)
 
     @property
     def totals(self) -> Totals:
         """Costs of the whole compressed network."""
         return self.plan.expected.planned
+
+    def widened(self, network: nn.Module) -> nn.Module:
+        """A copy of the compressed network, of the same function, whose narrowed layers have all
+        channels again, with zeros; layer by layer it can be compared with the dense one, as
+        `certify` does."""
+        network = copy.deepcopy(network)
+        for one in self.narrowed.values():
+            network = one.widen_(network)
+        return network
 
     def __repr__(self) -> str:
         dense, now = self.plan.expected.dense, self.totals
@@ -109,20 +123,42 @@ def apply_(
     """
     _check_fit(model, plan)
     analysis = analysis or plan.analysis or _analyzed(model, plan, example)
+    plan = with_eliminations(plan, model, analysis)
     plan, told = checked(plan, analysis, analysis.whitened(model))
-    built, reports = {}, {}
+    built: dict[str, nn.Module] = {}
+    reports: dict[str, LayerReport] = {}
+    narrower = dict(_narrowed(plan, model, analysis))
+    for dimension in narrower.values():
+        with torch.inference_mode(False):
+            layers = dimension.built()
+        built |= layers
+        if certified:
+            reports |= dimension.reports(layers, plan.expected)
     for name, layer in plan.factorized.items():
+        if layer.method == NARROWED:
+            continue
         expected = plan.expected.layers[name]
         method = plan.methods[layer.method]
         module = dense_of(layer_at(model, name, in_first=analysis.targets[name].in_first))
         one = LayerFactorization.of(name, module, expected, method, analysis)
         with torch.inference_mode(False):  # its parameters are to be trained, whoever calls
-            built[name] = one.built()
+            built[name] = factorized = one.built()
         if certified:
-            reports[name] = one.report(built[name])
+            reports[name] = one.report(factorized)
+    reports = {name: reports[name] for name in plan.layers if name in reports}
     given = example is not None
-    model, ran = put_in_(model, built, example if given else analysis.example, given=given)
-    return Compression(model, plan, reports, tuple(told), ran)
+    together = [list(dimension.dense) for dimension in narrower.values()]
+    model, ran = put_in_(
+        model, built, example if given else analysis.example, given=given, together=together
+    )
+    return Compression(model, plan, reports, tuple(told), ran, narrower)
+
+
+def _narrowed(plan: Plan, model: nn.Module, analysis: Analysis) -> Iterator[tuple[str, Narrowed]]:
+    for name, width in plan.widths.items():
+        assert plan.narrowing is not None
+        dimension, elimination = plan.narrowing.found[name], plan.narrowing.eliminations[name]
+        yield name, Narrowed(dimension, elimination, width, model, analysis)
 
 
 def _analyzed(model: nn.Module, plan: Plan, example: object) -> Analysis:
@@ -148,5 +184,5 @@ def _check_fit(model: nn.Module, plan: Plan) -> None:
     """The whole plan is checked before the first layer is built."""
     for name, layer in plan.layers.items():
         module = layer_at(model, name)
-        if layer.method != DENSE:
+        if layer.method not in (DENSE, NARROWED):
             check_ranks_fit(name, dense_of(module), plan.methods[layer.method].form, layer.ranks)

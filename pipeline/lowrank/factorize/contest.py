@@ -21,21 +21,24 @@ from pipeline.lowrank.planning.policies import Budget, Loss, Policy
 def choose_plan(
     model: nn.Module,
     policy: Policy,
-    plan_of: Callable[[Policy], Plan],
+    makers: Sequence[Callable[[Policy], Plan]],
     divergence: Callable[[], Divergence] | None,
 ) -> Plan:
     """The plan of the policy; where several plans keep its promise, the one that measures best.
 
-    plan_of: makes the plan of a policy.
+    makers: make the plan of a policy, each from other candidates; those of the first one are all of
+        them, and others take part in contests only.
     divergence: makes the measure of networks against the dense one, when it is first needed; None
         measures nothing, and the policy's own options decide.
     """
+    plan_of = makers[0]
     if divergence is None:
         return plan_of(policy)
     if isinstance(policy, Loss):
         return hold_limit(model, policy, plan_of, divergence())
     if isinstance(policy, Budget):
-        return hold_contest(model, [plan_of(one) for one in policy.rivals()], divergence())
+        plans = [make(one) for make in makers for one in policy.rivals()]
+        return hold_contest(model, plans, divergence())
     return plan_of(policy)
 
 
@@ -46,7 +49,7 @@ def hold_contest(model: nn.Module, plans: Sequence[Plan], divergence: Divergence
         that the winner is never worse than it; of equal plans the first wins. The model is not
         changed.
     """
-    contestants = [(plan, _allocation(plan.policy)) for plan in plans]
+    contestants = [(plan, _allocation(plan, plans[0])) for plan in plans]
     beside = plans[0].uniform
     assert beside is not None, "make_plan puts it there"
     contestants.append((beside, "uniform"))
@@ -92,8 +95,10 @@ def hold_limit(
     return replace(best, contest=tuple(entries))
 
 
-def _allocation(policy: Policy) -> str:
-    return policy.error_scale if isinstance(policy, Budget) else policy.name
+def _allocation(plan: Plan, first: Plan) -> str:
+    policy = plan.policy
+    scale = policy.error_scale if isinstance(policy, Budget) else policy.name
+    return f"{scale}, no layer narrower" if first.narrowing and not plan.narrowing else scale
 
 
 def _between(below: float, above: float) -> float:

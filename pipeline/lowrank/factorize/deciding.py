@@ -7,6 +7,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, cast
 
@@ -19,12 +20,19 @@ from pipeline.lowrank.analysis.options import HELD_OUT, AnalysisOptions, MetricN
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.factorize.apply import Compression, apply_
 from pipeline.lowrank.factorize.contest import choose_plan
-from pipeline.lowrank.methods import Method, PivotedTucker2, with_matrices
+from pipeline.lowrank.methods import (
+    Interpolative,
+    Method,
+    PivotedTucker2,
+    split_methods,
+    with_matrices,
+)
 from pipeline.lowrank.network.calling import count_examples, rows_of
-from pipeline.lowrank.planning.expected import checked
+from pipeline.lowrank.planning.expected import checked, with_eliminations
 from pipeline.lowrank.planning.files import load_plan
 from pipeline.lowrank.planning.from_file import FromFile
-from pipeline.lowrank.planning.making import make_plan
+from pipeline.lowrank.planning.making import check_joint, make_plan
+from pipeline.lowrank.planning.narrowing import Narrowing
 from pipeline.lowrank.planning.offers import make_offers
 from pipeline.lowrank.planning.options import CONTEST_EXAMPLES
 from pipeline.lowrank.planning.overrides import Override, named_methods
@@ -51,7 +59,7 @@ def plan(
     damping: float = DAMPING,
     gradient_share: float = 1.0,
     memory_gib: float = 8.0,
-    methods: Sequence[Method] = METHODS,
+    methods: Sequence[Method | Interpolative] = METHODS,
     overrides: Mapping[str, Override] | None = None,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
@@ -74,7 +82,8 @@ def plan(
     gradient_share: for fisher: the fraction of the batches that get a backward pass too.
     memory_gib: for the sums of the statistics; what does not fit takes further passes, and a layer
         that alone does not fit is refused before anything runs.
-    methods: the methods that compete, with their options (default: Tucker-2 with pivots).
+    methods: the methods that compete, with their options (default: Tucker-2 with pivots); with
+        `Interpolative` among them the layers of an inner dimension may also be narrowed together.
     overrides: {shell-style pattern on layer names: what is decided for these layers}.
     include, exclude: shell-style patterns on the names of the layers that may be factorized.
     contest_examples: how many held-out examples plans are measured on at most; 0 measures nothing.
@@ -83,7 +92,7 @@ def plan(
     Raises LowRankError, with the remedy, where model, data, policy and methods do not fit together.
     """
     check_policy(policy)
-    with_matrices(methods)  # raises where they are none, before anything is computed
+    split_methods(methods)  # raises where they are none, before anything is computed
     kind = get_task(task) if isinstance(task, str) else task
     chosen_metric: MetricName = metric or ("fisher" if len(calibration) else "weight")
     chosen = AnalysisOptions(
@@ -115,25 +124,39 @@ def plan_from(
     analysis: Analysis,
     policy: Policy,
     *,
-    methods: Sequence[Method] = METHODS,
+    methods: Sequence[Method | Interpolative] = METHODS,
     overrides: Mapping[str, Override] | None = None,
     divergence: Callable[[], Divergence] | None = None,
     seed: int = 0,
+    example: Any = None,
 ) -> Plan:
     """`plan` for an analysis that exists already; one analysis serves every policy, method and
     budget.
 
     divergence: makes the measure of networks against the dense one, when it is first needed; None
-        measures nothing. The other arguments are those of `plan`.
+        measures nothing.
+    example: a batch of one, on which `Interpolative` proves inner dimensions (default: that of the
+        analysis, which one from a file does not have).
+
+    The other arguments are those of `plan`.
     """
     check_policy(policy)
-    known = with_matrices([*methods, *named_methods(overrides or {}, methods)])
-    names = [method.name for method in methods]
+    layerwise, narrower = split_methods(methods)
+    made = [*layerwise, *named_methods(overrides or {}, layerwise)]
+    known = with_matrices(made) if made else {}
+    names = [method.name for method in layerwise]
     weights = analysis.whitened(model)
     offers = make_offers(analysis, weights, names, known, policy.cost_unit, overrides)
-    return choose_plan(
-        model, policy, lambda one: make_plan(analysis, offers, one, known, seed), divergence
-    )
+    # Beside narrower dimensions the layers alone take part in a contest too, so that it never
+    # chooses a plan that measures worse than theirs.
+    narrowings: list[Narrowing | None] = [None] if names else []
+    if narrower is not None:
+        check_joint(policy, narrower.name)
+        shown = analysis.example if example is None else example
+        narrowings.insert(0, Narrowing.of(model, analysis, narrower, shown))
+    made_with = partial(make_plan, analysis, offers, methods=known, seed=seed)
+    makers = [partial(made_with, narrowing=one) for one in narrowings]
+    return choose_plan(model, policy, makers, divergence)
 
 
 def plan_in_file(
@@ -152,7 +175,8 @@ def plan_in_file(
             f"{path}: its checksum is {found}, not {sha256}; give the plan that was meant, or "
             "correct rank_select.sha256"
         )
-    plan, told = checked(load_plan(path), analysis, analysis.whitened(model))
+    read = with_eliminations(load_plan(path), model, analysis)
+    plan, told = checked(read, analysis, analysis.whitened(model))
     return replace(plan, policy=FromFile(sha256=found), uniform=None, contest=()), told
 
 

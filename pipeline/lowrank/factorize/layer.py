@@ -115,33 +115,22 @@ class LayerFactorization:
             corrected. Raises LowRankError where the error is outside its bounds, or where a
             prediction of this weight that is called exact was missed.
         """
-        expected, spectra = self.expected, self.spectra
-        certificate = self.method.certify(spectra, expected.ranks)
+        spectra, ranks = self.spectra, self.expected.ranks
+        certificate = self.method.certify(spectra, ranks)
         norm = spectra.squared_norm or 1.0
         outputs, *others = self.weight.shape
         stored = built.dense_weight()
-        report = LayerReport(
-            method=expected.method,
-            ranks=expected.ranks,
-            params=expected.params,
-            macs=expected.macs,
-            dense_params=expected.dense_params,
-            dense_macs=expected.dense_macs,
-            predicted_relative_error=expected.relative_error,
-            error_kind=expected.error_kind,
-            measured_relative_error=self.distance(stored),
-            lower_bound=(certificate.lower / norm) ** 0.5,
-            upper_bound=(certificate.upper / norm) ** 0.5,
+        return checked_report(
+            self.name,
+            self.expected,
+            measured=self.distance(stored),
+            lower=(certificate.lower / norm) ** 0.5,
+            upper=(certificate.upper / norm) ** 0.5,
             theorem=certificate.theorem,
             rounding=self._rounding(stored),
-            uniqueness=self.method.uniqueness(
-                [outputs // groups_of(self.module), *others], expected.ranks
-            ),
+            uniqueness=self.method.uniqueness([outputs // groups_of(self.module), *others], ranks),
+            predicted=predicted,
         )
-        _check_certificate(self.name, report)
-        if predicted:
-            _check_prediction(self.name, report)
-        return report
 
     def distance(self, other: Tensor) -> float:
         """‖W − other‖/‖W‖ in the metric, float64; ‖other‖ for W = 0."""
@@ -160,6 +149,42 @@ class LayerFactorization:
     def whiten(self, weight: Tensor) -> Tensor:
         """A weight in the layer's metric, float64."""
         return self.metric.whiten(weight) if self.metric else weight
+
+
+def checked_report(
+    name: str,
+    expected: ExpectedLayer,
+    *,
+    measured: float,
+    lower: float,
+    upper: float,
+    theorem: str,
+    rounding: float,
+    uniqueness: Uniqueness | None = None,
+    predicted: bool = True,
+) -> LayerReport:
+    """The report of a layer that was built, its relative errors as of `LayerReport`. Raises
+    LowRankError where the measured one is outside its bounds, or is not what was `predicted`."""
+    report = LayerReport(
+        method=expected.method,
+        ranks=expected.ranks,
+        params=expected.params,
+        macs=expected.macs,
+        dense_params=expected.dense_params,
+        dense_macs=expected.dense_macs,
+        predicted_relative_error=expected.relative_error,
+        error_kind=expected.error_kind,
+        measured_relative_error=measured,
+        lower_bound=lower,
+        upper_bound=upper,
+        theorem=theorem,
+        rounding=rounding,
+        uniqueness=uniqueness,
+    )
+    _check_certificate(name, report)
+    if predicted:
+        _check_prediction(name, report)
+    return report
 
 
 def _check_certificate(name: str, report: LayerReport) -> None:

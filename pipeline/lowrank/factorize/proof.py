@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,12 @@ from pipeline.lowrank.network.opening import Structure, replace_
 
 
 def put_in_(
-    model: nn.Module, built: Mapping[str, nn.Module], example: Any, *, given: bool
+    model: nn.Module,
+    built: Mapping[str, nn.Module],
+    example: Any,
+    *,
+    given: bool,
+    together: Sequence[Collection[str]] = (),
 ) -> tuple[nn.Module, bool]:
     """Puts layers into the network, in place, and runs the example once, in eval mode and without
     gradients.
@@ -24,6 +29,7 @@ def put_in_(
     given: whether the example is meant for this network as it is now. One that was kept from the
         time of the plan proves nothing where the dense network does not run it either (it may have
         been moved to another device since).
+    together: layers that run with one another alone, those of each narrowed inner dimension.
 
     Returns (the network, whether it ran). Raises LowRankError where it fails and the dense network
     does not; the layer and the reason are named, and the model is as it was.
@@ -41,7 +47,7 @@ def put_in_(
         return network, True
     before.restore_()
     if (dense_reason := _failure(model, example)) is None:
-        raise LowRankError(_named(model, built, before, example) or _together(reason))
+        raise LowRankError(_named(model, built, before, example, together) or _together(reason))
     if given:
         raise LowRankError(f"the network does not run the example: {dense_reason}")
     return _with(model, built), False
@@ -65,17 +71,25 @@ def _failure(model: nn.Module, example: Any) -> str | None:
 
 
 def _named(
-    model: nn.Module, built: Mapping[str, nn.Module], before: Structure, example: Any
+    model: nn.Module,
+    built: Mapping[str, nn.Module],
+    before: Structure,
+    example: Any,
+    together: Sequence[Collection[str]],
 ) -> str | None:
-    """Says which layer alone makes the network fail; None where none does."""
-    for name, layer in built.items():
-        network = _with(model, {name: layer})
+    """Says which layer alone, or which layers that belong together, make the network fail; None
+    where none do."""
+    several = {name for names in together for name in names}
+    for names in [*together, *([name] for name in built if name not in several)]:
+        network = _with(model, {name: built[name] for name in names})
         reason = _failure(network, example)
         before.restore_()
         if reason is not None:
+            text = ", ".join(repr(name) for name in names)
             return (
-                f"layer {name!r}: with it factorized the network fails on the example ({reason}); "
-                f"leave it out, exclude=[{name!r}]"
+                f"layer{'s' * (len(names) > 1)} {text}: with {'them' if len(names) > 1 else 'it'} "
+                f"factorized the network fails on the example ({reason}); leave "
+                f"{'them' if len(names) > 1 else 'it'} out, exclude=[{text}]"
             )
     return None
 

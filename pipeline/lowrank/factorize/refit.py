@@ -34,6 +34,7 @@ from pipeline.lowrank.network.calling import padding_mask
 from pipeline.lowrank.network.opening import opened, replace_
 from pipeline.lowrank.network.rows import input_rows
 from pipeline.lowrank.network.targets import Target, dense_weight
+from pipeline.lowrank.planning.narrowing import NARROWED
 from pipeline.lowrank.planning.plan import Plan
 from pipeline.lowrank.tasks import Task
 
@@ -104,8 +105,9 @@ def refit_(
     share: float,
 ) -> dict[str, LayerReport]:
     """Refits the factorized layers in the blocks of `compressed`, in place; layers outside of the
-    blocks stay, and so do embeddings, whose inputs no layer can spoil, and recurrent weights, which
-    read what they make themselves.
+    blocks stay, and so do embeddings, whose inputs no layer can spoil, recurrent weights, which
+    read what they make themselves, and narrowed layers, which read fewer channels than the dense
+    ones.
 
     dense: the network that the plan was made for.
     analysis: the one that the plan was made from.
@@ -118,7 +120,11 @@ def refit_(
     if not len(batches):
         raise LowRankError("the calibration set is empty: give at least one batch of examples")
     reports = {}
-    names = [name for name in plan.factorized if _reads_states(analysis.targets[name])]
+    names = [
+        name
+        for name, layer in plan.factorized.items()
+        if layer.method != NARROWED and _reads_states(analysis.targets[name])
+    ]
     with multiplied_out(dense) as (dense, _), opened(dense):
         for name, drift in _drifts(dense, compressed, names, batches) if names else ():
             check_sums(name, drift.inputs, drift.cross)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms import get_form
 from pipeline.lowrank.forms.building import BUILDER, build_model, known_builder
 from pipeline.lowrank.forms.surgery import Factorized, layer_at, unfilled
+from pipeline.lowrank.network.inner.narrowing import NarrowedLayer, narrowing_of, resized
 from pipeline.lowrank.network.opening import replace_
 from pipeline.lowrank.typed import load_record, save_record
 
@@ -42,11 +43,13 @@ class NetworkFile:
     builder: how to build the dense module: `_target_` and keyword arguments; None where that is not
         known.
     layers: {name of a factorized layer: its form and ranks}.
+    narrowed: {name of a layer with fewer channels than it was built with: its sizes}.
     """
 
     format: Literal[2]
     builder: Mapping[str, Any] | None
     layers: Mapping[str, FactorizedLayer]
+    narrowed: Mapping[str, NarrowedLayer] = field(default_factory=dict)
 
 
 def save(model: nn.Module, folder: Path | str, builder: Mapping[str, Any] | None = None) -> None:
@@ -66,8 +69,10 @@ def save(model: nn.Module, folder: Path | str, builder: Mapping[str, Any] | None
         for name, module in model.named_modules()
         if isinstance(module, Factorized)
     }
+    sizes = {name: narrowing_of(module) for name, module in model.named_modules()}
+    narrowed = {name: one for name, one in sizes.items() if one is not None}
     known = known_builder(model) if builder is None else builder
-    save_record(folder / NETWORK, NetworkFile(2, known and dict(known), layers))
+    save_record(folder / NETWORK, NetworkFile(2, known and dict(known), layers, narrowed))
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -108,6 +113,8 @@ def load_(model: nn.Module, folder: Path | str) -> nn.Module:
     folder = Path(folder)
     file = read_network(folder)
     builder = known_builder(model)
+    for name, sizes in file.narrowed.items():
+        model = replace_(model, name, resized(name, layer_at(model, name), sizes))
     for name, layer in file.layers.items():
         module = layer_at(model, name, in_first=layer.in_first)
         built = unfilled(name, module, get_form(layer.form), layer.ranks)

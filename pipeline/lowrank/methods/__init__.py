@@ -13,6 +13,7 @@ from pipeline.lowrank.errors import LowRankError, suggest
 from pipeline.lowrank.methods.base import Certificate, Method
 from pipeline.lowrank.methods.candidate import Candidate
 from pipeline.lowrank.methods.cp import CP
+from pipeline.lowrank.methods.interpolative import Interpolative
 from pipeline.lowrank.methods.pivoted import PivotedSVD, PivotedTucker2
 from pipeline.lowrank.methods.spatial_svd import SpatialSVD
 from pipeline.lowrank.methods.svd import SVD
@@ -31,6 +32,7 @@ __all__ = [
     "METHODS",
     "SVD",
     "Certificate",
+    "Interpolative",
     "Method",
     "PivotedSVD",
     "PivotedTucker2",
@@ -43,6 +45,7 @@ __all__ = [
     "exact_candidate",
     "get_method",
     "make_method",
+    "split_methods",
     "with_matrices",
 ]
 
@@ -52,6 +55,11 @@ def get_method(name: str) -> type[Method]:
     none."""
     if name in METHODS:
         return METHODS[name]
+    if name == Interpolative.name:
+        raise LowRankError(
+            f"{name} narrows several layers together, so that it cannot be named for one: give it "
+            "among the methods that compete"
+        )
     raise LowRankError(f"unknown method {name!r}: {suggest(name, METHODS)}")
 
 
@@ -67,6 +75,20 @@ def make_method(name: str, options: Mapping[str, object], seed: int = 0) -> Meth
     declared = {field.name for field in fields(cls)}  # type: ignore[arg-type]
     values = {**options, "seed": seed}
     return cls(**{key: value for key, value in values.items() if key in declared})
+
+
+def split_methods(
+    methods: Sequence[Method | Interpolative],
+) -> tuple[list[Method], Interpolative | None]:
+    """(the methods for one layer at a time; the one for the layers of inner dimensions, or None).
+    Raises LowRankError for none at all, for what is no method, and for two of one name."""
+    narrower = [method for method in methods if isinstance(method, Interpolative)]
+    layerwise = [method for method in methods if not isinstance(method, Interpolative)]
+    if len(set(narrower)) > 1:
+        raise LowRankError(f"methods: {Interpolative.name} is given twice, with other options")
+    if layerwise or not narrower:
+        with_matrices(layerwise)
+    return layerwise, narrower[0] if narrower else None
 
 
 def with_matrices(methods: Sequence[Method]) -> dict[str, Method]:

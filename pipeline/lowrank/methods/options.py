@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.methods import METHODS, Method, get_method, make_method
+from pipeline.lowrank.errors import LowRankError, suggest
+from pipeline.lowrank.methods import METHODS, Interpolative, Method, make_method
 from pipeline.lowrank.typed import knob, options
 
 T = TypeVar("T")
+
+_NAMES = (*METHODS, Interpolative.name)
 
 
 def with_options_of(
@@ -30,17 +32,25 @@ def with_options_of(
 
 
 @options
-@with_options_of(METHODS.values(), without=("seed",))
+@with_options_of([*METHODS.values(), Interpolative], without=("seed",))
 class MethodsOptions:
     """Which methods may factorize a layer, and how each works."""
 
-    names: tuple[str, ...] = knob(help="the methods that compete, layer by layer")
+    names: tuple[str, ...] = knob(
+        help="the methods that compete, layer by layer; interpolative narrows several together"
+    )
 
     def __post_init__(self) -> None:
         if not self.names:
-            raise LowRankError(f"no method chosen: name at least one of {', '.join(METHODS)}")
+            raise LowRankError(f"no method chosen: name at least one of {', '.join(_NAMES)}")
         for name in self.names:
-            get_method(name)
+            if name not in _NAMES:
+                raise LowRankError(f"unknown method {name!r}: {suggest(name, _NAMES)}")
+
+    def competing(self, seed: int) -> list[Method | Interpolative]:
+        """The methods `names`, with those of the options that are their own."""
+        narrower = Interpolative(width_multiple_of=vars(self)["width_multiple_of"])
+        return [narrower if n == narrower.name else self.made(n, seed) for n in self.names]
 
     def made(self, name: str, seed: int) -> Method:
         """The method `name` with those of the options that are its own."""

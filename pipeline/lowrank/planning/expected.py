@@ -9,14 +9,16 @@ from dataclasses import replace
 from typing import get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.lowrank.analysis.analysis import Analysis
 from pipeline.lowrank.errors import LowRankError, suggest
 from pipeline.lowrank.methods import Method, check_method_fits, exact_candidate
 from pipeline.lowrank.methods.candidate import Candidate, dense_candidate
+from pipeline.lowrank.methods.interpolative import narrowed_candidate
 from pipeline.lowrank.network.costs import CostUnit, Totals
 from pipeline.lowrank.network.targets import Target
+from pipeline.lowrank.planning.narrowing import NARROWED, Narrowing
 from pipeline.lowrank.planning.plan import DENSE, Expected, ExpectedLayer, Plan, PlannedLayer
 
 
@@ -37,11 +39,21 @@ def expected_layer(analysis: Analysis, target: Target, candidate: Candidate) -> 
     )
 
 
-def expected_of(analysis: Analysis, candidates: Mapping[str, Candidate]) -> Expected:
-    """Costs and errors of a network whose targets become these candidates, one for every target."""
+def expected_of(
+    analysis: Analysis, candidates: Mapping[str, Candidate], narrowing: Narrowing | None = None
+) -> Expected:
+    """Costs and errors of a network whose targets become these candidates, one for every target.
+
+    narrowing: the inner dimensions that candidates may narrow.
+    """
     targets = analysis.targets
+    saved = Totals(0, 0, 0)
+    if narrowing is not None:
+        widths = narrowing.widths({n: (c.method, c.ranks) for n, c in candidates.items()})
+        saved = narrowing.saved(widths)
     planned = {
         unit: analysis.totals.cost(unit)
+        - saved.cost(unit)
         + sum(
             candidate.cost(targets[name], unit)
             - dense_candidate(targets[name]).cost(targets[name], unit)
@@ -53,12 +65,22 @@ def expected_of(analysis: Analysis, candidates: Mapping[str, Candidate]) -> Expe
     return Expected(layers, analysis.totals, Totals(**planned))
 
 
+def with_eliminations(plan: Plan, model: nn.Module, analysis: Analysis) -> Plan:
+    """The plan with the eliminations of the inner dimensions that it narrows, which a plan from a
+    file does not have."""
+    widths = plan.widths
+    if plan.narrowing is None or not widths:
+        return plan
+    return replace(plan, narrowing=plan.narrowing.eliminated(model, analysis, widths))
+
+
 def checked(
     plan: Plan, analysis: Analysis, weights: Mapping[str, Tensor]
 ) -> tuple[Plan, list[str]]:
     """The plan with what is expected of it computed again, and a line for each layer that this
     changes.
 
+    plan: with the eliminations of the inner dimensions that it narrows.
     weights: {target: (out, in/groups, *kernel)} in the metric of the analysis; only those of edited
         layers are read.
 
@@ -69,8 +91,11 @@ def checked(
     candidates = {
         name: _candidate(analysis, analysis.targets[name], layer, plan, weights)
         for name, layer in plan.layers.items()
+        if layer.method != NARROWED
     }
-    expected = expected_of(analysis, candidates)
+    narrower = dict(_narrower(plan, analysis))
+    candidates = {name: {**candidates, **narrower}[name] for name in plan.layers}
+    expected = expected_of(analysis, candidates, plan.narrowing)
     told = list(differences(plan.expected, expected))
     return replace(plan, expected=expected, analysis=analysis), told
 
@@ -120,6 +145,18 @@ def _candidate(
             "correct the plan"
         )
     return found
+
+
+def _narrower(plan: Plan, analysis: Analysis) -> Iterator[tuple[str, Candidate]]:
+    """(layer, what it becomes) of the layers of inner dimensions that are narrowed."""
+    for name, width in plan.widths.items():
+        assert plan.narrowing is not None
+        dimension, elimination = plan.narrowing.found[name], plan.narrowing.eliminations[name]
+        for member in dimension.layers:
+            errors = elimination.errors.get(member.layer)
+            error = 0.0 if errors is None else errors[width].item()
+            target = analysis.targets[member.layer]
+            yield member.layer, narrowed_candidate(member, target, dimension, width, error)
 
 
 def _as_known(

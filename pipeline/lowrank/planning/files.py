@@ -13,9 +13,12 @@ from typing import Any, Literal
 
 from pipeline.lowrank.analysis.options import MetricName
 from pipeline.lowrank.methods import Method, get_method
+from pipeline.lowrank.methods.interpolative import Interpolative
 from pipeline.lowrank.network.costs import Totals
+from pipeline.lowrank.network.inner.dimension import InnerDimension
 from pipeline.lowrank.network.skipped import Skipped
 from pipeline.lowrank.planning.from_file import FromFile
+from pipeline.lowrank.planning.narrowing import Narrowing
 from pipeline.lowrank.planning.plan import (
     Contestant,
     Expected,
@@ -46,6 +49,13 @@ class _Expected:
 
 
 @dataclass(frozen=True)
+class _NarrowingFile:
+    method: Mapping[str, Any]
+    found: Mapping[str, InnerDimension]
+    left: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class _PlanFile:
     format: Literal[2]
     metric: MetricName
@@ -57,12 +67,13 @@ class _PlanFile:
     skipped: Mapping[str, Skipped]
     contest: tuple[Contestant, ...]
     expected: _Expected
+    narrowing: _NarrowingFile | None = None
 
 
 def save_plan(path: Path, plan: Plan) -> None:
     """Writes a plan as JSON that a person can read and edit, without the analysis that it was made
     from."""
-    uniform = plan.uniform
+    uniform, inner = plan.uniform, plan.narrowing
     save_record(
         path,
         _PlanFile(
@@ -85,6 +96,9 @@ def save_plan(path: Path, plan: Plan) -> None:
                 if uniform
                 else None,
             ),
+            narrowing=_NarrowingFile(_options(inner.method, named=False), inner.found, inner.left)
+            if inner
+            else None,
         ),
     )
 
@@ -95,6 +109,7 @@ def load_plan(path: Path) -> Plan:
     file = load_record(path, _PlanFile, _REMEDY)
     methods = {name: _method(name, options) for name, options in file.methods.items()}
     expected = Expected(file.expected.layers, file.expected.dense, file.expected.planned)
+    inner = file.narrowing
     policy = _policy(file.policy)
     plan = Plan(
         metric=file.metric,
@@ -107,6 +122,9 @@ def load_plan(path: Path) -> Plan:
         skipped=file.skipped,
         optimality_gap=file.expected.optimality_gap,
         contest=file.contest,
+        narrowing=Narrowing(Interpolative(**inner.method), inner.found, inner.left)
+        if inner
+        else None,
     )
     return _with_uniform(plan, file.expected)
 
@@ -125,8 +143,8 @@ def _with_uniform(plan: Plan, expected: _Expected) -> Plan:
     return replace(plan, uniform=beside)
 
 
-def _options(value: Policy | Method, *, named: bool = True) -> dict[str, Any]:
-    own: dict[str, Any] = asdict(value)  # type: ignore[call-overload]
+def _options(value: Policy | Method | Interpolative, *, named: bool = True) -> dict[str, Any]:
+    own: dict[str, Any] = asdict(value)  # type: ignore[arg-type]
     return {"name": value.name, **own} if named else own
 
 

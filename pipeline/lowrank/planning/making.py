@@ -12,9 +12,11 @@ from pipeline.lowrank.methods import Method
 from pipeline.lowrank.network.costs import CostUnit
 from pipeline.lowrank.network.skipped import largest
 from pipeline.lowrank.planning.expected import expected_of
+from pipeline.lowrank.planning.joint import apart, joined
+from pipeline.lowrank.planning.narrowing import Narrowing
 from pipeline.lowrank.planning.plan import Plan, PlannedLayer
 from pipeline.lowrank.planning.policies import Offer, Policy, Selection
-from pipeline.lowrank.planning.policies.base import OutOfReachError
+from pipeline.lowrank.planning.policies.base import LocalPolicy, OutOfReachError
 from pipeline.lowrank.planning.policies.local import kept_fraction
 
 _NAMED = 3  # weights that an error names, the largest of those that are in no target
@@ -26,12 +28,14 @@ def make_plan(
     policy: Policy,
     methods: Mapping[str, Method],
     seed: int = 0,
+    narrowing: Narrowing | None = None,
 ) -> Plan:
     """The policy's choice among the offers, with the uniform plan of the same cost beside it.
 
     offers: of `planning.offers.make_offers`, one for each target.
     methods: {name: method} of all methods that an offer may name.
     seed: of the analysis and the methods, for the record.
+    narrowing: the inner dimensions whose layers may be narrowed too; None narrows nothing.
 
     Raises LowRankError where the policy cannot choose.
     """
@@ -40,16 +44,32 @@ def make_plan(
             f"the policy loss counts nats, which only the metric fisher predicts; the analysis is "
             f"in {analysis.metric!r}: choose analyze=fisher or another policy"
         )
+    choosable = offers
+    if narrowing is not None:
+        choosable = joined(offers, narrowing, policy.cost_unit)
     try:
-        selection = policy.select(offers, analysis.totals)
+        selection = policy.select(choosable, analysis.totals)
     except OutOfReachError as error:
         if not analysis.skipped:
             raise
         largest_left = largest(analysis.skipped, _NAMED)
         raise OutOfReachError(f"{error}; what stays as it is: {largest_left}") from error
-    beside = uniform(offers, policy.cost_unit, selection)
-    chosen, other = (_plan(analysis, one, policy, methods, seed) for one in (selection, beside))
+    beside = uniform(choosable, policy.cost_unit, selection)
+    chosen, other = (
+        _plan(analysis, apart(one, choosable, list(offers)), policy, methods, seed, narrowing)
+        for one in (selection, beside)
+    )
     return replace(chosen, uniform=other)
+
+
+def check_joint(policy: Policy, method: str) -> None:
+    """Raises LowRankError for a policy that cannot decide several layers together, as this method
+    asks for."""
+    if isinstance(policy, LocalPolicy):
+        raise LowRankError(
+            f"{method} decides several layers together, and the policy {policy.name} one layer at "
+            "a time: choose the policy budget or loss, or other methods"
+        )
 
 
 def _plan(
@@ -58,6 +78,7 @@ def _plan(
     policy: Policy,
     methods: Mapping[str, Method],
     seed: int,
+    narrowing: Narrowing | None,
 ) -> Plan:
     choices = selection.choices
     return Plan(
@@ -74,9 +95,10 @@ def _plan(
             )
             for name, choice in choices.items()
         },
-        expected=expected_of(analysis, {n: c.candidate for n, c in choices.items()}),
+        expected=expected_of(analysis, {n: c.candidate for n, c in choices.items()}, narrowing),
         skipped=analysis.skipped,
         optimality_gap=selection.optimality_gap,
+        narrowing=narrowing,
         analysis=analysis,
     )
 

@@ -75,6 +75,8 @@ def make_offer(
     used = [methods[name].on_matrices if target.is_matrix else name for name in names]
     offered = {candidate.method for candidate in found}
     obstacles = [methods[name].obstacle(target) for name in dict.fromkeys(used)]
+    if not used:
+        obstacles = ["no method for single layers takes part"]
     return Offer(
         target=target,
         squared_norm=spectra.squared_norm,

@@ -17,6 +17,7 @@ from pipeline.lowrank.methods import Method, get_method
 from pipeline.lowrank.methods.candidate import ErrorKind
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.skipped import Skipped
+from pipeline.lowrank.planning.narrowing import NARROWED, Narrowing
 from pipeline.lowrank.planning.policies import Policy
 from pipeline.lowrank.typed import plain
 
@@ -113,6 +114,7 @@ class Plan:
         None for policies that decide layer by layer.
     uniform: the plan of the same cost that keeps the same fraction of every layer.
     contest: the plans that were measured to choose this one.
+    narrowing: the inner dimensions, where the method `Interpolative` took part.
     analysis: what the plan was made from; it is not part of the file.
     """
 
@@ -127,10 +129,11 @@ class Plan:
     optimality_gap: float | None = None
     uniform: Plan | None = None
     contest: tuple[Contestant, ...] = ()
+    narrowing: Narrowing | None = None
     analysis: Analysis | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        named = {layer.method for layer in self.layers.values()} - {DENSE, *self.methods}
+        named = {layer.method for layer in self.layers.values()} - {DENSE, NARROWED, *self.methods}
         if named:
             given = {**self.methods, **{name: get_method(name)() for name in sorted(named)}}
             object.__setattr__(self, "methods", given)
@@ -146,6 +149,26 @@ class Plan:
     def factorized(self) -> dict[str, PlannedLayer]:
         """{target: decision} of the targets that do not stay dense."""
         return {n: layer for n, layer in self.layers.items() if layer.method != DENSE}
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """{inner dimension: its width} of those that are narrowed. Raises LowRankError where the
+        layers of one say different things, and for a layer that is in none."""
+        said = {name: (layer.method, layer.ranks) for name, layer in self.layers.items()}
+        found = self.narrowing.widths(said) if self.narrowing else {}
+        inside = {
+            member.layer
+            for name in found
+            if self.narrowing
+            for member in self.narrowing.found[name].layers
+        }
+        outside = [n for n, (method, _) in said.items() if method == NARROWED and n not in inside]
+        if outside:
+            raise LowRankError(
+                f"layer {outside[0]!r} says {NARROWED}, and the plan has no inner dimension that "
+                "it is in: choose another method for it"
+            )
+        return found
 
     def with_layers(self, **changes: PlannedLayer) -> Plan:
         """The plan with other decisions for some layers, as an edit of its file makes them. What is

@@ -23,7 +23,7 @@ def plan_table(plan: Plan) -> Table:
         title=f"plan: {_policy(plan)}; errors in the metric {plan.metric}",
         columns=[*columns, "nats"] if in_nats else columns,
         rows=rows,
-        notes=[_totals(plan), *_contest(plan), *skipped_note(plan.skipped)],
+        notes=[_totals(plan), *_contest(plan), *_narrowing(plan), *skipped_note(plan.skipped)],
     )
 
 
@@ -56,6 +56,17 @@ def _totals(plan: Plan) -> str:
     increase = plan.expected.loss_increase
     told = "" if increase is None else f"; predicted loss +{increase:.4f} nats"
     return f"network: {', '.join(parts)}{told}"
+
+
+def _narrowing(plan: Plan, most: int = 5) -> list[str]:
+    """One line on the inner dimensions: how many there are, and why other channels are none."""
+    if plan.narrowing is None:
+        return []
+    left = [f"{name} ({why})" for name, why in plan.narrowing.left.items()]
+    shown = "; not those before " + ", ".join(left[:most]) if left else ""
+    more = f" and {len(left) - most} more" if len(left) > most else ""
+    count = len(plan.narrowing.found)
+    return [f"inner dimensions that may be narrowed: {count}{shown}{more}"]
 
 
 def _contest(plan: Plan) -> list[str]:

@@ -186,7 +186,10 @@ def thin(count: int, limit: int, keep: tuple[int, ...] = ()) -> list[int]:
 
 def _shown_views(facts: Facts) -> Iterator[_ShownView]:
     planned, methods = facts.plan.layers, facts.plan.methods
-    truncated = {n: methods[x.method].views if x.ranks else () for n, x in planned.items()}
+    # A dense layer cuts no view, and a narrowed one keeps channels and no directions.
+    truncated = {
+        n: methods[x.method].views if x.method in methods else () for n, x in planned.items()
+    }
     chosen = {name: _views(truncated[name], one) for name, one in facts.spectra.items()}
     count = sum(len(views) for views in chosen.values())
     most = max(FEWEST_POINTS, min(MOST_POINTS, MOST_ROWS // max(count, 1)))

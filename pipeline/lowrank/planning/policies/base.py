@@ -59,6 +59,10 @@ class Offer:
         """‖W − Ŵ‖² / ‖W‖², 0 for a zero weight."""
         return candidate.squared_error / self.squared_norm if self.squared_norm > 0 else 0.0
 
+    def worst_squared(self, candidate: Candidate) -> float:
+        """The largest ‖W − Ŵ‖² / ‖W‖² of a layer that the offer is for; most are for one."""
+        return self.relative_squared(candidate)
+
     @property
     def dense(self) -> Candidate:
         """The candidate that leaves the layer as it is."""
@@ -77,9 +81,12 @@ class Offer:
         format."""
         return candidate.cost(self.target, unit)
 
-    def front(self, unit: CostUnit) -> list[Candidate]:
+    def front(self, unit: CostUnit, *, relative: bool = False) -> list[Candidate]:
         """The candidates that no other beats in both `unit` and error, by rising cost and falling
-        error."""
+        error.
+
+        relative: compare relative errors; of one layer these are in the same order.
+        """
         front: list[Candidate] = []
         # Bytes of one layer are in proportion to its parameters.
         cheapest_first = sorted(

@@ -103,7 +103,8 @@ class Budget(Policy):
 
     def select(self, offers: Mapping[str, Offer], totals: Totals) -> Selection:
         allowed = {n: self._allowed(o) for n, o in offers.items()}
-        fronts = {n: o.front(self.cost_unit) for n, o in allowed.items()}
+        relative = self.error_scale == "relative"
+        fronts = {n: o.front(self.cost_unit, relative=relative) for n, o in allowed.items()}
         solve = greedy if self.allocation == "greedy" else exact
         solution = solve(
             Knapsack(
@@ -158,7 +159,7 @@ class Budget(Policy):
         limit = self.max_relative_error**2
         return replace(
             offer,
-            candidates=[c for c in offer.candidates if offer.relative_squared(c) <= limit],
+            candidates=[c for c in offer.candidates if offer.worst_squared(c) <= limit],
         )
 
     def _error(self, offer: Offer, candidate: Candidate) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -82,6 +82,18 @@ def greedy(problem: Knapsack) -> Solution:
             stuck.add(step.group)
     items = _exchange(problem, items)
     return Solution(items, problem.error(items), bound, price)
+
+
+def along_hull(costs: Sequence[Tensor], errors: Sequence[Tensor]) -> Iterator[list[int]]:
+    """One item of each group, as of `Knapsack`: the choices of least error + price · cost at all
+    prices, from the cheapest items to the costliest."""
+    problem = Knapsack(costs, errors, 0)
+    items = [0] * len(costs)
+    yield list(items)
+    steps = [step for group in range(len(items)) for step in _hull(problem, group)]
+    for step in sorted(steps, key=lambda s: -s.efficiency):
+        items[step.group] = step.to
+        yield list(items)
 
 
 def exact(problem: Knapsack, cells: int = _CELLS) -> Solution:

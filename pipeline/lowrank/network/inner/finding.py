@@ -1,0 +1,146 @@
+"""Finding the inner dimensions of a network: proposed by the flow of channels, then proven."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from pipeline.lowrank.network.calling import evaluating
+from pipeline.lowrank.network.inner.dimension import InnerDimension
+from pipeline.lowrank.network.inner.flow import Junction, find_junctions
+from pipeline.lowrank.network.inner.proof import Proofs
+from pipeline.lowrank.network.inner.proposals import channels_of, proposals
+from pipeline.lowrank.network.kinds import kind_of
+from pipeline.lowrank.network.opening import opened
+from pipeline.lowrank.network.opening.base import is_plain
+from pipeline.lowrank.network.targets import dense_weight, groups_of
+
+_NOISE = 0.1  # of a weight's size
+_FAR = 0.75  # of the parameters in the layers of many
+
+
+@dataclass(frozen=True)
+class InnerDimensions:
+    """What is known of a network's inner dimensions.
+
+    found: {first layer that reads it: a proven dimension}; no layer is in two of them.
+    left: {first layer that reads the channels: why they are no such dimension}.
+    """
+
+    found: Mapping[str, InnerDimension] = field(default_factory=dict)
+    left: Mapping[str, str] = field(default_factory=dict)
+
+
+def find_inner(model: nn.Module, example: Any, targets: Collection[str]) -> InnerDimensions:
+    """The inner dimensions between the layers `targets` of a network, which stays as it is.
+
+    example: a batch of one.
+
+    The network is copied in float64, and its numbers are disturbed: a layer whose weight is zero by
+    chance would otherwise hide what reads it.
+    """
+    trial = copy.deepcopy(model)
+    with opened(trial), evaluating(trial):
+        sizes = {name: p.element_size() for name, p in trial.named_parameters()}
+        example = _disturb_(trial, example)
+        junctions = find_junctions(trial.requires_grad_(), example)
+        trial.requires_grad_(False)
+        left: dict[str, str] = {}
+        proposed: dict[str, list[InnerDimension]] = {}
+        for one in junctions:
+            if not one.makes:
+                continue  # the network's inputs
+            name = next(iter(one.reads))
+            reason = _obstacle(trial, one, targets)
+            if reason is None:
+                proposed[name] = proposals(trial, one, targets, sizes)
+            else:
+                left[name] = reason
+        found, why = Proofs(trial, example).run(proposed)
+        params = {n: dense_weight(trial.get_submodule(n)).numel() for n in targets}
+    apart, shared = _apart(found, params)
+    return InnerDimensions(apart, {**left, **why, **shared})
+
+
+def _disturb_(model: nn.Module, example: Any) -> Any:
+    """Makes all numbers of the network float64 and generic, in place; returns the example in the
+    same format."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like.device)
+
+    model.double()
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and is_plain(parameter):
+            # Of a vector (a norm, a scale, a bias) even what is next to nothing must count.
+            vector = parameter.numel() == max(parameter.shape, default=0)
+            scale = 1.0 if vector else parameter.data.square().mean().sqrt() or 1.0
+            parameter.data += _NOISE * scale * drawn(parameter)
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.data *= 1 + _NOISE * torch.sigmoid(drawn(buffer))
+    return tree_map_only(Tensor, lambda v: v.double() if v.is_floating_point() else v, example)
+
+
+def _obstacle(model: nn.Module, one: Junction, targets: Collection[str]) -> str | None:
+    """Why these channels are no inner dimension, as far as it is seen without a trial."""
+    if one.is_output:
+        return "its channels are outputs of the network"
+    if one.is_input:
+        return "its channels are inputs of the network too"
+    for name in [*one.makes, *one.reads]:
+        if name not in targets:
+            return f"{name}, which makes or reads its channels, is no target"
+        if groups_of(model.get_submodule(name)) > 1:
+            return f"{name}, which makes or reads its channels, is a grouped convolution"
+    for name in one.passes:
+        if kind_of(model.get_submodule(name)) is not None and name not in targets:
+            return f"{name}, which passes its channels on, is no target"
+    both = next((name for name in one.makes if name in one.reads), None)
+    if both is not None:
+        return f"{both} reads the channels that it makes"
+    sizes = channels_of(model, one)
+    width = min(sizes.values())
+    if width == 1:
+        return "it has a single channel"
+    odd = next((name for name, size in sizes.items() if size % width), None)
+    if odd is not None:
+        return f"{odd} has {sizes[odd]} channels there, no multiple of {width}"
+    return None
+
+
+def _apart(
+    found: Mapping[str, InnerDimension], params: Mapping[str, int]
+) -> tuple[dict[str, InnerDimension], dict[str, str]]:
+    """(dimensions of which no two have a layer in common; why the others are left).
+
+    Those that few layers make and read come first, and of these those in whose layers there are
+    most parameters: one decision then bears on few layers. A dimension of many layers (a residual
+    stream) comes in the place of others only where these have far fewer parameters.
+    """
+    sizes = {n: sum(params[m.layer] for m in d.layers) for n, d in found.items()}
+    ends = {n: len(d.of("makes")) + len(d.of("reads")) for n, d in found.items()}
+    chosen: list[str] = []
+    for name in sorted(found, key=lambda n: (ends[n], -sizes[n])):
+        others = [other for other in chosen if _common(found[name], found[other])]
+        if _FAR * sizes[name] > sum(sizes[other] for other in others):
+            chosen = [other for other in chosen if other not in others] + [name]
+    left: dict[str, str] = {}
+    for name in found:
+        if name not in chosen:
+            other = next(one for one in chosen if _common(found[name], found[one]))
+            common = _common(found[name], found[other])[0]
+            left[name] = f"shares {common} with the dimension before {other}, which was preferred"
+    return {name: found[name] for name in found if name in chosen}, left
+
+
+def _common(one: InnerDimension, other: InnerDimension) -> list[str]:
+    theirs = {member.layer for member in other}
+    return [member.layer for member in one if member.layer in theirs]

@@ -1,0 +1,147 @@
+"""Layers with fewer channels: of the same class, with a part of their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.network.inner.dimension import Member
+from pipeline.lowrank.network.kinds import kind_of
+from pipeline.lowrank.network.targets import as_stored, dense_weight, groups_of
+
+# A plain attribute of a narrowed layer: the names of its tensors and sizes that are others now.
+_MARK = "narrowed_lowrank"
+# Where a layer keeps how many outputs and inputs it has.
+_OUT = ("out_features", "out_channels", "nf", "embedding_dim")
+_IN = ("in_features", "in_channels", "nx")
+
+
+@dataclass(frozen=True)
+class NarrowedLayer:
+    """What is another size in a narrowed layer than in the dense one.
+
+    sizes: {attribute: its number}; shapes: {parameter or buffer: its shape}.
+    """
+
+    sizes: Mapping[str, int]
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+def narrowed(module: nn.Module, member: Member, channels: Tensor, width: int) -> nn.Module:
+    """A copy of a layer that keeps `channels` (n,) of an inner dimension of this width, in their
+    order; the numbers of the other channels are left out, hooks and mode are kept."""
+    index = member.index(channels, width)
+    before, now = width * member.each, len(index)
+    if member.role == "reads":  # its bias is on the other side
+        return _copy(module, _sizes(module, _IN, now), {"weight": chosen_inputs(module, index)})
+    tensors = {
+        name: _chosen(module, name, tensor, index, before)
+        for name, tensor in _own(module).items()
+        if tensor is not None and before in tensor.shape
+    }
+    if member.role == "makes":
+        return _copy(module, _sizes(module, _OUT, now), tensors)
+    passing = [key for key, value in vars(module).items() if type(value) is int and value == before]
+    return _copy(module, dict.fromkeys(passing, now), tensors)
+
+
+def silenced(module: nn.Module, member: Member, channels: Tensor, width: int) -> nn.Module:
+    """A copy of a layer that reads an inner dimension, with zeros in place of the weights of all
+    but the `channels`."""
+    index, weight = member.index(channels, width), dense_weight(module)
+    left = torch.zeros_like(weight).index_copy(1, index, weight.index_select(1, index))
+    return _copy(module, {}, {"weight": as_stored(type(module), left, groups_of(module))})
+
+
+def chosen_inputs(module: nn.Module, index: Tensor) -> Tensor:
+    """The weight as the layer stores it, with the input channels `index` alone."""
+    weight = dense_weight(module).index_select(1, index)
+    stored = module.weight
+    assert isinstance(stored, Tensor)
+    return _laid_out(as_stored(type(module), weight, groups_of(module)), stored)
+
+
+def narrowing_of(module: nn.Module) -> NarrowedLayer | None:
+    """What is another size in this layer, also where it was factorized since; None for a layer that
+    was never narrowed."""
+    changed = getattr(module, _MARK, None)
+    if changed is None:
+        return None
+    values = {name: getattr(module, name) for name in changed}
+    return NarrowedLayer(
+        {name: v for name, v in values.items() if isinstance(v, int)},
+        {name: tuple(v.shape) for name, v in values.items() if not isinstance(v, int)},
+    )
+
+
+def resized(name: str, module: nn.Module, other: NarrowedLayer) -> nn.Module:
+    """A copy of the dense layer with these sizes and with uninitialised numbers. Raises
+    LowRankError where the layer has no such attribute or tensor, or is smaller."""
+    own = _own(module)
+    for key, shape in other.shapes.items():
+        known = own.get(key)
+        fits = known is not None and len(shape) == known.dim()
+        if not fits or any(new > old for new, old in zip(shape, known.shape, strict=True)):  # type: ignore[union-attr]
+            raise LowRankError(
+                f"layer {name!r} cannot be narrowed: its {key} would have the shape "
+                f"{list(shape)}; give a network as it was before it was compressed"
+            )
+    for key in other.sizes:
+        if type(vars(module).get(key)) is not int:
+            raise LowRankError(f"layer {name!r} cannot be narrowed: it has no size {key!r}")
+    tensors = {k: _empty(own[k], shape) for k, shape in other.shapes.items()}
+    return _copy(module, other.sizes, tensors)
+
+
+def _empty(like: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+    assert like is not None
+    found = like.new_empty(shape)
+    return _laid_out(found, like)
+
+
+def _sizes(module: nn.Module, names: tuple[str, ...], now: int) -> dict[str, int]:
+    return {name: now for name in names if hasattr(module, name)}
+
+
+def _own(module: nn.Module) -> dict[str, Tensor | None]:
+    return {**module._parameters, **module._buffers}
+
+
+def _chosen(module: nn.Module, name: str, tensor: Tensor, index: Tensor, before: int) -> Tensor:
+    """A tensor of a layer with the output channels `index` alone, of `before`."""
+    if name != "weight" or kind_of(module) is None:
+        axis = tensor.shape.index(before)
+        return _laid_out(tensor.detach().index_select(axis, index), tensor)
+    weight = dense_weight(module).index_select(0, index)
+    return _laid_out(as_stored(type(module), weight, groups_of(module)), tensor)
+
+
+def _laid_out(tensor: Tensor, like: Tensor) -> Tensor:
+    last = like.dim() == 4 and not like.is_contiguous()
+    if last and like.is_contiguous(memory_format=torch.channels_last):
+        return tensor.contiguous(memory_format=torch.channels_last)
+    return tensor.contiguous()
+
+
+def _copy(
+    module: nn.Module, sizes: Mapping[str, int], tensors: Mapping[str, Tensor | None]
+) -> nn.Module:
+    """A module that shares everything with this one but the sizes and tensors that are given."""
+    copied = module.__new__(type(module))
+    copied.__dict__.update(vars(module))
+    copied._parameters, copied._buffers = dict(module._parameters), dict(module._buffers)
+    for name, tensor in tensors.items():
+        parameter = module._parameters.get(name)
+        if parameter is None:
+            copied._buffers[name] = tensor
+        else:
+            copied._parameters[name] = nn.Parameter(tensor, parameter.requires_grad)  # type: ignore[arg-type]
+    copied.__dict__.update(sizes)
+    if sizes:
+        before = getattr(module, _MARK, ())
+        setattr(copied, _MARK, tuple(sorted({*before, *sizes, *tensors})))
+    return copied

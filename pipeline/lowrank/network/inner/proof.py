@@ -1,0 +1,136 @@
+"""The proof of an inner dimension is to do what a method will do to it: half of the channels are
+left out and the others permuted, and the outputs must be those of the network that only ignores the
+same half."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from pipeline.lowrank.network.calling import call
+from pipeline.lowrank.network.inner.dimension import InnerDimension, Member
+from pipeline.lowrank.network.inner.narrowing import narrowed, silenced
+from pipeline.lowrank.network.opening import Structure, replace_
+
+_CLOSE = 1e-4  # of what the ignored half contributes: so much may rounding differ by
+_MANY = 32  # channels, of which one draw proves enough
+_COUNTS = 1e-9  # of the outputs: less of a contribution proves nothing
+
+_Change = Callable[[nn.Module, Member, Tensor, int], nn.Module]
+
+
+class Proofs:
+    """Trials on a network of generic float64 numbers, in eval mode, with its packed modules open,
+    which is as it was after each of them."""
+
+    def __init__(self, model: nn.Module, example: Any) -> None:
+        self.model, self.example = model, example
+        self._dense = self._outputs({})
+        self._why: dict[str, str] = {}
+
+    def run(
+        self, proposed: Mapping[str, Sequence[InnerDimension]]
+    ) -> tuple[dict[str, InnerDimension], dict[str, str]]:
+        """({name: the first of its proposals that holds}, {name: why none of them does}).
+
+        Those of layers whose names differ in numbers alone (of the blocks of a network) are tried
+        together at first, so that most need no trial of their own.
+        """
+        alike: dict[str, list[str]] = {}
+        for name in proposed:
+            alike.setdefault(re.sub(r"\d+", "#", name), []).append(name)
+        found: dict[str, InnerDimension] = {}
+        for names in alike.values():
+            for place in range(max(len(proposed[name]) for name in names)):
+                open_ones = {
+                    name: proposed[name][place]
+                    for name in names
+                    if name not in found and place < len(proposed[name])
+                }
+                found |= self._proven(open_ones)
+        return found, {name: self._why[name] for name in proposed if name not in found}
+
+    def _proven(self, tried: Mapping[str, InnerDimension]) -> dict[str, InnerDimension]:
+        if not tried:
+            return {}
+        dimensions = list(tried.values())
+        reasons = (self._reason(dimensions, seed) for seed in range(_draws(dimensions)))
+        reason = next((one for one in reasons if one is not None), None)
+        if reason is None:
+            return dict(tried)
+        if len(tried) == 1:
+            self._why[next(iter(tried))] = reason
+            return {}
+        items = list(tried.items())
+        half = len(items) // 2
+        return self._proven(dict(items[:half])) | self._proven(dict(items[half:]))
+
+    def _reason(self, dimensions: Sequence[InnerDimension], seed: int) -> str | None:
+        """Why not all of these dimensions are proven; None where they are."""
+        generator = torch.Generator().manual_seed(seed)
+        kept = [torch.randperm(d.width, generator=generator)[: d.width // 2] for d in dimensions]
+        try:
+            small = self._outputs(self._changed(dimensions, kept, narrowed))
+        except Exception as error:  # whatever other people's code raises
+            text = " ".join(str(error).split())
+            return f"with half of its channels the network fails ({text[:120]})"
+        ignoring = self._outputs(self._changed(dimensions, kept, silenced, readers=True))
+        effect, length = _distance(ignoring, self._dense), _distance(self._dense, None)
+        if not effect > _COUNTS * length:
+            return "on the example its channels do not change the outputs"
+        if not _distance(small, ignoring) <= _CLOSE * effect:
+            return "with half of its channels the network is not the one that ignores that half"
+        return None
+
+    def _changed(
+        self,
+        dimensions: Sequence[InnerDimension],
+        kept: Sequence[Tensor],
+        change: _Change,
+        *,
+        readers: bool = False,
+    ) -> dict[str, nn.Module]:
+        changed: dict[str, nn.Module] = {}
+        for dimension, channels in zip(dimensions, kept, strict=True):
+            for member in dimension.readers if readers else dimension:
+                # A layer may make the channels of one dimension and read those of another.
+                name = member.layer
+                module = changed.get(name) or self.model.get_submodule(name)
+                changed[name] = change(module, member, channels, dimension.width)
+        return changed
+
+    @torch.no_grad()
+    def _outputs(self, changed: Mapping[str, nn.Module]) -> list[Tensor]:
+        """What the network gives with other modules in some places."""
+        before = Structure(self.model)
+        try:
+            for name, module in changed.items():
+                replace_(self.model, name, module)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                output = call(self.model, self.example)
+        finally:
+            before.restore_()
+        leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        return [leaf for leaf in leaves if leaf.is_floating_point()]
+
+
+def _draws(dimensions: Sequence[InnerDimension]) -> int:
+    """Of few channels a permuted half may be one for which something that is no inner dimension
+    gives the same by chance."""
+    return 1 if min(one.width for one in dimensions) >= _MANY else 4
+
+
+def _distance(one: Sequence[Tensor], other: Sequence[Tensor] | None) -> float:
+    """The Euclidean distance of all outputs together, or their length; inf where shapes differ."""
+    others = [torch.zeros_like(x) for x in one] if other is None else other
+    if [x.shape for x in one] != [x.shape for x in others]:
+        return float("inf")
+    squares = [float((a - b).square().sum()) for a, b in zip(one, others, strict=True)]
+    return math.sqrt(sum(squares))

@@ -1,0 +1,189 @@
+"""Several layers that are decided together: those of one inner dimension are narrowed all at once,
+or each of them becomes what it may become by itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from pipeline.lowrank.methods.candidate import Candidate, dense_candidate
+from pipeline.lowrank.methods.interpolative import narrowed_candidate
+from pipeline.lowrank.network.costs import CostUnit, Totals
+from pipeline.lowrank.network.inner.dimension import InnerDimension
+from pipeline.lowrank.network.targets import Target
+from pipeline.lowrank.planning.narrowing import NARROWED, Narrowing
+from pipeline.lowrank.planning.policies.base import Choice, Offer, Selection
+from pipeline.lowrank.planning.policies.knapsack import along_hull
+
+_NOTHING = Totals(0, 0, 0)
+_DENSE = "dense: the budget allows it, and other layers save more cheaply"
+
+
+@dataclass(frozen=True)
+class Joint(Candidate):
+    """A candidate for several targets together; costs and squared errors are sums.
+
+    parts: {target: what it becomes}.
+    bytes: as params and macs.
+    relative: the sum of ‖W − Ŵ‖²/‖W‖² over the targets; worst: the largest of them.
+    """
+
+    parts: Mapping[str, Candidate] = field(default_factory=dict)
+    bytes: int = 0
+    relative: float = 0.0
+    worst: float = 0.0
+
+    def cost(self, target: Target, unit: CostUnit) -> int:
+        return {"params": self.params, "macs": self.macs, "bytes": self.bytes}[unit]
+
+
+@dataclass(frozen=True)
+class JointOffer(Offer):
+    """The offers of several targets as one; `target` is the first of them.
+
+    members: {target: its own offer}.
+    dimension: that all of them share.
+    """
+
+    members: Mapping[str, Offer] = field(default_factory=dict)
+    dimension: InnerDimension | None = None
+
+    @property
+    def dense(self) -> Candidate:
+        return self.candidates[0]
+
+    def relative_squared(self, candidate: Candidate) -> float:
+        assert isinstance(candidate, Joint)
+        return candidate.relative
+
+    def worst_squared(self, candidate: Candidate) -> float:
+        assert isinstance(candidate, Joint)
+        return candidate.worst
+
+    def front(self, unit: CostUnit, *, relative: bool = False) -> list[Candidate]:
+        def error(candidate: Candidate) -> float:
+            return self.relative_squared(candidate) if relative else candidate.squared_error
+
+        front: list[Candidate] = []
+        for one in sorted(self.candidates, key=lambda c: (self.cost(c, unit), error(c))):
+            if not front or error(one) < error(front[-1]):
+                front.append(one)
+        return front
+
+
+def joined(offers: Mapping[str, Offer], narrowing: Narrowing, unit: CostUnit) -> dict[str, Offer]:
+    """The offers with those of the layers of each inner dimension made one, under the name of the
+    dimension. A dimension stays apart where an override decides one of its layers.
+
+    unit: in which the policy saves.
+    """
+    found = dict(offers)
+    for name, dimension in narrowing.found.items():
+        members = {member.layer: offers[member.layer] for member in dimension.layers}
+        if any(offer.given for offer in members.values()):
+            continue
+        for layer in members:
+            del found[layer]
+        found[name] = _joint_offer(name, members, narrowing, unit)
+    return found
+
+
+def apart(selection: Selection, offers: Mapping[str, Offer], order: Sequence[str]) -> Selection:
+    """The selection for the targets themselves, in this order."""
+    choices: dict[str, Choice] = {}
+    for name, choice in selection.choices.items():
+        offer = offers[name]
+        if isinstance(offer, JointOffer):
+            choices.update(_parts(name, offer, choice))
+        else:
+            choices[name] = choice
+    return Selection({name: choices[name] for name in order}, selection.optimality_gap)
+
+
+def _parts(name: str, offer: JointOffer, choice: Choice) -> dict[str, Choice]:
+    assert isinstance(choice.candidate, Joint)
+    assert offer.dimension is not None
+    found = {}
+    for layer, part in choice.candidate.parts.items():
+        settled, why = offer.members[layer].settled, choice.why
+        if part.method == NARROWED:
+            why = f"{part.ranks[0]} of the {offer.dimension.width} channels before {name}; {why}"
+        elif part.method == "dense":
+            why = settled.why if settled else _DENSE
+        found[layer] = Choice(part, why)
+    return found
+
+
+def _joint_offer(
+    name: str, members: Mapping[str, Offer], narrowing: Narrowing, unit: CostUnit
+) -> JointOffer:
+    dense = _joint(members, {n: dense_candidate(o.target) for n, o in members.items()})
+    return JointOffer(
+        target=next(iter(members.values())).target,
+        squared_norm=sum(offer.squared_norm for offer in members.values()),
+        candidates=[
+            dense,
+            *_narrower(name, members, narrowing),
+            *_layer_by_layer(members, unit),
+        ],
+        members=members,
+        dimension=narrowing.found[name],
+    )
+
+
+def _joint(
+    members: Mapping[str, Offer], parts: Mapping[str, Candidate], saved: Totals = _NOTHING
+) -> Joint:
+    """The candidates of several targets as one; saved: what is saved in other layers."""
+    methods = {part.method for part in parts.values()}
+    relative = [members[name].relative_squared(part) for name, part in parts.items()]
+    return Joint(
+        method=methods.pop() if len(methods) == 1 else "several",
+        ranks=(),
+        params=sum(part.params for part in parts.values()) - saved.params,
+        macs=sum(part.macs for part in parts.values()) - saved.macs,
+        squared_error=math.fsum(part.squared_error for part in parts.values()),
+        error_kind="exact",
+        parts=parts,
+        bytes=sum(members[n].cost(part, "bytes") for n, part in parts.items()) - saved.bytes,
+        relative=math.fsum(relative),
+        worst=max(relative),
+    )
+
+
+def _narrower(name: str, members: Mapping[str, Offer], narrowing: Narrowing) -> Iterator[Joint]:
+    """All layers with fewer channels, one candidate for each width that is tried."""
+    dimension, errors = narrowing.found[name], narrowing.eliminations[name].errors
+    for width in narrowing.method.widths(dimension):
+        parts = {
+            member.layer: narrowed_candidate(
+                member,
+                members[member.layer].target,
+                dimension,
+                width,
+                errors[member.layer][width].item() if member.role == "reads" else 0.0,
+            )
+            for member in dimension.layers
+        }
+        yield _joint(members, parts, narrowing.saved({name: width}))
+
+
+def _layer_by_layer(members: Mapping[str, Offer], unit: CostUnit) -> Iterator[Joint]:
+    """Each layer by itself: of all combinations those that are best at some price of the error, in
+    either scale of errors."""
+    fronts = {name: offer.front(unit) for name, offer in members.items()}
+    costs = [torch.tensor([members[n].cost(c, unit) for c in front]) for n, front in fronts.items()]
+    for relative in (False, True):
+        errors = [
+            torch.tensor(
+                [members[n].relative_squared(c) if relative else c.squared_error for c in front],
+                dtype=torch.float64,
+            )
+            for n, front in fronts.items()
+        ]
+        for items in along_hull(costs, errors):
+            places = zip(fronts.items(), items, strict=True)
+            yield _joint(members, {name: front[item] for (name, front), item in places})

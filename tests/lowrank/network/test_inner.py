@@ -1,0 +1,93 @@
+"""Inner dimensions are found where narrowing them is what it seems, and nowhere else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.lowrank.analysis.survey import survey
+from pipeline.lowrank.network.inner.finding import InnerDimensions, find_inner
+from pipeline.lowrank.network.inner.narrowing import narrowed, silenced
+from pipeline.lowrank.network.opening import module_at, replace_
+from tests.lowrank.inner_cases import FOUND, LEFT, InnerCase, Pair, named
+
+CASES = pytest.mark.parametrize("case", FOUND, ids=lambda case: case.name)
+
+
+def inner_of(net: nn.Module, inputs: Tensor) -> InnerDimensions:
+    return find_inner(net, inputs[:1], list(survey(net, inputs[:1]).targets))
+
+
+@pytest.mark.parametrize("case", [*FOUND, *LEFT], ids=lambda case: case.name)
+def test_what_is_found_and_why_other_channels_are_left(case: InnerCase) -> None:
+    net, inputs = case.network(), case.inputs()
+    modules, before = list(net.modules()), {k: v.clone() for k, v in net.state_dict().items()}
+    inner = inner_of(net, inputs)
+    assert {name: one.width for name, one in inner.found.items()} == case.found
+    assert inner.left.keys() == case.left.keys()
+    assert all(words in inner.left[name] for name, words in case.left.items())
+    assert list(net.modules()) == modules
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    assert not net.training
+
+
+@CASES
+def test_narrower_is_ignoring_the_other_channels(case: InnerCase) -> None:
+    """In any order of the channels that are kept, on the network itself."""
+    small, ignoring, inputs = case.network(), case.network(), case.inputs()
+    for dimension in inner_of(small, inputs).found.values():
+        kept = torch.randperm(dimension.width)[: dimension.width // 2 + 1]
+        for member in dimension:
+            layer = narrowed(module_at(small, member.layer), member, kept, dimension.width)
+            small = replace_(small, member.layer, layer)
+        for member in dimension.readers:
+            layer = silenced(module_at(ignoring, member.layer), member, kept, dimension.width)
+            ignoring = replace_(ignoring, member.layer, layer)
+    assert torch.allclose(small(inputs), ignoring(inputs), rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(small(inputs), case.network()(inputs), rtol=1e-3)
+    assert sum(p.numel() for p in small.parameters()) < sum(
+        p.numel() for p in ignoring.parameters()
+    )
+
+
+@CASES
+def test_a_member_costs_what_is_left_of_it(case: InnerCase) -> None:
+    net, inputs = case.network(), case.inputs()
+    facts = survey(net, inputs[:1])
+    for dimension in find_inner(net, inputs[:1], list(facts.targets)).found.values():
+        kept = torch.arange(dimension.width)[::2]
+        gone = {}
+        for member in dimension:
+            module = module_at(net, member.layer)
+            layer = narrowed(module, member, kept, dimension.width)
+            size = sum(p.numel() for p in layer.parameters())
+            gone[member.layer] = sum(p.numel() for p in module.parameters()) - size
+            if member.layer in facts.targets:
+                params, _ = member.cost(facts.targets[member.layer], len(kept), dimension.width)
+                assert params == size
+        others = [name for name in gone if name not in facts.targets]
+        lost = dimension.width - len(kept)
+        assert sum(gone[name] for name in others) == lost * dimension.other_params
+
+
+def test_a_reader_that_is_zero_by_chance_is_seen() -> None:
+    net = Pair(torch.relu, lambda hidden: (hidden * net.scale).sum(-1, keepdim=True)).double()  # type: ignore[operator]
+    net.scale = nn.Parameter(torch.zeros(8, dtype=torch.float64))
+    inner = inner_of(net.eval(), torch.randn(1, 6, dtype=torch.float64))
+    assert not inner.found
+    assert "outputs" in inner.left["second"]
+
+
+def test_layers_that_are_no_targets_bar_their_dimension() -> None:
+    net, inputs = named("gated").network(), named("gated").inputs()
+    inner = find_inner(net, inputs[:1], ["down", "up", "head"])
+    assert not inner.found
+    assert "gate, which makes or reads its channels, is no target" in inner.left["down"]
+
+
+def test_of_a_chain_the_dimension_with_more_parameters_is_chosen() -> None:
+    layers = (nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 20))
+    inner = inner_of(nn.Sequential(*layers).eval(), torch.randn(1, 4))
+    assert list(inner.found) == ["4"]
+    assert inner.left == {"2": "shares 2 with the dimension before 4, which was preferred"}

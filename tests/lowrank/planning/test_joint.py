@@ -1,0 +1,165 @@
+"""One budget over narrower dimensions and single layers: what is chosen, what it costs, and what is
+refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline import lowrank as lr
+from pipeline.lowrank import LowRankError
+from pipeline.lowrank.analysis.analysis import Analysis
+from pipeline.lowrank.factorize.deciding import plan_in_file
+from pipeline.lowrank.network.costs import CostUnit, network_totals
+from pipeline.lowrank.planning.narrowing import NARROWED
+from tests.lowrank.inner_cases import named
+
+BOTH = (lr.PivotedTucker2(), lr.Interpolative())
+CASE = named("residual CNN")
+
+
+@pytest.fixture(scope="module")
+def analysis() -> Analysis:
+    net, inputs = CASE.network(torch.float32), CASE.inputs(dtype=torch.float32)
+    chosen = lr.AnalysisOptions(metric="fisher")
+    return lr.analyze(net, inputs[:1], calibration=list(inputs.split(16)), chosen=chosen)
+
+
+def network() -> nn.Module:
+    return CASE.network(torch.float32)
+
+
+def total_error(plan: lr.Plan) -> float:
+    found = plan.expected.loss_increase
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("unit", ["params", "macs", "bytes"])
+@pytest.mark.parametrize("kept", [0.8, 0.4])
+def test_a_budget_holds_and_both_kinds_are_no_worse_than_one(
+    analysis: Analysis, unit: CostUnit, kept: float
+) -> None:
+    policy = lr.Budget(**{unit: kept}, error_scale="absolute", allocation="exact")
+    plans = {
+        len(methods): lr.plan_from(network(), analysis, policy, methods=methods)
+        for methods in (BOTH, BOTH[:1])
+    }
+    both, alone = plans[2], plans[1]
+    net = network()
+    done = lr.apply_(net, both)
+    assert network_totals(net, CASE.inputs(1, torch.float32)) == done.totals
+    assert done.totals.cost(unit) <= kept * analysis.totals.cost(unit)
+    assert total_error(both) <= total_error(alone) * (1 + 1e-9)
+    assert both.widths and not alone.widths
+    assert both.uniform is not None
+    assert both.uniform.expected.planned.cost(unit) <= done.totals.cost(unit)
+    assert all(layer.why for layer in both.layers.values())
+
+
+def test_narrower_dimensions_alone(analysis: Analysis) -> None:
+    plan = lr.plan_from(network(), analysis, lr.Budget(params=0.5), methods=[lr.Interpolative()])
+    assert {layer.method for layer in plan.factorized.values()} == {NARROWED}
+    assert set(plan.widths) == set(CASE.found)
+    assert "no method for single layers" in plan.layers["stem.0"].why
+
+
+def test_widths_are_multiples_of_what_is_asked_for(analysis: Analysis) -> None:
+    methods = [lr.Interpolative(width_multiple_of=4)]
+    plan = lr.plan_from(network(), analysis, lr.Budget(params=0.6), methods=methods)
+    assert plan.widths
+    assert all(width % 4 == 0 for width in plan.widths.values())
+
+
+def test_the_smallest_network_within_a_limit_is_no_larger(analysis: Analysis) -> None:
+    sizes = [
+        lr.plan_from(network(), analysis, lr.Loss(nats=0.05), methods=methods).expected.planned
+        for methods in (BOTH, BOTH[:1])
+    ]
+    assert sizes[0].params <= sizes[1].params
+
+
+def test_overrides_decide_for_their_layers(analysis: Analysis) -> None:
+    overrides = {"blocks.1.conv1": lr.Override(keep="dense")}
+    plan = lr.plan_from(
+        network(), analysis, lr.Budget(params=0.6), methods=BOTH, overrides=overrides
+    )
+    assert plan.layers["blocks.1.conv1"].method == "dense"
+    assert "blocks.1.conv2" not in plan.widths
+
+
+def test_a_contest_holds_the_layers_alone_too() -> None:
+    net, inputs = network(), CASE.inputs(128, torch.float32)
+    policy = lr.Budget(params=0.5)
+    both, alone = (
+        lr.plan(net, policy, calibration=list(inputs.split(32)), methods=methods)
+        for methods in (BOTH, BOTH[:1])
+    )
+    measured = {one.allocation: one.measured_divergence for one in both.contest}
+    without = {one.allocation: one.measured_divergence for one in alone.contest}
+    assert list(measured)[:2] == ["absolute", "relative"]
+    for scale in ("absolute", "relative"):
+        assert measured[f"{scale}, no layer narrower"] == without[scale]
+    assert min(measured.values()) <= min(without[scale] for scale in ("absolute", "relative"))
+    assert "inner dimensions that may be narrowed: 3; not those before" in " ".join(
+        str(both).split()
+    )
+
+
+@pytest.mark.parametrize("policy", [lr.Energy(), lr.Fixed(ranks=0.5)], ids=lambda one: one.name)
+def test_a_policy_for_single_layers_is_refused(analysis: Analysis, policy: lr.Energy) -> None:
+    with pytest.raises(LowRankError, match=f"the policy {policy.name} one layer at a time"):
+        lr.plan_from(network(), analysis, policy, methods=BOTH)
+
+
+def test_a_plan_file_builds_the_same_network(analysis: Analysis, tmp_path: Path) -> None:
+    plan = lr.plan_from(network(), analysis, lr.Budget(params=0.5), methods=BOTH)
+    assert plan.widths
+    lr.save_plan(tmp_path / "plan.json", plan)
+    read, told = plan_in_file(network(), analysis, tmp_path / "plan.json")
+    assert not told
+    assert read.widths == plan.widths
+    nets = [network(), network()]
+    for net, chosen in zip(nets, (plan, read), strict=True):
+        lr.apply_(net, chosen, analysis)
+    inputs = CASE.inputs(dtype=torch.float32)
+    assert torch.equal(nets[0](inputs), nets[1](inputs))
+
+
+def test_edits_are_checked(analysis: Analysis) -> None:
+    plan = lr.plan_from(network(), analysis, lr.Budget(params=0.5), methods=[lr.Interpolative()])
+    width = plan.widths["blocks.1.conv2"]
+
+    def edited(**changes: tuple[str, tuple[int, ...]]) -> lr.Plan:
+        return plan.with_layers(**{n: lr.PlannedLayer(*one) for n, one in changes.items()})
+
+    pair = ("blocks.1.conv1", "blocks.1.conv2")
+    done = lr.apply_(network(), edited(**dict.fromkeys(pair, (NARROWED, (width + 1,)))))
+    assert any(line.startswith("blocks.1.conv2: ") for line in done.differences)
+    for changes, words in (
+        ({pair[0]: ("dense", ())}, "are of one inner dimension"),
+        ({pair[1]: (NARROWED, (width + 1,))}, "are of one inner dimension"),
+        (dict.fromkeys(pair, (NARROWED, (99,))), r"takes one width in 1\.\.7, not \[99\]"),
+        ({"stem.0": (NARROWED, (2,))}, "no inner dimension that it is in"),
+    ):
+        net = network()
+        with pytest.raises(LowRankError, match=words):
+            lr.apply_(net, edited(**changes))
+        assert net.state_dict().keys() == network().state_dict().keys()
+    with pytest.raises(LowRankError, match="no inner dimension"):
+        lr.apply_(network(), replace(plan, narrowing=None))
+
+
+def test_it_cannot_be_named_for_single_layers(analysis: Analysis) -> None:
+    with pytest.raises(LowRankError, match="narrows several layers together"):
+        lr.Override(method="interpolative")
+
+
+def test_without_an_example_nothing_can_be_proven(analysis: Analysis) -> None:
+    unseen = replace(analysis, example=None)
+    with pytest.raises(LowRankError, match="give one"):
+        lr.plan_from(network(), unseen, lr.Budget(params=0.5), methods=BOTH)
