@@ -15,7 +15,7 @@ from pipeline.lowrank.errors import LowRankError
 IGNORED = -100  # at a place that has no label, as torch.nn.functional.cross_entropy has it
 # Kinds of labels (`Task.labels`) that are numbers of classes.
 NUMBERED = ("class", "class map")
-_TOKENS = ("next token", "token")
+_TOKENS = ("next token", "masked token", "target token", "token class")
 # Kind → (dimensions, what to give).
 _BY_TOKEN = (2, "give one integer for each token, (examples, tokens)")
 _NUMBERS = {

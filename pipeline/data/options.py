@@ -43,7 +43,11 @@ class TextOptions:
     tokenizer_sha256: str | None = knob(None, help="checksum of the tokenizer's files; filled in")
     sequence_length: int = knob(512, ge=1, help="tokens an example has, or is cut off after")
     text_column: str = knob("text", help="column with the text of .jsonl, .parquet and datasets")
-    label_column: str | None = knob(None, help="sequence_classification: the column of the classes")
+    label_column: str | None = knob(
+        None, help="tasks with a label for each text (each word): the column of the labels"
+    )
+    target_column: str | None = knob(None, help="seq2seq: the column of the texts to write")
+    target_length: int = knob(64, ge=1, help="seq2seq: tokens of it, or cut off after")
     generated: int = knob(
         0,
         ge=0,

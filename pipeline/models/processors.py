@@ -77,6 +77,35 @@ def own_classes(folder: Path) -> tuple[str, ...] | None:
     return named_classes(_json(folder / "config.json").get("id2label"))
 
 
+def classes_of(name: str, sha256: str | None) -> tuple[str, ...] | None:
+    """The classes of the network `name`, wherever it is; None where it has no configuration, or
+    they have no names of their own."""
+    return named_classes(getattr(_configuration(name, sha256), "id2label", None))
+
+
+def decoder_start(name: str, sha256: str | None) -> int:
+    """The token with which the network `name` begins a text that it writes. Raises LowRankError
+    where its configuration names none."""
+    found = _configuration(name, sha256)
+    for key in ("decoder_start_token_id", "bos_token_id", "pad_token_id"):
+        value = getattr(found, key, None)
+        if isinstance(value, int):
+            return value
+    raise LowRankError(
+        f"data.text.tokenizer={name}: its configuration has no decoder_start_token_id, with which "
+        "the second text begins; give the folder of a network that writes text"
+    )
+
+
+def _configuration(name: str, sha256: str | None) -> Any:
+    """The configuration of the network; None where there is a tokenizer alone."""
+    transformers = _transformers()
+    try:
+        return transformers.AutoConfig.from_pretrained(**_source(name, sha256))
+    except (OSError, ValueError):
+        return None
+
+
 def named_classes(id2label: Mapping[Any, Any] | None) -> tuple[str, ...] | None:
     """The names of `id2label` by number; None where they are LABEL_0, … or no numbers 0…n-1."""
     if not id2label:

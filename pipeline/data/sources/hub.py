@@ -64,8 +64,8 @@ def load(path: str, sha256: str | None) -> tuple[Any, str, dict[str, str]]:
             if not place.exists():
                 raise LowRankError(f"data.path={path}: no such folder; correct data.path")
             title, actual = place.name, content_sha256(place)
-            saved = any((place / name).is_file() for name in ("state.json", "dataset_dict.json"))
-            found = (datasets.load_from_disk if saved else datasets.load_dataset)(str(place))
+            read = datasets.load_from_disk if is_saved(place) else datasets.load_dataset
+            found = read(str(place))
     except (OSError, ValueError) as error:
         reason = (str(error).splitlines() or [""])[0][:200]
         raise LowRankError(
@@ -74,6 +74,11 @@ def load(path: str, sha256: str | None) -> tuple[Any, str, dict[str, str]]:
     if sha256 is not None:
         check_sha256(path, actual, sha256, "it is another version: correct the checksum, or null")
     return found, title, {title: actual}
+
+
+def is_saved(place: Path) -> bool:
+    """Whether a folder is one that the library saved."""
+    return any((place / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 def _fingerprint(found: Any) -> str:

@@ -25,11 +25,11 @@ def json_rows(file: Path) -> Iterator[dict[str, Any]]:
             except (ValueError, RecursionError) as error:
                 reason = str(error).splitlines()[0][:200]
                 raise LowRankError(
-                    f"{file}: line {number}: no JSON ({reason}); correct it"
+                    f"{file}: cannot be read: line {number} is no JSON ({reason}); correct it"
                 ) from error
             if not isinstance(row, dict):
                 raise LowRankError(
-                    f"{file}: line {number}: a {type(row).__name__}, not an object "
-                    '{"column": value, …}; correct it'
+                    f"{file}: cannot be read: line {number} is a {type(row).__name__}, not an "
+                    'object {"column": value, …}; correct it'
                 )
             yield row

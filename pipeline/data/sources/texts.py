@@ -11,6 +11,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.sources.hub import is_saved, load
+from pipeline.data.sources.lines import json_rows
 from pipeline.lowrank.errors import LowRankError
 from pipeline.machine.checksums import check_sha256, content_sha256, files_at
 from pipeline.machine.fetching import DATASETS, DEBIAN, PYPI, locate
@@ -22,10 +24,21 @@ _SUFFIXES = (*_PLAIN, *_MARKUP, *_ROWS)
 @dataclass(frozen=True)
 class Document:
     """A text that belongs together (a chapter, an article, a row); no split cuts through it.
-    `label` is its label as it was read; None where no label column was asked for."""
+    `label` is its label as it was read, `target` the text that answers it; None where no such
+    column was asked for. The words of a row may be a list."""
 
-    text: str
-    label: str | int | None = None
+    text: str | list[str]
+    label: Any = None
+    target: str | None = None
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The names of a row's columns: the text, its label and the text that answers it, or None."""
+
+    text: str = "text"
+    label: str | None = None
+    target: str | None = None
 
 
 @dataclass(frozen=True)
@@ -39,28 +52,39 @@ class Corpus:
 
 
 def read_texts(
-    path: str, sha256: str | None, *, text_column: str, label_column: str | None
+    path: str,
+    sha256: str | None,
+    *,
+    text_column: str,
+    label_column: str | None,
+    target_column: str | None = None,
 ) -> Corpus:
     """Reads .txt, .md, .rst (a form feed starts a new document), .html (prose without listings,
     tables and navigation), .jsonl and .parquet (a row is a document).
 
-    `path`: a file, a folder, a glob, debian:PACKAGE/PATH, or datasets:NAME[:CONFIG[:SPLIT]].
+    `path`: a file, a folder, a glob, debian:PACKAGE/PATH, datasets:NAME[:CONFIG[:SPLIT]], or a
+    folder that the library datasets saved.
     Files of a folder come in the order in which its index.html names them, then by name.
     `sha256` is the `content_sha256` of what lies there. Empty documents are left out.
-    Raises LowRankError for what is missing, unreadable, of another checksum or empty.
+    Raises LowRankError for what is missing, unreadable, of another checksum or empty, and, with its
+    number, for a row without a text.
     """
+    columns = _Columns(text_column, label_column, target_column)
     if path.startswith(DATASETS):
-        documents, actual = _from_datasets(path, text_column, label_column)
+        documents, actual = _from_datasets(path, columns)
         name = path.removeprefix(DATASETS)
+    elif is_saved(Path(path)):
+        documents = list(_documents(_one_split(path), path, columns))
+        name, actual = Path(path).name, content_sha256(Path(path))
     else:
         place = locate(path)
-        documents = [d for file in _files(place) for d in _read(file, text_column, label_column)]
+        documents = [d for file in _files(place) for d in _read(file, columns)]
         packaged = path.startswith((PYPI, DEBIAN))
         name = path.partition(":")[2].partition("/")[0] if packaged else place.name
         actual = content_sha256(place)
     if sha256 is not None:
         check_sha256(path, actual, sha256, "it is another version: correct the checksum, or null")
-    documents = [document for document in documents if document.text.strip()]
+    documents = [d for d in documents if (d.text if isinstance(d.text, list) else d.text.strip())]
     if not documents:
         raise LowRankError(f"{path}: holds no text; give files with text in them")
     return Corpus(documents, actual, name)
@@ -87,15 +111,16 @@ def _in_reading_order(index: Path, files: list[Path]) -> list[Path]:
     return sorted((f for f in files if f != index), key=lambda f: place.get(f, len(named)))
 
 
-def _read(file: Path, text_column: str, label_column: str | None) -> Iterator[Document]:
+def _read(file: Path, columns: _Columns) -> Iterator[Document]:
     if file.suffix in _ROWS:
-        yield from _documents(_rows(file), str(file), text_column, label_column)
+        yield from _documents(_rows(file), str(file), columns)
         return
-    if label_column is not None:
-        raise LowRankError(
-            f"data.text.label_column={label_column}: {file.name} has no columns; give .jsonl or "
-            ".parquet files, or set it to null"
-        )
+    for key in ("label", "target"):
+        if (column := getattr(columns, key)) is not None:
+            raise LowRankError(
+                f"data.text.{key}_column={column}: {file.name} has no columns; give .jsonl or "
+                ".parquet files, or set it to null"
+            )
     try:
         text = file.read_text(encoding="utf-8", errors="strict")
     except UnicodeDecodeError as error:
@@ -106,10 +131,10 @@ def _read(file: Path, text_column: str, label_column: str | None) -> Iterator[Do
         yield from (Document(part.strip()) for part in text.split("\f"))
 
 
-def _rows(file: Path) -> list[dict[str, Any]]:
+def _rows(file: Path) -> Iterable[dict[str, Any]]:
+    if file.suffix == ".jsonl":
+        return json_rows(file)
     try:
-        if file.suffix == ".jsonl":
-            return [json.loads(line) for line in file.read_text("utf-8").splitlines() if line]
         import pyarrow.parquet  # comes with MLflow; a second that other sources save
 
         rows: list[dict[str, Any]] = pyarrow.parquet.read_table(file).to_pylist()
@@ -118,9 +143,23 @@ def _rows(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _from_datasets(
-    path: str, text_column: str, label_column: str | None
-) -> tuple[list[Document], str]:
+def _one_split(path: str) -> Iterable[dict[str, Any]]:
+    """The rows of a folder that the library datasets saved: of its split "train", or its only
+    one."""
+    found, _, _ = load(path, None)
+    if not isinstance(found, dict):
+        rows: Iterable[dict[str, Any]] = found
+        return rows
+    if "train" not in found and len(found) > 1:
+        raise LowRankError(
+            f"{path}: has the splits {', '.join(found)} and none called train; give the folder of "
+            "one of them"
+        )
+    chosen: Iterable[dict[str, Any]] = found.get("train", next(iter(found.values())))
+    return chosen
+
+
+def _from_datasets(path: str, columns: _Columns) -> tuple[list[Document], str]:
     try:
         from datasets import load_dataset
     except ImportError as error:
@@ -133,22 +172,36 @@ def _from_datasets(
         raise LowRankError(
             f"{path}: cannot be loaded ({reason}); give local files in data.path instead"
         ) from error
-    documents = list(_documents(rows, path, text_column, label_column))
+    documents = list(_documents(rows, path, columns))
     content = json.dumps([(d.text, d.label) for d in documents])
     return documents, hashlib.sha256(content.encode()).hexdigest()
 
 
 def _documents(
-    rows: Iterable[dict[str, Any]], source: str, text_column: str, label_column: str | None
+    rows: Iterable[dict[str, Any]], source: str, columns: _Columns
 ) -> Iterator[Document]:
-    for row in rows:
-        for key, column in (("text_column", text_column), ("label_column", label_column)):
+    for number, row in enumerate(rows):
+        for key in ("text", "label", "target"):
+            column = getattr(columns, key)
             if column is not None and column not in row:
                 raise LowRankError(
                     f"{source}: no column {column!r} among {', '.join(row)}; correct "
-                    f"data.text.{key}"
+                    f"data.text.{key}_column"
                 )
-        yield Document(row[text_column], None if label_column is None else row[label_column])
+            if key != "label" and column is not None:
+                _check_text(row[column], f"{source}: row {number}", column, words=key == "text")
+        yield Document(
+            row[columns.text],
+            None if columns.label is None else row[columns.label],
+            None if columns.target is None else row[columns.target],
+        )
+
+
+def _check_text(value: Any, place: str, column: str, *, words: bool) -> None:
+    listed = words and isinstance(value, list) and all(isinstance(word, str) for word in value)
+    if not isinstance(value, str) and not listed:
+        shown = "null" if value is None else f"{type(value).__name__}, no text"
+        raise LowRankError(f"{place}: {column!r} is {shown}; give a text, or leave the row out")
 
 
 def prose(markup: str) -> str:
