@@ -20,6 +20,7 @@ from pipeline.models.processors import decoder_start
 
 # Kinds of labels (`Task.labels`) that rows have.
 KINDS = ("class", "classes", "value", "token class", "target token")
+NUMBERED = ("class", "classes", "token class")  # which of them are classes
 _TOGETHER = 1000  # texts that are tokenised at once
 _LONG = 2**16  # letters beyond those that can matter: no more of a text is tokenised
 
@@ -58,7 +59,7 @@ def read_rows(
     labels = [document.label for document in corpus.documents]
     if task.labels == "token class":
         return _tagged(corpus, tokenizer, length, given)
-    texts = [_whole(document.text) for document in corpus.documents]
+    texts = [whole(document.text) for document in corpus.documents]
     inputs = padded(tokenizer, texts, length)
     if task.labels == "target token":
         targets = [document.target or "" for document in corpus.documents]
@@ -94,7 +95,8 @@ def _beginning(tokenizer: Any, text: str, length: int) -> str:
     return text
 
 
-def _whole(text: str | list[str]) -> str:
+def whole(text: str | list[str]) -> str:
+    """A text, whose words may be a list."""
     return text if isinstance(text, str) else " ".join(text)
 
 
