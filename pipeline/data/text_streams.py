@@ -97,8 +97,14 @@ def by_document(
     corpus: Corpus, make: Stream | Passages, sizes: Mapping[str, int | None]
 ) -> TokenSplits:
     """Splits of whole documents, in their order: train first, test last."""
-    held: list[Sequence[Any]] = [make.units(whole(one.text)) for one in corpus.documents]
     needed = {k: make.needed(v) for k, v in sizes.items() if k != "train" and v is not None}
+    if len(corpus.documents) <= len(needed):  # tokens of a long text take minutes
+        raise LowRankError(
+            f"{corpus.name}: {len(corpus.documents)} documents are too few for {len(needed) + 1} "
+            "splits, which share none; give more texts, or mark the chapters of a long one (a form "
+            "feed starts a document)"
+        )
+    held: list[Sequence[Any]] = [make.units(whole(one.text)) for one in corpus.documents]
     ranges = consecutive_ranges([len(one) for one in held], needed, rest="train", unit=make.unit)
     return {
         split: make.examples(split, chain.from_iterable(held[i] for i in chosen), sizes[split])
