@@ -47,6 +47,14 @@ def test_steps_on_factors_and_factors_multiplied_out_are_one_function(
     torch.testing.assert_close(model(x)[0], found, rtol=1e-12, atol=1e-12)
 
 
+def test_a_graph_takes_batches_of_any_size() -> None:
+    model = factorized(hidden_l0=6, input_l0=4)
+    batch = torch.export.Dim.DYNAMIC
+    with torch.no_grad():
+        graph = torch.export.export(model, (X[:2, :2],), dynamic_shapes=({0: batch},)).module()
+        torch.testing.assert_close(graph(X[:, :2])[0], model(X[:, :2])[0])
+
+
 def test_multiply_accumulates_are_those_that_run() -> None:
     dense = network_totals(net(), X[:1]).macs
     assert dense == 2 * 10 * 64 * (12 + 16), "input and recurrent weights, both directions"

@@ -86,9 +86,14 @@ def _matrix(part: nn.Module) -> Tensor | None:
     """The matrix of a factor (a Linear, or pivots with a Linear), or None where it cannot be
     read."""
     inner = getattr(part, "rest", part)
-    if not isinstance(inner, nn.Linear) or type(inner.weight) not in (Tensor, nn.Parameter):
+    if not isinstance(inner, nn.Linear) or _is_quantized(inner.weight):
         return None
     return inner.weight if inner is part else part.matrix()  # type: ignore[operator]
+
+
+def _is_quantized(weight: Tensor) -> bool:
+    """Whether a tensor class of its own stores the numbers, as torchao's do."""
+    return type(weight).dequantize is not Tensor.dequantize
 
 
 def _bias(part: nn.Module) -> Tensor | None:

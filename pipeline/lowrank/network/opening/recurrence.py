@@ -94,12 +94,14 @@ class OpenRecurrent(nn.RNNBase):
 
     def _is_stepwise(self, index: int, x: Tensor) -> bool:
         """Whether the recurrent weights of a layer are called, one step after the other. To
-        multiply factors out takes as long as rank positions do with the product."""
-        positions = x.numel() // x.shape[-1]
+        multiply factors out takes as long as rank positions do with the product. A graph, whose
+        batch may be of any size, has the kernel."""
+        fused = torch.compiler.is_compiling()
         kinds = ("hidden", "projection") if self.proj_size else ("hidden",)
         for layer in (self._layer(kind, place) for kind in kinds for place in self._places(index)):
             ranks: tuple[int, ...] = getattr(layer, "ranks", ())
-            if must_be_called(layer) or positions <= max(ranks, default=0):
+            few = not fused and x.numel() // x.shape[-1] <= max(ranks, default=0)
+            if few or must_be_called(layer):
                 return True
         return False
 
