@@ -29,6 +29,7 @@ def at_present_costs(found: Survey, model: nn.Module, factorized: Collection[str
     targets = {
         name: replace(
             target,
+            note="errors are those of its factors' product",
             present=Costs(
                 params=sum(p.numel() for p in model.get_submodule(name).parameters()),
                 macs=sum(count for inner, count in macs.items() if _is_in(inner, name)),

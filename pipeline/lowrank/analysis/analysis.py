@@ -93,14 +93,14 @@ class Analysis:
         left = self.metrics[name].left if name in self.metrics else None
         wide = left is not None and left.dim() == 2
         notes = {
-            "errors are those of its factors' product": self.targets[name].present is not None,
-            self.notes.get(name, ""): name in self.notes,
+            self.targets[name].note: True,
+            self.notes.get(name, ""): True,
             f"G is diagonal: more than {WIDEST:,} outputs": wide,
             "no gradient at any layer: errors are those of its output, no nats": left is not None
             and not wide
             and bool((left == torch.eye(left.shape[-1], dtype=left.dtype)).all()),
         }
-        return "; ".join(note for note, applies in notes.items() if applies)
+        return "; ".join(note for note, applies in notes.items() if note and applies)
 
     def __repr__(self) -> str:
         return f"Analysis({self.metric}, {len(self.targets)} targets)"

@@ -15,7 +15,7 @@ from pipeline.lowrank.forms.base import Form
 from pipeline.lowrank.forms.on_demand import LayerWeight
 from pipeline.lowrank.forms.running import lay_out
 from pipeline.lowrank.forms.stacked import multiplied_out, stack_weight
-from pipeline.lowrank.network.kinds import in_first, kind_of, why_unknown
+from pipeline.lowrank.network.kinds import in_first, kind_of, plain_class, why_unknown
 from pipeline.lowrank.network.opening import module_at, opened
 from pipeline.lowrank.network.stacks import Stack
 from pipeline.lowrank.network.targets import (
@@ -64,7 +64,7 @@ class Factorized(nn.Sequential):
         super().__init__(*layers)
         self.form = get_form(form) if isinstance(form, str) else form
         self.ranks = tuple(ranks)
-        self.replaced = None if replaced is None else type(replaced)
+        self.replaced = None if replaced is None else plain_class(replaced)
         self._is_stack = isinstance(replaced, Stack)
         self._in_first = None if replaced is None else in_first(type(replaced))
         self._shape = None if replaced is None else weight_shape(replaced)
@@ -189,10 +189,12 @@ def unfilled(name: str, module: nn.Module, form: Form, ranks: Sequence[int]) -> 
     """
     check_ranks_fit(name, module, form, ranks)
     built = Factorized(form.layers(module, ranks), form, ranks, module).train(module.training)
-    weight, bias = module.weight, getattr(module, "bias", None)
+    bias = getattr(module, "bias", None)
+    others = (p for key, p in module.named_parameters() if key != "bias")
+    trained = any(parameter.requires_grad for parameter in others)
+    biased = trained if bias is None else bool(bias.requires_grad)
     for key, parameter in built.named_parameters():
-        like = bias if bias is not None and key.endswith("bias") else weight
-        parameter.requires_grad_(bool(like.requires_grad))
+        parameter.requires_grad_(biased if key.endswith("bias") else trained)
     if _is_channels_last(module):
         lay_out(built, torch.channels_last)
     for hooks in _HOOKS:  # the very same tables, so that their handles still remove them

@@ -5,7 +5,12 @@ from __future__ import annotations
 
 from torch import nn
 
-from pipeline.lowrank.network.kinds import in_first, is_transposed_linear, kind_of
+from pipeline.lowrank.network.kinds import (
+    computes_weight,
+    in_first,
+    is_transposed_linear,
+    kind_of,
+)
 from pipeline.lowrank.network.opening.base import is_plain
 from pipeline.lowrank.network.readings import Reading, Watch
 from pipeline.lowrank.network.stacks import Stack, stack_name
@@ -21,7 +26,8 @@ class ByHand:
     def __init__(self, model: nn.Module, counts: dict[str, tuple[int, ...]]) -> None:
         """counts: {name: (input positions, …, output positions)}, to which it adds."""
         self._counts = counts
-        self._layers = {n: m for n, m in model.named_modules() if kind_of(m) == "linear"}
+        linear = {n: m for n, m in model.named_modules() if kind_of(m) == "linear"}
+        self._layers = {n: m for n, m in linear.items() if not computes_weight(m)}
         self._candidates = {
             n: one.weight for n, one in stack_candidates(model, factors=True).items()
         }
@@ -76,7 +82,7 @@ def stack_candidates(model: nn.Module, *, factors: bool = False) -> dict[str, St
                 holders[memory_of(parameter)] = holders.get(memory_of(parameter), 0) + 1
     inside: set[int] = set()
     for name, module in model.named_modules():
-        if is_one_layer(module):
+        if is_one_layer(module) or computes_weight(module):
             inside |= {id(part) for part in module.modules()}
         factor = isinstance(module, Stack)
         if _is_layer(module) or (id(module) in inside and not (factor and factors)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.by_hand import ByHand
 from pipeline.lowrank.network.calling import call, evaluating, layer_input
-from pipeline.lowrank.network.kinds import kind_of
+from pipeline.lowrank.network.kinds import computes_weight, kind_of
 from pipeline.lowrank.network.opening import module_at, opened
 from pipeline.lowrank.network.stacks import Stack
 from pipeline.lowrank.network.targets import (
+    Costs,
     Target,
     dense_weight,
     groups_of,
@@ -150,7 +151,7 @@ def describe_target(name: str, module: nn.Module, positions: Positions) -> Targe
         positions = (0, 0)
     kind = kind_of(module)
     assert kind is not None, "find_targets gives only layers of a known kind"
-    return Target(
+    target = Target(
         name=name,
         kind=kind,
         shape=tuple(weight.shape),
@@ -162,6 +163,11 @@ def describe_target(name: str, module: nn.Module, positions: Positions) -> Targe
         bytes_per_param=weight.element_size(),
         in_first=isinstance(module, Stack) and module.in_first,
     )
+    if not computes_weight(module):
+        return target
+    size = sum(parameter.numel() for parameter in module.parameters())
+    note = "the weight that it computes in every call is factorized as it is now"
+    return replace(target, present=Costs(size, target.macs), note=note)
 
 
 def _counted(model: nn.Module) -> dict[str, nn.Module]:

@@ -6,10 +6,15 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.network.kinds import is_transposed_linear, kind_of, why_unknown
+from pipeline.lowrank.network.kinds import (
+    computes_weight,
+    is_transposed_linear,
+    kind_of,
+    why_unknown,
+)
 from pipeline.lowrank.network.opening import closed_reasons
 from pipeline.lowrank.network.opening.base import is_plain
 from pipeline.lowrank.network.stacks import Stack
@@ -106,14 +111,16 @@ def _obstacle(
         return why_unknown(module)
     if isinstance(module, nn.Embedding) and (option := _embedding_option(module)):
         return f"Embedding with {option}, which its factors could not keep"
-    stored = module.weight
-    assert isinstance(stored, Tensor)
-    if not is_plain(stored):
-        return f"weights are stored as {type(stored).__name__}: start from those in float"
+    stored = list(module.parameters()) if computes_weight(module) else [module.weight]
+    odd = next((one for one in stored if not is_plain(one)), None)  # type: ignore[arg-type]
+    if odd is not None:
+        return f"weights are stored as {type(odd).__name__}: start from those in float"
     weight = dense_weight(module)
     if weight.dtype not in _FORMATS:
         return f"weights are {weight.dtype}, not in a floating point format of two bytes or more"
-    others = [n for n in tied.get(memory_of(stored), []) if n != name]
+    inside = {one for one, _ in module.named_modules(prefix=name)}
+    holders = (tied.get(memory_of(one), []) for one in stored)  # type: ignore[arg-type]
+    others = [n for names in holders for n in names if n not in inside]
     if others:
         return f"weight is tied to {', '.join(name or 'the whole network' for name in others)}"
     return None

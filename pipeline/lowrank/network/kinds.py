@@ -3,17 +3,19 @@
 A subclass of a torch layer may do anything with its weight. It counts as its parent where it runs
 the parent's own code, and else where it gives the parent's output for a weight and inputs that are
 drawn for the purpose: that needs no data, so a network that a plan is applied to, or that a file is
-loaded into, is judged as the one that was analyzed.
+loaded into, is judged as the one that was analyzed. Where a layer computes its weight of what it
+holds, whatever the input, that weight is what is factorized.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
+from pipeline.lowrank.network.probing import shown_by
 from pipeline.lowrank.network.same_padding import SAME, same_padding
 from pipeline.lowrank.network.stacks import Stack
 
@@ -31,7 +33,6 @@ KINDS: dict[type[nn.Module], str] = {
 # stored (in, out).
 _TRANSPOSED_LINEAR = "transformers.pytorch_utils.Conv1D"
 _CODE = ("__call__", "forward", "_conv_forward", "_output_padding")
-_CLOSE = 1e-4  # of the largest output: float32's rounding, whatever the order of its sums
 _PROVEN: dict[str, Behaviour | None] = {}
 
 
@@ -42,10 +43,13 @@ class Behaviour:
     kind: that of the torch layer with its weight, its bias and its options.
     same_padding: a convolution that pads its input with zeros as its size asks for, so that every
         stride gives an output position (TensorFlow's SAME).
+    computed: the weight is none of its parameters: it computes it of them in every call, by a
+        parametrization of torch or by its own code, whatever the input.
     """
 
     kind: str
     same_padding: bool = False
+    computed: bool = False
 
 
 def behaviour_of(module: nn.Module) -> Behaviour | None:
@@ -56,9 +60,16 @@ def behaviour_of(module: nn.Module) -> Behaviour | None:
     if is_transposed_linear(type(module)):
         return Behaviour("linear")
     base = base_of(type(module))
-    if base is None or _own_forward(module) or further_state(module, base):
+    if base is None or _own_forward(module):
         return None
-    return Behaviour(KINDS[base]) if runs_parents_code(module) else _proven(module, base)
+    if _is_parametrized(module):
+        return Behaviour(KINDS[base], computed=True) if runs_parents_code(module) else None
+    further = _further(module, base)
+    if "weight" not in module._parameters or further - module._parameters.keys():
+        return None
+    if runs_parents_code(module):
+        return None if further else Behaviour(KINDS[base])
+    return _proven(module, base)
 
 
 def runs_parents_code(module: nn.Module) -> bool:
@@ -94,8 +105,11 @@ def why_unknown(module: nn.Module) -> str:
         return f"{name} has no factorized form here"
     if _own_forward(module):
         return f"this {name} has no factorized form: its forward was replaced on the object"
-    if further := further_state(module, base):
-        return f"{name} has no factorized form: it {further}"
+    if "weight" not in module._parameters:
+        return f"{name} has no factorized form: it computes its weight anew in every call"
+    if further := _further(module, base):
+        held = ", ".join(sorted(further))
+        return f"{name} has no factorized form: it holds more than a weight and a bias ({held})"
     return (
         f"{name} has no factorized form: with the same weight and input it gives another output "
         f"than {base.__name__}"
@@ -128,14 +142,32 @@ def in_first(cls: type[nn.Module]) -> bool | None:
     )
 
 
-def further_state(module: nn.Module, base: type[nn.Module]) -> str | None:
-    """What a layer holds that its factors would not have; None where that is nothing."""
-    if "weight" not in module._parameters:
-        return "computes its weight anew in every call"
+def computes_weight(module: nn.Module) -> bool:
+    """Whether a layer of a known kind computes its weight anew in every call."""
+    behaviour = None if type(module) in KINDS else behaviour_of(module)
+    return behaviour is not None and behaviour.computed
+
+
+def plain_class(module: nn.Module) -> type[nn.Module]:
+    """The class of a layer that has as its weight what `module`, of a known kind, computes: its own
+    class where it computes none."""
+    base, behaviour = base_of(type(module)), behaviour_of(module)
+    if base is None or behaviour is None or not behaviour.computed:
+        return type(module)
+    return SAME[behaviour.kind] if behaviour.same_padding else base
+
+
+def _further(module: nn.Module, base: type[nn.Module]) -> set[str]:
+    """What a layer holds that its factors would not have."""
     if type(module) is base:
-        return None
-    own = {*module._parameters, *module._buffers, *module._modules} - {"weight", "bias"}
-    return f"holds more than a weight and a bias ({', '.join(sorted(own))})" if own else None
+        return set()
+    return {*module._parameters, *module._buffers, *module._modules} - {"weight", "bias"}
+
+
+def _is_parametrized(module: nn.Module) -> bool:
+    """Whether torch's parametrizations make the layer's weight, and it holds nothing else."""
+    others = {*module._parameters, *module._buffers, *module._modules}
+    return is_parametrized(module, "weight") and others <= {"bias", "parametrizations"}
 
 
 def _own_forward(module: nn.Module) -> bool:
@@ -143,69 +175,15 @@ def _own_forward(module: nn.Module) -> bool:
 
 
 def _proven(module: nn.Module, base: type[nn.Module]) -> Behaviour | None:
-    """`_tried`, once for all layers of one class and the same options."""
+    """What the layer is seen to compute, once for all layers of one class and the same options."""
     own = vars(nn.Module())
     options = {key: value for key, value in sorted(vars(module).items()) if key not in own}
     shapes = {key: value is not None and value.shape for key, value in module._parameters.items()}
     key = f"{type(module)} {id(type(module))} {shapes} {options}"
     if key not in _PROVEN:
-        _PROVEN[key] = _tried(module, base)
+        same = SAME.get(KINDS[base])
+        shown = shown_by(module, [base] if same is None else [base, same])
+        _PROVEN[key] = (
+            None if shown is None else Behaviour(KINDS[base], shown.cls is same, shown.computed)
+        )
     return _PROVEN[key]
-
-
-def _tried(module: nn.Module, base: type[nn.Module]) -> Behaviour | None:
-    """What a copy of the layer with a drawn weight shows on drawn inputs."""
-    kind, generator = KINDS[base], torch.Generator().manual_seed(0)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        try:
-            twin = _twin(module, type(module), generator)
-            inputs = _inputs(twin, generator)
-            found = [twin(value) for value in inputs]
-        except Exception:  # whatever other people's code raises
-            return None
-        for cls, behaviour in _behaviours(kind, base):
-            generator.manual_seed(0)
-            known = _twin(module, cls, generator)
-            if all(_equal(one, known(value)) for one, value in zip(found, inputs, strict=True)):
-                return behaviour
-    return None
-
-
-def _behaviours(kind: str, base: type[nn.Module]) -> Iterator[tuple[type[nn.Module], Behaviour]]:
-    yield base, Behaviour(kind)
-    if kind in SAME:
-        yield SAME[kind], Behaviour(kind, same_padding=True)
-
-
-def _twin(module: nn.Module, cls: type[nn.Module], generator: torch.Generator) -> nn.Module:
-    """A layer of the class with the options of `module`, in eval mode, on the CPU, without hooks,
-    with a drawn weight and bias."""
-    twin = cls.__new__(cls)
-    nn.Module.__init__(twin)
-    own = vars(twin).keys()
-    twin.__dict__.update({key: value for key, value in vars(module).items() if key not in own})
-    for key, value in module._parameters.items():
-        drawn = None if value is None else torch.randn(value.shape, generator=generator)
-        twin.register_parameter(key, None if drawn is None else nn.Parameter(drawn))
-    return twin.eval()
-
-
-def _inputs(module: nn.Module, generator: torch.Generator) -> list[Tensor]:
-    """Inputs of two sizes: of one alone, two paddings may be the same."""
-    if isinstance(module, nn.Embedding):
-        shapes = [(2, 3), (5,)]
-        return [torch.randint(module.num_embeddings, s, generator=generator) for s in shapes]
-    if isinstance(module, nn.Linear):
-        shapes = [(2, module.in_features), (2, 3, module.in_features)]
-    else:
-        assert isinstance(module, nn.modules.conv._ConvNd)
-        geometry = zip(module.kernel_size, module.stride, module.dilation, strict=True)
-        sizes = [(k - 1) * d + 1 + 2 * s for k, s, d in geometry]
-        shapes = [(2, module.in_channels, *(size + more for size in sizes)) for more in (0, 1)]
-    return [torch.randn(shape, generator=generator) for shape in shapes]
-
-
-def _equal(one: object, other: Tensor) -> bool:
-    if not isinstance(one, Tensor) or one.shape != other.shape:
-        return False
-    return bool((one - other).abs().max() <= _CLOSE * other.abs().max())

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from pipeline.lowrank.linalg import split_groups
-from pipeline.lowrank.network.kinds import is_transposed_linear
+from pipeline.lowrank.network.kinds import computes_weight, is_transposed_linear
 from pipeline.lowrank.network.opening.base import is_plain
+from pipeline.lowrank.network.probing import computed_weight
 from pipeline.lowrank.network.stacks import Stack
 
 
@@ -38,7 +39,8 @@ class Target:
     bytes_per_param: of the weight's number format, which factors keep.
     in_first: whether a stack is stored with the inputs before the outputs.
     present: what the layer costs as it is, where that is not its weight: one that is factorized
-        already, whose weight is the product of its factors.
+        already, whose weight is the product of its factors, or one that computes its weight.
+    note: what a reader of a plan should know about the weight; may be empty.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Target:
     bytes_per_param: int = 4
     in_first: bool = False
     present: Costs | None = None
+    note: str = ""
 
     @property
     def groups_in_turn(self) -> int:
@@ -131,9 +134,9 @@ def groups_of(module: nn.Module) -> int:
 
 
 def dense_weight(module: nn.Module) -> Tensor:
-    """The layer's weight as (out, in / groups, *kernel), detached, in its own dtype. It is written
-    by `write_weight_`."""
-    weight = module.weight
+    """The layer's weight as (out, in / groups, *kernel), detached, in its own dtype; what it is in
+    eval mode for a layer that computes it. It is written by `write_weight_`."""
+    weight = computed_weight(module) if computes_weight(module) else module.weight
     assert isinstance(weight, Tensor)
     return _canonical(module, weight.detach())
 

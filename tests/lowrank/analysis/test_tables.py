@@ -23,7 +23,7 @@ def network() -> nn.Module:
         inner = inner.get_submodule(part)
     inner.append(nn.Linear(300, 400))
     inner.append(nn.Unflatten(1, (16, 5, 5)))
-    inner.append(nn.utils.parametrizations.weight_norm(nn.ConvTranspose2d(16, 16, 3)))
+    inner.append(nn.utils.weight_norm(nn.ConvTranspose2d(16, 16, 3)))
     inner.append(nn.Conv2d(16, 24, 3))
     net.append(nn.Flatten())
     net.add_module(ODD, nn.Linear(600, 200))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.lowrank import Fixed, apply_, certify, compress_, load_, plan, save, to_dense_
+from pipeline.lowrank import (
+    SVD,
+    Fixed,
+    Plan,
+    PlannedLayer,
+    apply_,
+    certify,
+    compress_,
+    load_,
+    plan,
+    save,
+    to_dense_,
+)
 from pipeline.lowrank.methods import METHODS, make_method
+from pipeline.lowrank.network.costs import count_params
 from pipeline.lowrank.network.kinds import Behaviour, behaviour_of, why_unknown
 from pipeline.lowrank.network.same_padding import Conv2dSame
 from tests.lowrank.layer_kinds import build, case_of, full_ranks
@@ -35,17 +49,19 @@ class ByHand(nn.Linear):
         return x @ self.weight.T + self.bias
 
 
+def conv2d_same(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any) -> Tensor:
+    pads: list[int] = []
+    for size, kernel, step in zip(x.shape[2:], weight.shape[2:], stride, strict=True):
+        total = max((-(-size // step) - 1) * step + kernel - size, 0)
+        pads = [total // 2, total - total // 2, *pads]
+    return functional.conv2d(functional.pad(x, pads), weight, bias, stride)
+
+
 class Tensorflow(nn.Conv2d):
     """As Conv2dSame of timm: the zeros around an image follow from its size."""
 
     def forward(self, x: Tensor) -> Tensor:
-        pads: list[int] = []
-        for size, kernel, step in zip(x.shape[2:], self.kernel_size, self.stride, strict=True):
-            total = max((-(-size // step) - 1) * step + kernel - size, 0)
-            pads = [total // 2, total - total // 2, *pads]
-        return functional.conv2d(
-            functional.pad(x, pads), self.weight, self.bias, self.stride, 0, 1, self.groups
-        )
+        return conv2d_same(x, self.weight, self.bias, self.stride)
 
 
 class Standardized(nn.Conv2d):
@@ -56,12 +72,31 @@ class Standardized(nn.Conv2d):
         return self._conv_forward(x, self.weight - mean, self.bias)
 
 
+class Scaled(Tensorflow):
+    """As ScaledStdConv2dSame of timm."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.gain = nn.Parameter(torch.rand(sizes[1], 1, 1, 1) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.gain * (self.weight - self.weight.mean((1, 2, 3), keepdim=True))
+        return conv2d_same(x, weight, self.bias, self.stride)
+
+
+class Modulated(nn.Linear):
+    """Its weight depends on the input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight * (1 + x.mean()), self.bias)
+
+
 class Causal(nn.Conv1d):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(functional.pad(x, (self.kernel_size[0] - 1, 0)))
 
 
-class Scaled(nn.Embedding):
+class ScaledTable(nn.Embedding):
     def forward(self, ids: Tensor) -> Tensor:
         return super().forward(ids) * 4.0
 
@@ -103,16 +138,22 @@ BEHAVE: dict[str, tuple[Callable[[], nn.Module], Behaviour]] = {
     "same": (lambda: Tensorflow(4, 6, 3, 2), Behaviour("conv2d", same_padding=True)),
     "ours": (lambda: Conv2dSame(4, 6, 3, 2), Behaviour("conv2d", same_padding=True)),
     "same, nothing to pad": (lambda: Tensorflow(4, 6, 1), Behaviour("conv2d")),
+    "standardized": (lambda: Standardized(4, 6, 3), Behaviour("conv2d", computed=True)),
+    "scaled, same": (lambda: Scaled(4, 6, 3, 2), Behaviour("conv2d", True, True)),
+    "normed": (
+        lambda: nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 6, 3)),
+        Behaviour("conv1d", computed=True),
+    ),
 }
 OTHERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "standardized": (lambda: Standardized(4, 6, 3), "gives another output than Conv2d"),
+    "modulated": (lambda: Modulated(6, 5), "gives another output than Linear"),
     "causal": (lambda: Causal(4, 6, 3), "gives another output than Conv1d"),
-    "scaled": (lambda: Scaled(9, 4), "gives another output than Embedding"),
+    "scaled": (lambda: ScaledTable(9, 4), "gives another output than Embedding"),
     "adapted": (lambda: Adapted(6, 5), r"holds more than a weight and a bias \(lora_b\)"),
     "several outputs": (lambda: Routed(6, 5), "gives another output than Linear"),
     "inner code": (lambda: OwnConvolution(4, 6, 3), "gives another output than Conv2d"),
-    "normed": (
-        lambda: nn.utils.parametrizations.weight_norm(nn.Linear(6, 5)),
+    "hooked": (
+        lambda: nn.utils.weight_norm(nn.Linear(6, 5)),
         "computes its weight anew in every call",
     ),
     "replaced": (replaced, "its forward was replaced on the object"),
@@ -149,7 +190,7 @@ class Net(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.stem, self.pooled = Tensorflow(4, 12, 3, 2), Tensorflow(12, 16, (3, 2), (2, 1))
-        self.odd, self.up = Standardized(16, 16, 3), nn.ConvTranspose2d(16, 12, 3, 2, 1, 1)
+        self.odd, self.up = OwnConvolution(16, 16, 3), nn.ConvTranspose2d(16, 12, 3, 2, 1, 1)
         self.head = ByHand(12, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -223,3 +264,52 @@ def test_a_layer_that_is_given_more_than_its_input_stays_dense() -> None:
     made = plan(Sized(), Fixed(3), torch.randn(1, 4, 10, 10))
     assert list(made.layers) == ["down"]
     assert made.skipped["up"].reason == "is called with more than its input (output_size)"
+
+
+class Computed(nn.Module):
+    """Weights that layers compute of what they hold: standardized, scaled, normed, spectral."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        parametrizations = nn.utils.parametrizations
+        self.stem, self.wide = Scaled(4, 24, 3, 2), Standardized(24, 24, 3)
+        self.normed = parametrizations.weight_norm(nn.Conv2d(24, 20, 3))
+        self.spectral = parametrizations.spectral_norm(nn.Linear(20, 32))
+        self.out = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.normed(self.wide(self.stem(x).relu()).relu()).relu()
+        out: Tensor = self.out(self.spectral(x.mean((2, 3))).relu())
+        return out
+
+
+@pytest.mark.parametrize("metric", ["weight", "input", "fisher"])
+def test_weights_that_layers_compute_are_factorized(metric: Any, tmp_path: Path) -> None:
+    net = Computed().train()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    data = {"example": X[:1]} if metric == "weight" else {"calibration": [X[:4], X[4:]]}
+    made = plan(net, Fixed(0.999), metric=metric, held_out=[], methods=[SVD()], **data)  # type: ignore[arg-type]
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert list(made.layers) == ["stem", "wide", "normed", "spectral", "out"] and not made.skipped
+    assert "the weight that it computes" in made.layers["stem"].why
+    assert "the weight that it computes" not in made.layers["out"].why
+    assert made.expected.dense.params == count_params(net)
+    full = {name: _full(made, net, name) for name in made.layers}
+    dense = copy.deepcopy(net).eval()
+    done = apply_(net, made.with_layers(**full))
+    assert done.totals.params == count_params(net)
+    assert torch.allclose(net.eval()(X), dense(X), atol=1e-5)
+    net.train()(X).square().sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+    save(net.eval(), tmp_path)
+    assert torch.equal(load_(Computed(), tmp_path)(X), net(X))
+    to_dense_(net)
+    assert type(net.normed) is nn.Conv2d and type(net.stem) is Conv2dSame
+    assert torch.allclose(net(X), dense(X), atol=1e-5)
+
+
+def _full(made: Plan, net: nn.Module, name: str) -> PlannedLayer:
+    assert made.analysis is not None
+    shape = made.analysis.targets[name].group_shape
+    return PlannedLayer("svd", (min(shape[0], math.prod(shape[1:])),))

@@ -34,7 +34,7 @@ class Mixed(nn.Module):
         self.experts = nn.ParameterList([torch.randn(3, 12, 4), torch.randn(5)])
         self.ids, self.bag = nn.Embedding(50, 12), nn.EmbeddingBag(30, 12)
         self.body, self.unused = nn.Linear(12, 12), nn.Linear(12, 20)
-        self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(12, 12))
+        self.normed = nn.utils.weight_norm(nn.Linear(12, 12))
         self.pairs = nn.Bilinear(12, 12, 2)
         self.head = nn.Linear(12, 50, bias=False)
         self.head.weight = self.ids.weight

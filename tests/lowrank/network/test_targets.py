@@ -63,13 +63,12 @@ def test_only_plain_layers_are_targets_and_every_other_one_has_a_reason() -> Non
     model = Breakers()
     with opened(model):
         targets, skipped = find_targets(model)
-    others = ["grouped", "transposed", "plain", "unused"]
+    others = ["grouped", "transposed", "normed", "plain", "unused"]
     assert list(targets) == ["shared", *ATTENTION_LAYERS, *others]
     reasons = {
         "embedding": "weight is tied to head",
         "pairs": "Bilinear has no factorized form",
         "bag": "EmbeddingBag has no factorized form",
-        "normed": "ParametrizedLinear has no factorized form",
         "head": "weight is tied to embedding",
     }
     for name, reason in reasons.items():
@@ -83,6 +82,7 @@ def test_a_layer_used_twice_counts_both_calls_and_an_unused_one_is_skipped() -> 
         *ATTENTION_LAYERS,
         "grouped",
         "transposed",
+        "normed",
         "plain",
     ]
     assert analysis.targets["shared"].out_positions == 10
