@@ -20,7 +20,8 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.dense import without_factors_
 from pipeline.lowrank.network.calling import call, count_examples, rows_of
 from pipeline.lowrank.network.inner.narrowing import narrowing_of
-from pipeline.lowrank.network.opening import open_towards_
+from pipeline.lowrank.network.opening import module_at, open_towards_
+from pipeline.lowrank.network.stacks import Stack
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ def certify(
         are only the layers' bounds.
     batch_size: how many examples pass through the networks at a time; it changes no result.
 
+    A stack, whose module multiplies by it itself, has no bound, and neither has its network.
+
     Everything is computed in float64 on the CPU, with rounding as a part of each bound. Raises
     LowRankError when a measured error exceeds a certified bound.
     """
@@ -94,8 +97,10 @@ def certify(
         open_towards_(dense, name)
         open_towards_(approximate, name)
     _check_sizes(approximate)
-    pairs = {n: (dense.get_submodule(n), approximate.get_submodule(n)) for n in names}
-    layers, certifier = LayerBounds(pairs), _Certifier(dense, approximate, inputs)
+    stacks = [n for n in names if isinstance(module_at(dense, n), Stack)]
+    called = [n for n in names if n not in stacks]
+    pairs = {n: (dense.get_submodule(n), approximate.get_submodule(n)) for n in called}
+    layers, certifier = LayerBounds(pairs), _Certifier(dense, approximate, inputs, stacks)
     with layers.watching():
         for start in range(0, count, batch_size):
             batch = rows_of(inputs, slice(start, start + batch_size))
@@ -107,13 +112,19 @@ class _Certifier:
     """Sends batches through the dense network, and certifies them until a step has no known
     constant."""
 
-    def __init__(self, dense: nn.Module, approximate: nn.Module, inputs: Any) -> None:
+    def __init__(
+        self, dense: nn.Module, approximate: nn.Module, inputs: Any, stacks: Sequence[str]
+    ) -> None:
         self.dense, self.longest = dense, 0.0
         self.measured: list[Tensor] = []
         self.certified: list[Tensor] = []
         self.reason: str | None = None
         self.worst = 0.0
         try:
+            if stacks:
+                raise NotCertifiedError(
+                    f"{stacks[0]} is no layer: its module multiplies by it itself"
+                )
             if not isinstance(inputs, Tensor):
                 raise NotCertifiedError("it reads several inputs, and bounds are of one vector")
             if not inputs.is_floating_point():

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -112,33 +113,55 @@ class StackWeight(OnDemand):
         order = [self.first, self.last] if outwards else [self.last, self.first]
         for side in order:
             if side is not None:
-                x = self._one(product, x, side, outwards)
+                x = _one(product, x, side, outwards)
         return x if product.bias is None else x + product.bias
 
-    @staticmethod
-    def _one(product: Product, x: Tensor, side: Side, outwards: bool) -> Tensor:
-        if product.on_left:  # A · x, A is the side going outwards and its transpose coming back
-            matrix = side.numbers() if outwards else side.numbers().mT
-            return matrix @ x
-        if product.ends is not None:
-            matrix = side.numbers().mT if outwards else side.numbers()
-            return _by_groups(x, matrix, product.ends)
-        if outwards and side.order is not None and side.order.dim() == 1:
-            # Of one expert the pivots are passed on, instead of being computed.
-            return torch.cat([x, x @ side.rest.mT], -1).index_select(-1, side.order)
-        return x @ (side.numbers().mT if outwards else side.numbers())
+
+def _one(product: Product, x: Tensor, side: Side, outwards: bool) -> Tensor:
+    """The product with one side, which is multiplied by its transpose in the one direction or the
+    other."""
+    if outwards and side.order is not None:
+        return _passing_on(product, x, side.rest, side.order)
+    matrix = side.numbers()
+    return _times(product, x, matrix if product.on_left == outwards else matrix.mT)
+
+
+def _passing_on(product: Product, x: Tensor, rest: Tensor, order: Tensor) -> Tensor:
+    """The product with a side that has pivots: they are channels of x, and are not computed."""
+    made = _times(product, x, rest if product.on_left else rest.mT)
+    dim = -2 if product.on_left and x.dim() > 1 else -1
+    both = torch.cat([x, made], dim)
+    if order.dim() == 1:
+        return both.index_select(dim, order)
+    if product.ends is not None:
+        rows = torch.arange(len(x), device=x.device)
+        group = torch.searchsorted(product.ends, rows, right=True)
+        return both.gather(-1, order[group.clamp(max=len(order) - 1)])
+    order = order[..., None] if dim == -2 else order[..., None, :]
+    return both.gather(dim, order.expand(*_with(both.shape, dim, order.shape[dim])))
+
+
+def _with(shape: Sequence[int], dim: int, size: int) -> list[int]:
+    changed = list(shape)
+    changed[dim] = size
+    return changed
+
+
+def _times(product: Product, x: Tensor, matrix: Tensor) -> Tensor:
+    if product.on_left:
+        return matrix @ x
+    return x @ matrix if product.ends is None else _by_groups(x, matrix, product.ends)
 
 
 def _by_groups(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
     """(rows, k) · (groups, k, n), the rows of each group together up to its place in `ends`; rows
     after the last one are zero."""
-    if x.is_cuda and torch.cuda.get_device_capability(x.device) >= (8, 0):
-        return torch.nn.functional.grouped_mm(x.to(matrices.dtype), matrices, offs=ends)
-    x, stops = x.to(matrices.dtype), [0, *ends.tolist()]
-    parts = [
-        x[start:stop] @ matrix
-        for start, stop, matrix in zip(stops, stops[1:], matrices, strict=False)
-    ]
+    x = x.to(matrices.dtype)
+    aligned = all(size * x.element_size() % 16 == 0 for size in matrices.shape[1:])
+    if x.is_cuda and aligned and torch.cuda.get_device_capability(x.device) >= (8, 0):
+        return torch.nn.functional.grouped_mm(x, matrices, offs=ends)
+    stops = [0, *ends.tolist()]
+    parts = [x[start:stop] @ matrices[g] for g, (start, stop) in enumerate(pairwise(stops))]
     left = x.new_zeros(len(x) - stops[-1], matrices.shape[-1])
     return torch.cat([*parts, left])
 

@@ -118,11 +118,10 @@ def test_a_factorized_mixture_runs_by_its_factors(
 
 
 @EACH
-@pytest.mark.parametrize("metric", ["input", "fisher"])
-def test_a_mixture_is_planned_in_each_metric(kind: ExpertKind, metric: str) -> None:
+def test_a_mixture_is_planned_by_the_loss_of_its_tokens(kind: ExpertKind) -> None:
     model = kind.make()
     dense = logits(model)
-    done = lr.apply_(model, low(model, metric))
+    done = lr.apply_(model, low(model, "fisher"))
     assert any("stacks" in name for name in done.layers)
     assert 0 < (logits(model) - dense).norm() < dense.norm()
 
@@ -365,6 +364,17 @@ def test_bfloat16_and_frozen_experts_stay_so() -> None:
         torch.bfloat16,
         (3, 6, 5),
     )
+
+
+def test_a_network_with_stacks_is_not_certified_but_its_layers_are() -> None:
+    torch.manual_seed(0)
+    model, x = Routed().double(), vectors(8)
+    dense = copy.deepcopy(model)
+    done = lr.apply_(model, lr.plan(model, lr.Fixed(2), x[:1]))
+    found = lr.certify(dense, model, x, list(done.layers))
+    assert list(found.layers) == ["head"]
+    assert not found.network.certified
+    assert "experts.stacks.weight is no layer" in str(found.network.reason)
 
 
 def test_compiled_the_experts_run_by_eager_torch() -> None:
