@@ -21,7 +21,7 @@ from pipeline.config.from_model import fill_from_model
 from pipeline.config.renamed import renamed
 from pipeline.lowrank.errors import LowRankError, suggest
 from pipeline.lowrank.typed import knob_names, options_from
-from pipeline.reporting.objectives import check_objectives
+from pipeline.reporting.objectives import chosen_objectives
 
 SECTIONS = tuple(knob_names(Configuration))
 # What stands in conf/config.yaml for Hydra and its sweepers, and changes no result.
@@ -49,10 +49,10 @@ def compose_config(conf: Path, name: str, overrides: Sequence[str]) -> DictConfi
 
 def to_params(config: DictConfig) -> dict[str, Any]:
     """Plain, checked sections of a composed configuration."""
-    check_objectives(list(config.objectives))
     values = plain(config, NOT_OF_THE_CHAIN)
     fill_from_model(values)
     typed = options_from(Configuration, values, "")
+    chosen_objectives(config.objectives, typed.task.made())
     params: dict[str, Any] = TypeAdapter(Configuration).dump_python(typed, mode="json")
     return params
 

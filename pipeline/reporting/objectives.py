@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pipeline.lowrank.errors import LowRankError, suggest
-from pipeline.lowrank.tasks import TASKS
+from pipeline.lowrank.tasks import TASKS, Task
 
 # Each objective with the direction in which it is better: the tasks' measures, and the sizes.
 DIRECTIONS: dict[str, str] = {
     **{m.name: m.direction for task in TASKS.values() for m in task.measures},
+    **{m.name: m.direction for task in TASKS.values() for m in task.unlabelled().measures},
     "params": "minimize",
     "macs": "minimize",
     "file_bytes": "minimize",
@@ -18,18 +19,28 @@ DIRECTIONS: dict[str, str] = {
 }
 
 
-def check_objectives(names: Sequence[str]) -> None:
-    """Raises LowRankError for an unknown objective, and for none."""
+def directions_of(task: Task) -> dict[str, str]:
+    """DIRECTIONS, with the measures of this task, which may be the user's own."""
+    return DIRECTIONS | {measure.name: measure.direction for measure in task.measures}
+
+
+def chosen_objectives(given: Sequence[str] | None, task: Task) -> list[str]:
+    """The objectives that are given, by default the most telling measure of the task. Raises
+    LowRankError for an unknown one, and for none."""
+    known = directions_of(task)
+    names = [task.measures[0].name] if given is None else list(given)
     if not names:
-        raise LowRankError(f"objectives=[]: choose at least one of {', '.join(DIRECTIONS)}")
+        raise LowRankError(f"objectives=[]: choose at least one of {', '.join(known)}")
     for name in names:
-        if name not in DIRECTIONS:
-            raise LowRankError(f"objectives: {name} is unknown; {suggest(name, tuple(DIRECTIONS))}")
+        if name not in known:
+            raise LowRankError(f"objectives: {name} is unknown; {suggest(name, tuple(known))}")
+    return names
 
 
-def check_directions(names: Sequence[str], directions: Sequence[str]) -> None:
+def check_directions(names: Sequence[str], directions: Sequence[str], task: Task) -> None:
     """Raises LowRankError unless a sweeper's directions are those of the objectives."""
-    wanted = [DIRECTIONS[name] for name in names]
+    known = directions_of(task)
+    wanted = [known[name] for name in names]
     if list(directions) != wanted:
         raise LowRankError(
             f"hydra.sweeper.direction=[{','.join(directions)}] does not suit "

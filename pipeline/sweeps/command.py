@@ -17,8 +17,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.compose import explain, parse_overrides, without_bases
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.tasks import Task
+from pipeline.lowrank.tasks.options import TaskOptions
 from pipeline.lowrank.typed import options_from
-from pipeline.reporting.objectives import check_directions, check_objectives
+from pipeline.reporting.objectives import check_directions, chosen_objectives
 from pipeline.reporting.sweep.record import read_record
 from pipeline.sweeps.record import SweepDescription
 from pipeline.tracking.options import TrackOptions
@@ -77,15 +79,15 @@ def describe_sweep(conf: Path, command: Command) -> SweepDescription:
         with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
             config = compose("config", overrides=fixed, return_hydra_config=True)
             folder = Path(config.hydra.sweep.dir).absolute()
-            objectives = list(config.objectives)
+            task = made_task(config)
+            objectives = chosen_objectives(config.objectives, task)
             track = OmegaConf.to_container(config.track, resolve=True)
             assert isinstance(track, dict)
             sweeper = config.hydra.sweeper
             optuna = str(sweeper._target_).startswith(_OPTUNA)
             total = int(sweeper.n_trials) if optuna else _grid_size(parsed, sweeper.get("params"))
-            check_objectives(objectives)
             if optuna:
-                _check_optuna(sweeper, objectives)
+                _check_optuna(sweeper, objectives, task)
     except (HydraException, OmegaConfBaseException) as error:
         raise LowRankError(explain(error)) from error
     return SweepDescription(
@@ -105,6 +107,13 @@ def hydra_arguments(command: Command, folder: Path) -> list[str]:
     return [*command.flags, *kept, f"hydra.sweep.dir='{quoted}'"]
 
 
+def made_task(config: DictConfig) -> Task:
+    """The task that the section `task` names."""
+    section = OmegaConf.to_container(config.task, resolve=True)
+    assert isinstance(section, dict)
+    return options_from(TaskOptions, {str(k): v for k, v in section.items()}, "task").made()
+
+
 def _grid_size(overrides: Sequence[Override], params: DictConfig | None) -> int | None:
     """The product of the numbers of values, those in hydra.sweeper.params included."""
     more = _parse([f"{key!s}={value}" for key, value in (params or {}).items()])
@@ -114,10 +123,10 @@ def _grid_size(overrides: Sequence[Override], params: DictConfig | None) -> int 
     return math.prod(len(list(o.sweep_string_iterator())) for o in swept)
 
 
-def _check_optuna(sweeper: DictConfig, objectives: Sequence[str]) -> None:
+def _check_optuna(sweeper: DictConfig, objectives: Sequence[str], task: Task) -> None:
     given = sweeper.direction
     directions = [given] if isinstance(given, str) or not hasattr(given, "__iter__") else given
-    check_directions(objectives, [getattr(d, "name", str(d)) for d in directions])
+    check_directions(objectives, [getattr(d, "name", str(d)) for d in directions], task)
     if sweeper.storage is not None:
         import sqlalchemy
 

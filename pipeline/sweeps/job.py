@@ -95,6 +95,7 @@ def _finish(
     job: Job, config: DictConfig, params: dict[str, Any], parent: str | None
 ) -> dict[str, float]:
     # MLflow and torch: seconds of import, not needed by a job that fails.
+    from pipeline.reporting.run.measures import measures
     from pipeline.reporting.run.metrics import FILE as METRICS
     from pipeline.reporting.run.metrics import read_metrics
     from pipeline.reporting.run.summary import print_summary
@@ -108,8 +109,10 @@ def _finish(
     print_summary(job.workspace)
     print(f"\nworkspace  {job.workspace}")
     print(f"MLflow run {run_id} ({name.experiment})")
-    figures = read_metrics(job.workspace / "reports" / METRICS).fine_tuned.figures()
-    names = list(config.objectives)
+    metrics = read_metrics(job.workspace / "reports" / METRICS)
+    figures = metrics.fine_tuned.figures()
+    first = measures(metrics.dense.scores, metrics.measures)[0]
+    names = [first.name] if config.objectives is None else list(config.objectives)
     if "latency_ms" in names:
         figures |= asdict(measured(job.workspace, params).fine_tuned)
     values = read_objectives(names, figures)

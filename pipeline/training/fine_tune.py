@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from pipeline.data.calibration import statistics_batches
 from pipeline.data.files import load_facts, load_split, load_task
 from pipeline.data.preprocessing import save_preprocessing
 from pipeline.lowrank.adapters.attach import attach_, freeze_, merge_
 from pipeline.lowrank.forms.files import load, read_network, save
 from pipeline.lowrank.network.blocks import BlockOutputs, find_blocks
+from pipeline.lowrank.network.calling import answer
 from pipeline.lowrank.tasks import Task
 from pipeline.machine.checksums import file_sha256
 from pipeline.training.curve import Curve, OnStep
@@ -28,6 +30,8 @@ from pipeline.training.losses import (
 from pipeline.training.options import FineTuneOptions
 from pipeline.training.resumption import Resumption
 from pipeline.training.train import train, unchanged_curve
+
+_MOST, _BATCH = 512, 64  # examples for the scale of what the dense network gives
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -68,6 +72,7 @@ def fine_tune(
         objective, reference = label_loss(task, options.label_smoothing), None
         if options.objective == "distill":
             dense = load(baseline)
+            task = task.fitted(_outputs(dense, data))
             # An answer that is kept from an earlier step has no states.
             keep = not options.states_weight
             teacher = Teacher(
@@ -95,6 +100,12 @@ def fine_tune(
         save(model, folder, file.builder)
         save_preprocessing(folder, load_facts(data).preprocessing)
     return curve
+
+
+def _outputs(dense: nn.Module, data: Path) -> Iterator[Any]:
+    """The dense network's outputs on calibration examples, of which few tasks need any."""
+    for batch in statistics_batches(data, _BATCH, most=_MOST):
+        yield answer(dense, batch)
 
 
 def _distillation(

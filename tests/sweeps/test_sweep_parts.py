@@ -21,7 +21,13 @@ from rich.console import Console
 
 from pipeline.evaluation.timings import Latency
 from pipeline.lowrank.errors import LowRankError
-from pipeline.reporting.objectives import DIRECTIONS, read_objectives
+from pipeline.lowrank.tasks import Custom, get_task
+from pipeline.reporting.objectives import (
+    DIRECTIONS,
+    check_directions,
+    chosen_objectives,
+    read_objectives,
+)
 from pipeline.reporting.run.metrics import Network, Size
 from pipeline.reporting.sweep.record import count, read_jobs, read_record
 from pipeline.reporting.sweep.status import JobStatus, read_status, write_status
@@ -128,6 +134,16 @@ def test_single_runs_are_as_before() -> None:
 def test_completions_of_a_shell_are_left_to_hydra() -> None:
     assert parse_command(["-sc", "install=bash"]).completes
     assert not parse_command(["seed=1"]).completes
+
+
+def test_the_default_objective_is_the_most_telling_measure_of_the_task() -> None:
+    assert chosen_objectives(None, get_task("classification")) == ["accuracy"]
+    assert chosen_objectives(None, get_task("regression")) == ["r2"]
+    own = Custom(loss=abs, measures={"iou": (max, "maximize")})
+    assert chosen_objectives(None, own) == ["iou"]
+    check_directions(["iou", "params"], ["maximize", "minimize"], own)
+    with pytest.raises(LowRankError, match=r"objectives: iou is unknown"):
+        chosen_objectives(["iou"], get_task("classification"))
 
 
 def test_objectives_are_figures_of_the_fine_tuned_network() -> None:

@@ -93,6 +93,12 @@ class Custom(Gaussian):
             return str(error)
         return None if count == 1 else f"it must give one row an example, and gives {count}"
 
+    def distillation(self, output: Tensor, dense: Tensor, temperature: float) -> Tensor:
+        """The divergence, the mean over the examples: each tensor counts by its own variance, where
+        the task is `fitted`."""
+        apart = self._standard(output) - self._standard(dense)
+        return apart.square().sum() / (2 * len(output))
+
     def loss(self, output: Any, labels: Any, label_smoothing: float) -> Tensor:
         if label_smoothing:
             raise LowRankError(
