@@ -22,9 +22,9 @@ from pipeline.lowrank.analysis.routing import StackSums
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.by_hand import reads_as
 from pipeline.lowrank.network.calling import answer, call, evaluating, layer_input, padding_mask
-from pipeline.lowrank.network.kinds import kind_of
+from pipeline.lowrank.network.kinds import LOOKUPS, kind_of
 from pipeline.lowrank.network.readings import Reading, Watch
-from pipeline.lowrank.network.rows import input_rows, lookup_counts, output_rows
+from pipeline.lowrank.network.rows import input_rows, lookup_sums, output_rows
 from pipeline.lowrank.network.stacks import Stack
 from pipeline.lowrank.network.targets import dense_weight
 from pipeline.lowrank.tasks import Classification, Given, Task
@@ -199,10 +199,9 @@ class _Pass:
         return None if watched is output else watched.clone()
 
     def _add_inputs(self, name: str, module: nn.Module, value: Tensor) -> None:
-        if isinstance(module, nn.Embedding):
-            counts = lookup_counts(module, value, self.mask)
+        if isinstance(module, LOOKUPS):
             self.centres[name] = None
-            self._count(name, counts, counts, int(counts.sum()))
+            self._count(name, *lookup_sums(module, value, self.mask))
             return
         if self.latest is None or self.latest.value is not value:
             self.latest = Read(value, input_rows(module, value, self.mask))

@@ -71,5 +71,5 @@ def _needed(target: Target) -> int:
     """The bytes of the work on the metric of one target and on its weight, beside the sums."""
     outputs, inputs, *_ = target.group_shape
     left = 0 if outputs > WIDEST else _LEFT * target.groups * outputs**2
-    right = 0 if target.kind == "embedding" else _RIGHT * target.groups * inputs**2
+    right = 0 if target.is_lookup else _RIGHT * target.groups * inputs**2
     return max(_WHITENING * math.prod(target.shape), left, right)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.network.kinds import LOOKUPS
 from pipeline.lowrank.network.targets import dense_weight, groups_of
 
 WIDEST = 16_384  # a layer with more outputs has the diagonal of its outputs' moments alone
@@ -40,6 +41,6 @@ def _entries(module: nn.Module, gradients: bool) -> tuple[int, int]:
     """How many numbers the sums of a layer's inputs and of its gradients have."""
     weight, groups = dense_weight(module), groups_of(module)
     rows, columns = weight.shape[0] // groups, weight[0].numel()
-    inputs = columns if isinstance(module, nn.Embedding) else columns**2
+    inputs = columns if isinstance(module, LOOKUPS) else columns**2
     outputs = rows if rows > WIDEST else rows**2
     return groups * inputs, groups * outputs if gradients else 0

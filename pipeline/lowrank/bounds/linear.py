@@ -11,7 +11,7 @@ from pipeline.lowrank.bounds.convolution import Convolution, absolute_sums, conv
 from pipeline.lowrank.bounds.norms import EPS, Norm, absolute_norm, spectral_norm
 from pipeline.lowrank.forms.pivots import PivotedInput, PivotedOutput
 from pipeline.lowrank.forms.surgery import Factorized
-from pipeline.lowrank.network.kinds import kind_of, runs_parents_code
+from pipeline.lowrank.network.kinds import LOOKUPS, kind_of, runs_parents_code
 from pipeline.lowrank.network.targets import as_stored, dense_weight, groups_of
 
 _Conv = nn.modules.conv._ConvNd
@@ -67,7 +67,7 @@ class LinearPair:
 def is_linear(module: nn.Module) -> bool:
     """Whether the layer maps vectors linearly (plus bias): Linear, convolutions, factorized."""
     known = kind_of(module) is not None or runs_parents_code(module)
-    return (known or isinstance(module, Factorized)) and not isinstance(module, nn.Embedding)
+    return (known or isinstance(module, Factorized)) and not isinstance(module, LOOKUPS)
 
 
 def effective_weight(module: nn.Module) -> Tensor:

@@ -38,7 +38,8 @@ from pipeline.lowrank.planning.narrowing import NARROWED
 from pipeline.lowrank.planning.plan import Plan
 from pipeline.lowrank.tasks import Task
 
-_STAY = ("embedding", "stack")  # no layer spoils the one's inputs, and other tokens reach the other
+# No layer spoils the inputs of lookups, and other tokens reach a stack.
+_STAY = ("embedding", "embedding_bag", "stack")
 
 
 @dataclass(frozen=True)

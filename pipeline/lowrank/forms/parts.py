@@ -72,11 +72,13 @@ def linear(module: nn.Module, inputs: int, outputs: int, *, bias: bool = False) 
     return nn.Linear(inputs, outputs, bias=bias, **_placement(module))
 
 
-def embedding(module: nn.Embedding, dimension: int) -> nn.Module:
-    """A table with `module`'s entries and padding index and with rows of another dimension."""
-    return nn.Embedding(
-        module.num_embeddings, dimension, padding_idx=module.padding_idx, **_placement(module)
-    )
+def embedding(module: nn.Embedding | nn.EmbeddingBag, dimension: int) -> nn.Module:
+    """A table with `module`'s entries, padding index and way of adding up, and with rows of another
+    dimension."""
+    options = {"padding_idx": module.padding_idx, **_placement(module)}
+    if isinstance(module, nn.EmbeddingBag):
+        return nn.EmbeddingBag(module.num_embeddings, dimension, mode=module.mode, **options)
+    return nn.Embedding(module.num_embeddings, dimension, **options)
 
 
 def channels(module: nn.Module) -> tuple[int, int, int, bool]:

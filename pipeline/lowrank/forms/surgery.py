@@ -15,7 +15,13 @@ from pipeline.lowrank.forms.base import Form
 from pipeline.lowrank.forms.on_demand import LayerWeight
 from pipeline.lowrank.forms.running import lay_out
 from pipeline.lowrank.forms.stacked import multiplied_out, stack_weight
-from pipeline.lowrank.network.kinds import in_first, kind_of, plain_class, why_unknown
+from pipeline.lowrank.network.kinds import (
+    LOOKUPS,
+    in_first,
+    kind_of,
+    plain_class,
+    why_unknown,
+)
 from pipeline.lowrank.network.opening import module_at, opened
 from pipeline.lowrank.network.stacks import Stack
 from pipeline.lowrank.network.targets import (
@@ -128,7 +134,7 @@ class Factorized(nn.Sequential):
         dense.weight = nn.Parameter(self._multiplied_out(), trained)
         if self.bias is not None:
             dense.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
-        elif not issubclass(self.replaced, nn.Embedding | Stack):
+        elif not issubclass(self.replaced, (*LOOKUPS, Stack)):
             dense.register_parameter("bias", None)
         dense.train(self.training)
         for hooks in _HOOKS:

@@ -25,7 +25,7 @@ class SVDForm(Form):
         rank = ranks[:, 0]
         outputs, inputs = target.shape[0], target.groups * math.prod(target.shape[1:])
         # The first layer carries the stride, also with one tap. An Embedding's is a lookup.
-        first = 0 if target.kind == "embedding" else inputs * target.kernel_positions
+        first = 0 if target.is_lookup else inputs * target.kernel_positions
         params = rank * (outputs + inputs) + target.bias_params
         macs = rank * (first + outputs * target.out_positions)
         return params, macs // target.groups_in_turn
@@ -41,7 +41,7 @@ class SVDForm(Form):
         if isinstance(module, Stack):
             inner = groups * rank
             return [empty_stack(module, inputs, inner), empty_stack(module, inner, outputs)]
-        if isinstance(module, nn.Embedding):
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             return [embedding(module, rank), linear(module, rank, outputs)]
         if not isinstance(module, nn.modules.conv._ConvNd):
             return [linear(module, inputs, rank), linear(module, rank, outputs, bias=bias)]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.by_hand import ByHand
 from pipeline.lowrank.network.calling import call, evaluating, layer_input
-from pipeline.lowrank.network.kinds import computes_weight, kind_of
+from pipeline.lowrank.network.kinds import LOOKUPS, computes_weight, kind_of
 from pipeline.lowrank.network.opening import module_at, opened
 from pipeline.lowrank.network.stacks import Stack
 from pipeline.lowrank.network.targets import (
@@ -127,7 +127,7 @@ def layer_macs(model: nn.Module, positions: Mapping[str, Positions]) -> dict[str
     layers = {}
     for name, counted in positions.items():
         module = module_at(model, name)
-        if not isinstance(module, nn.Embedding):
+        if not isinstance(module, LOOKUPS):
             transposed = getattr(module, "transposed", False)
             each = groups_of(module) if isinstance(module, Stack) else 1
             numbers = dense_weight(module).numel() // each

@@ -10,6 +10,7 @@ from torch import nn
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.kinds import (
+    LOOKUPS,
     computes_weight,
     is_transposed_linear,
     kind_of,
@@ -109,8 +110,8 @@ def _obstacle(
         )
     if kind_of(module) is None:
         return why_unknown(module)
-    if isinstance(module, nn.Embedding) and (option := _embedding_option(module)):
-        return f"Embedding with {option}, which its factors could not keep"
+    if isinstance(module, LOOKUPS) and (option := _lookup_option(module)):
+        return f"{type(module).__name__} with {option}, which its factors could not keep"
     stored = list(module.parameters()) if computes_weight(module) else [module.weight]
     odd = next((one for one in stored if not is_plain(one)), None)  # type: ignore[arg-type]
     if odd is not None:
@@ -126,9 +127,11 @@ def _obstacle(
     return None
 
 
-def _embedding_option(module: nn.Embedding) -> str | None:
-    """The option of an Embedding that acts on rows of the table itself, which factors do not have;
-    None where there is none."""
+def _lookup_option(module: nn.Embedding | nn.EmbeddingBag) -> str | None:
+    """The option of a table that acts on rows of it, which factors do not have; None where there is
+    none."""
+    if getattr(module, "mode", None) == "max":
+        return "mode='max'"
     if module.max_norm is not None:
         return f"max_norm={module.max_norm}"
     if module.sparse:

@@ -28,7 +28,9 @@ KINDS: dict[type[nn.Module], str] = {
     nn.ConvTranspose2d: "conv_transpose2d",
     nn.ConvTranspose3d: "conv_transpose3d",
     nn.Embedding: "embedding",
+    nn.EmbeddingBag: "embedding_bag",
 }
+LOOKUPS = (nn.Embedding, nn.EmbeddingBag)  # they read rows of their weight by number
 # transformers' Conv1D, known by its name so that nothing here needs transformers. Its weight is
 # stored (in, out).
 _TRANSPOSED_LINEAR = "transformers.pytorch_utils.Conv1D"

@@ -131,9 +131,10 @@ def _twin(module: nn.Module, cls: type[nn.Module], weight: Tensor | None = None)
 def _inputs(module: nn.Module) -> list[Tensor]:
     """Inputs of two sizes: of one alone, two paddings may be the same."""
     generator = torch.Generator().manual_seed(1)
-    if isinstance(module, nn.Embedding):
-        shapes = [(2, 3), (5,)]
-        return [torch.randint(module.num_embeddings, s, generator=generator) for s in shapes]
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        entries = module.num_embeddings
+        return [torch.randint(entries, (n, 3), generator=generator) for n in (2, 4)]
+    shapes: list[tuple[int, ...]]
     if isinstance(module, nn.Linear):
         shapes = [(2, module.in_features), (2, 3, module.in_features)]
     else:

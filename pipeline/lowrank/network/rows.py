@@ -34,14 +34,37 @@ def output_rows(module: nn.Module, value: Tensor, mask: Tensor | None) -> Tensor
     return _unpadded(value, mask)[None]
 
 
-def lookup_counts(module: nn.Embedding, ids: Tensor, mask: Tensor | None) -> Tensor:
-    """(1, entries) float64: how often each entry of the table is looked up.
+def lookup_sums(
+    module: nn.Embedding | nn.EmbeddingBag, ids: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, int]:
+    """(Σx², Σx, positions), the sums (1, entries) float64: x says by how much each entry of the
+    table counts in an output, which of an Embedding is 1 for the entry that is read. An
+    EmbeddingBag reads several at a position, in their sum or mean.
 
     ids: of any shape; mask: (N, T), false at padding, which is left out; None keeps all.
     """
+    if isinstance(module, nn.EmbeddingBag):
+        return _bags(module, ids)
     padded = mask is not None and ids.shape == mask.shape
     read = ids[mask] if padded else ids.flatten()
-    return torch.bincount(read, minlength=module.num_embeddings).double()[None]
+    counts = torch.bincount(read, minlength=module.num_embeddings).double()[None]
+    return counts, counts, len(read)
+
+
+def _bags(module: nn.EmbeddingBag, ids: Tensor) -> tuple[Tensor, Tensor, int]:
+    """ids (bags, n); those at the padding index count nowhere, as in torch."""
+    entries, (bags, _) = module.num_embeddings, ids.shape
+    read = torch.ones_like(ids, dtype=torch.bool)
+    if module.padding_idx is not None:
+        read = ids != module.padding_idx
+    bag = torch.arange(bags, device=ids.device)[:, None].expand_as(ids)
+    places, counts = torch.unique((bag * entries + ids)[read], return_counts=True)
+    share = counts.double()
+    if module.mode == "mean":
+        share = share / read.sum(1)[places // entries]
+    squares = share.new_zeros(entries).index_add_(0, places % entries, share.square())
+    total = share.new_zeros(entries).index_add_(0, places % entries, share)
+    return squares[None], total[None], bags
 
 
 def _unpadded(value: Tensor, mask: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from pipeline.lowrank.linalg import split_groups
-from pipeline.lowrank.network.kinds import computes_weight, is_transposed_linear
+from pipeline.lowrank.network.kinds import LOOKUPS, computes_weight, is_transposed_linear
 from pipeline.lowrank.network.opening.base import is_plain
 from pipeline.lowrank.network.probing import computed_weight
 from pipeline.lowrank.network.stacks import Stack
@@ -89,13 +89,18 @@ class Target:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of the layer as it is per example, bias not counted; an Embedding
-        looks its rows up and has none."""
+        """Multiply-accumulates of the layer as it is per example, bias not counted; a lookup has
+        none."""
         if self.present:
             return self.present.macs
-        if self.kind == "embedding":
+        if self.is_lookup:
             return 0
         return math.prod(self.shape) * self.kernel_positions // self.groups_in_turn
+
+    @property
+    def is_lookup(self) -> bool:
+        """Whether the layer reads rows of its weight by number."""
+        return self.kind in ("embedding", "embedding_bag")
 
     @property
     def is_transposed(self) -> bool:
@@ -168,7 +173,7 @@ def as_stored(layer: type[nn.Module], weight: Tensor, groups: int) -> Tensor:
     convolution."""
     if issubclass(layer, nn.modules.conv._ConvTransposeNd):
         return _swapped(weight, groups)
-    return weight.T if issubclass(layer, nn.Embedding) or is_transposed_linear(layer) else weight
+    return weight.T if issubclass(layer, LOOKUPS) or is_transposed_linear(layer) else weight
 
 
 def _canonical(module: nn.Module, stored: Tensor) -> Tensor:

@@ -152,3 +152,54 @@ def test_a_table_of_positions_that_all_are_read_keeps_its_rows() -> None:
     lost = (net.places.dense_weight().T - before).norm() / before.norm()
     measured = done.layers["places"].measured_relative_error
     assert measured == pytest.approx(float(lost), rel=1e-4)
+
+
+def bags(mode: str) -> nn.Sequential:
+    torch.manual_seed(0)
+    table = nn.EmbeddingBag(ENTRIES, 24, mode=mode, padding_idx=2)
+    return nn.Sequential(table, nn.ReLU(), nn.Linear(24, 10)).eval()
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+def test_moments_of_bags_are_those_of_a_linear_on_their_counts(mode: str) -> None:
+    net, read = bags(mode), ids(50)
+    found = collect_moments(net, [read[:20], read[20:]], {"0": net[0]}, gradients=True)["0"]
+    hot = functional.one_hot(read, ENTRIES).double()
+    hot[..., 2] = 0  # the padding index
+    x = hot.sum(1) if mode == "sum" else hot.sum(1) / hot.sum((1, 2))[:, None]
+    assert torch.allclose(x.float() @ net[0].weight, net[0](read), atol=1e-5)
+    assert found.positions == 50
+    assert torch.allclose(found.inputs[0], x.square().mean(0), atol=1e-14)
+    assert torch.allclose(found.mean[0], x.mean(0), atol=1e-14)
+
+
+@pytest.mark.parametrize("metric", ["weight", "input", "fisher"])
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+def test_bags_are_factorized(metric: str, mode: str, tmp_path: Path) -> None:
+    net, read = bags(mode), ids(60)
+    data = {"example": read[:1]} if metric == "weight" else {"calibration": [read]}
+    options = {"methods": [lr.SVD()], "metric": metric, "held_out": [], **data}
+    made = lr.plan(net, lr.Fixed({"0": 6}), **options)  # type: ignore[arg-type]
+    target = made.analysis.targets["0"]  # type: ignore[union-attr]
+    assert (target.kind, target.shape, target.macs) == ("embedding_bag", (24, ENTRIES), 0)
+    dense = net(read)
+    full = made.with_layers(**{"0": lr.PlannedLayer("svd", (24,))})
+    assert torch.allclose(lr.apply_(bags(mode), full).network(read), dense, atol=1e-5)
+    done = lr.apply_(net, made)
+    assert isinstance(net[0][0], nn.EmbeddingBag) and net[0][0].mode == mode
+    assert made.expected.layers["0"].macs == 6 * 24 and "0" in done.layers
+    net.train()(read).sum().backward()
+    lr.save(net.eval(), tmp_path)
+    assert torch.equal(lr.load_(bags(mode), tmp_path)(read), net(read))
+    before = net(read)
+    assert torch.allclose(lr.to_dense_(net)(read), before, atol=1e-5)
+    assert type(net[0]) is nn.EmbeddingBag
+
+
+def test_bags_that_factors_cannot_be_are_named() -> None:
+    net = bags("max")
+    skipped = lr.plan(net, lr.Fixed(2), ids(1)).skipped
+    assert skipped["0"].reason == "EmbeddingBag with mode='max', which its factors could not keep"
+    offsets = nn.EmbeddingBag(20, 16)
+    with pytest.raises(lr.LowRankError, match="no target is used in its forward"):
+        lr.plan(offsets, lr.Fixed(2), (torch.arange(6), torch.tensor([0, 3])))

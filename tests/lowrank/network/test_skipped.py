@@ -32,7 +32,7 @@ class Mixed(nn.Module):
         self.places = nn.Parameter(torch.randn(1, 7, 12))
         self.scale = nn.Parameter(torch.randn(1, 1, 12))
         self.experts = nn.ParameterList([torch.randn(3, 12, 4), torch.randn(5)])
-        self.ids, self.bag = nn.Embedding(50, 12), nn.EmbeddingBag(30, 12)
+        self.ids, self.bag = nn.Embedding(50, 12), nn.EmbeddingBag(30, 12, mode="max")
         self.body, self.unused = nn.Linear(12, 12), nn.Linear(12, 20)
         self.normed = nn.utils.weight_norm(nn.Linear(12, 12))
         self.pairs = nn.Bilinear(12, 12, 2)
@@ -78,7 +78,7 @@ def test_the_reason_says_what_holds_it(analysis: Analysis) -> None:
     for name, reason in {
         "ids": "weight is tied to head",
         "head": "weight is tied to ids",
-        "bag": "EmbeddingBag has no factorized form here",
+        "bag": "EmbeddingBag with mode='max'",
         "normed": "it computes its weight anew in every call",
         "unused": "not used in the forward pass",
         "places": "a parameter of Mixed, which is no layer",
