@@ -65,6 +65,9 @@ class ResNet(nn.Module):
                 f"model: widths={list(widths)} and blocks={list(blocks)} must name the same "
                 "number of groups; give one number of blocks a width"
             )
+        for name, size in (("pool", pool), ("stem_stride", stem_stride), ("classes", classes)):
+            if size < 1:
+                raise LowRankError(f"model.{name}={size}: choose a number of at least 1")
         self.pool = pool
         self.stem = nn.Sequential(
             nn.Conv2d(
@@ -92,6 +95,11 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(self.stem(x))
         height, width = x.shape[-2:]
+        if min(height, width) < self.pool:
+            raise LowRankError(
+                f"model.pool={self.pool}: the last feature map is {height}×{width}; choose a "
+                "smaller pool, or fewer widths"
+            )
         # Not adaptive_avg_pool2d: its backward pass on a GPU is not deterministic.
         x = functional.avg_pool2d(x, (height // self.pool, width // self.pool))
         logits: Tensor = self.head(x.flatten(1))

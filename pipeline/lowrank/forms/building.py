@@ -39,9 +39,12 @@ def build_model(spec: Mapping[str, Any]) -> nn.Module:
     _check_builder(target, builder)
     try:
         model = builder(**arguments)
-    except TypeError as error:
+    except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError, OSError) as error:
+        if isinstance(error, LowRankError):
+            raise
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise LowRankError(
-            f"model._target_={target}: {error}; correct the model section"
+            f"model._target_={target}: {reason}; correct the model section"
         ) from error
     if not isinstance(model, nn.Module):
         raise LowRankError(
