@@ -25,7 +25,10 @@ BUDGET = {"policy": "budget", "cost_unit": "params", "scope": "network"}
         ("model.pool=0", r"model\.pool=0: choose a number of at least 1"),
         ("model.classes=0", r"model\.classes=0: choose a number of at least 1"),
         ("model.widths=[0]", r"widths=\[0\] and blocks"),
-        ("rank_select.budget=0.001", r"a budget of 0\.001 of the params cannot be met.*at least 0\."),
+        (
+            "rank_select.budget=0.001",
+            r"a budget of 0\.001 of the params cannot be met",
+        ),
         ("model._target_=my_net.Nothing", r"cannot be imported"),
         ("+model.pools=3", r"unexpected keyword argument 'pools'"),
     ],

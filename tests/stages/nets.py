@@ -57,3 +57,10 @@ def heavy_tails(output: Any, batch: Any) -> Tensor:
     assert set(batch.inputs) == {"a", "b"}
     loss: Tensor = (output - batch.labels.view_as(output)).abs().add(1).log().mean()
     return loss
+
+
+class Small(nn.Sequential):
+    """Twelve numbers in, two classes out."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 2))

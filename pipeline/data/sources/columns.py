@@ -103,7 +103,9 @@ def numbers(values: Sequence[Any], column: str, first: int, source: str) -> Tens
     except (TypeError, ValueError, OverflowError, RuntimeError):
         pass
     shape = len(values[0]) if isinstance(values[0], list) else None
-    for number, value in enumerate(values):
+    # One text makes texts of all numbers of a CSV column: it is that one which is named.
+    only_text = all(_is_number(_parsed(value)) for value in values)
+    for number, value in enumerate(values if only_text else map(_parsed, values)):
         parts = value if isinstance(value, list) else [value]
         fine = all(_is_number(part) for part in parts)
         if not fine or (len(value) if isinstance(value, list) else None) != shape:
@@ -114,6 +116,14 @@ def numbers(values: Sequence[Any], column: str, first: int, source: str) -> Tens
                 "lists of one length) in every row, or leave the column out by data.columns"
             )
     raise LowRankError(f"{source}: column {column!r} is no array of numbers; leave it out")
+
+
+def _parsed(value: Any) -> Any:
+    """The number that a text is, or the value itself."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _is_number(value: Any) -> bool:
