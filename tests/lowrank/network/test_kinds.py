@@ -29,7 +29,7 @@ from pipeline.lowrank import (
 )
 from pipeline.lowrank.methods import METHODS, make_method
 from pipeline.lowrank.network.costs import count_params
-from pipeline.lowrank.network.kinds import Behaviour, behaviour_of, why_unknown
+from pipeline.lowrank.network.kinds import KINDS, Behaviour, behaviour_of, why_unknown
 from pipeline.lowrank.network.same_padding import Conv2dSame
 from tests.lowrank.layer_kinds import build, case_of, full_ranks
 
@@ -313,3 +313,9 @@ def _full(made: Plan, net: nn.Module, name: str) -> PlannedLayer:
     assert made.analysis is not None
     shape = made.analysis.targets[name].group_shape
     return PlannedLayer("svd", (min(shape[0], math.prod(shape[1:])),))
+
+
+def test_the_page_on_layers_has_every_kind() -> None:
+    rows = Path("docs/layers.md").read_text().splitlines()
+    for layer, kind in KINDS.items():
+        assert any(f"`nn.{layer.__name__}`" in row and f"| {kind} |" in row for row in rows), kind
