@@ -23,6 +23,8 @@ _FAULTS = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
 _LOSS = Measure("loss", "loss", "minimize", "", "four digits")
 _APART = Measure("mse", "squared error, to dense", "minimize", "", "short")
 
+_TAKEN = (_LOSS.name, _APART.name, "params", "macs", "file_bytes", "latency_ms")
+
 
 class Custom(Gaussian):
     """The network reads anything and gives anything: tensors with a row for each example, in
@@ -164,11 +166,11 @@ def _scorer(name: str, given: Any) -> tuple[Any, Direction]:
             f"task.measures.{name}: which way is better is not known; give a direction, maximize "
             "or minimize"
         )
-    if name in (_LOSS.name, _APART.name) or not callable(score):
-        raise LowRankError(
-            f"task.measures.{name}: "
-            + ("the name is taken; choose another" if callable(score) else "cannot be called")
-        )
+    if not callable(score):
+        raise LowRankError(f"task.measures.{name}: {score!r} is no metric and no function")
+    if name in _TAKEN or not name.isidentifier():
+        why = "the name is taken" if name in _TAKEN else "a name is of letters, digits and _"
+        raise LowRankError(f"task.measures.{name}: {why}; choose another")
     return score, direction
 
 

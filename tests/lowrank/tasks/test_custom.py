@@ -140,6 +140,7 @@ def test_metrics_of_torchmetrics_work_as_they_are() -> None:
         ({"measures": {"m": {"_target_": "math.hypot"}}}, r"measures\.m: which way is better"),
         ({"measures": {"m": {}}}, r"measures\.m\._target_ is not set"),
         ({"measures": {"loss": {"_target_": "torchmetrics.R2Score"}}}, r"loss: the name is taken"),
+        ({"measures": {"mAP@50": {"_target_": "torchmetrics.R2Score"}}}, r"of letters, digits"),
         ({"output": {"_target_": "math.pi"}}, r"task\.output\._target_=math\.pi: is no function"),
     ],
 )
