@@ -24,12 +24,13 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import yaml
 from torch import Tensor, nn
 
+from pipeline.data.calibration import statistics_batches
 from pipeline.data.files import load_split, load_task
 from pipeline.data.splits import Split
 from pipeline.evaluation.networks import compare_networks
@@ -39,7 +40,7 @@ from pipeline.lowrank.analysis.spectra import analyze_weight
 from pipeline.lowrank.factorize.apply import apply_
 from pipeline.lowrank.factorize.deciding import plan_from
 from pipeline.lowrank.forms.files import load, read_network, save
-from pipeline.lowrank.methods import get_method
+from pipeline.lowrank.methods import Interpolative, get_method
 from pipeline.lowrank.planning.plan import Plan
 from pipeline.lowrank.planning.policies import Budget
 from pipeline.lowrank.typed import options_from
@@ -69,6 +70,8 @@ def rows(plain: str, pivoted: str) -> list[Row]:
         Row("pivoted, weight, relative", "weight", pivoted, "relative"),
         Row("pivoted, fisher, uniform", "fisher", pivoted, "uniform"),
         Row("pivoted, fisher, nats", "fisher", pivoted, "absolute"),
+        Row("narrower, fisher, nats", "fisher", Interpolative.name, "absolute"),
+        Row("narrower or pivoted, nats", "fisher", f"{pivoted}+{Interpolative.name}", "absolute"),
     ]
 
 
@@ -102,10 +105,14 @@ def _lengths(factor: Tensor) -> Tensor:
     return factor if factor.dim() == 2 else torch.linalg.vector_norm(factor, dim=-2)
 
 
-def plan_of(row: Row, analysis: Analysis, model: nn.Module, budget: Budget) -> Plan:
+def plan_of(row: Row, analysis: Analysis, model: nn.Module, budget: Budget, example: Any) -> Plan:
     scale = "relative" if row.allocation == "uniform" else row.allocation
     policy = replace(budget, error_scale=scale)  # type: ignore[arg-type]
-    plan = plan_from(model, analysis, policy, methods=[get_method(row.method)()])
+    methods = [
+        Interpolative() if name == Interpolative.name else get_method(name)()
+        for name in row.method.split("+")
+    ]
+    plan = plan_from(model, analysis, policy, methods=methods, example=example)
     if row.allocation != "uniform":
         return plan
     assert plan.uniform is not None
@@ -130,6 +137,7 @@ def main() -> None:
     model, task = load(out / "baseline"), load_task(out / "data")
     splits = {n: _cut(load_split(out / "data", n), arguments.examples) for n in ("test",)}
     fisher = load_analysis(out / "analysis")
+    example = statistics_batches(out / "data", 1, most=1)[0]
     analyses: dict[str, Analysis] = {"fisher": fisher}
     for row in rows(arguments.plain, f"pivoted_{arguments.plain}"):
         if not any(re.search(pattern, row.label) for pattern in arguments.only):
@@ -138,7 +146,7 @@ def main() -> None:
             analyses = {"fisher": fisher, row.metric: in_metric(fisher, model, row.metric)}
         for kept in arguments.budgets:
             budget = Budget(**{arguments.cost_unit: kept}, scope=arguments.scope)
-            plan = plan_of(row, analyses[row.metric], model, budget)
+            plan = plan_of(row, analyses[row.metric], model, budget, example)
             networks = {"dense": model}
             built = apply_(copy.deepcopy(model), plan, analyses[row.metric]).network
             networks["compressed"] = built

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -21,35 +21,55 @@ from pipeline.lowrank.planning.policies import Budget, Loss, Policy
 def choose_plan(
     model: nn.Module,
     policy: Policy,
-    makers: Sequence[Callable[[Policy], Plan]],
+    plan_of: Callable[[Policy], Plan],
     divergence: Callable[[], Divergence] | None,
+    parts: Mapping[str, Callable[[Policy], Plan]] | None = None,
 ) -> Plan:
     """The plan of the policy; where several plans keep its promise, the one that measures best.
 
-    makers: make the plan of a policy, each from other candidates; those of the first one are all of
-        them, and others take part in contests only.
+    plan_of: makes the plan of a policy.
     divergence: makes the measure of networks against the dense one, when it is first needed; None
         measures nothing, and the policy's own options decide.
+    parts: {what is left out: makes the plan of a policy from a part of the candidates}; these take
+        part in the contest of a budget, where they can keep it at all.
     """
-    plan_of = makers[0]
     if divergence is None:
         return plan_of(policy)
     if isinstance(policy, Loss):
         return hold_limit(model, policy, plan_of, divergence())
     if isinstance(policy, Budget):
-        plans = [make(one) for make in makers for one in policy.rivals()]
-        return hold_contest(model, plans, divergence())
+        plans = [plan_of(one) for one in policy.rivals()]
+        others = [
+            (plan, f"{_allocation(plan)}, {left_out}")
+            for left_out, make in (parts or {}).items()
+            for plan in _kept(make, policy.rivals())
+        ]
+        return hold_contest(model, plans, divergence(), others)
     return plan_of(policy)
 
 
-def hold_contest(model: nn.Module, plans: Sequence[Plan], divergence: Divergence) -> Plan:
+def _kept(make: Callable[[Policy], Plan], policies: Sequence[Policy]) -> list[Plan]:
+    """The plans of the policies; [] where these candidates cannot keep what is promised."""
+    try:
+        return [make(policy) for policy in policies]
+    except LowRankError:
+        return []
+
+
+def hold_contest(
+    model: nn.Module,
+    plans: Sequence[Plan],
+    divergence: Divergence,
+    others: Sequence[tuple[Plan, str]] = (),
+) -> Plan:
     """The plan with the least measured divergence, with the whole contest in `plan.contest`.
 
     plans: of one budget, under a policy `Budget`. The uniform plan of the first one takes part, so
         that the winner is never worse than it; of equal plans the first wins. The model is not
         changed.
+    others: further plans, each with the name that the contest has for it.
     """
-    contestants = [(plan, _allocation(plan, plans[0])) for plan in plans]
+    contestants = [*((plan, _allocation(plan)) for plan in plans), *others]
     beside = plans[0].uniform
     assert beside is not None, "make_plan puts it there"
     contestants.append((beside, "uniform"))
@@ -95,10 +115,9 @@ def hold_limit(
     return replace(best, contest=tuple(entries))
 
 
-def _allocation(plan: Plan, first: Plan) -> str:
+def _allocation(plan: Plan) -> str:
     policy = plan.policy
-    scale = policy.error_scale if isinstance(policy, Budget) else policy.name
-    return f"{scale}, no layer narrower" if first.narrowing and not plan.narrowing else scale
+    return policy.error_scale if isinstance(policy, Budget) else policy.name
 
 
 def _between(below: float, above: float) -> float:

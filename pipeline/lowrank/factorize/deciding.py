@@ -33,7 +33,7 @@ from pipeline.lowrank.planning.files import load_plan
 from pipeline.lowrank.planning.from_file import FromFile
 from pipeline.lowrank.planning.making import check_joint, make_plan
 from pipeline.lowrank.planning.narrowing import Narrowing
-from pipeline.lowrank.planning.offers import make_offers
+from pipeline.lowrank.planning.offers import make_offers, without_factors
 from pipeline.lowrank.planning.options import CONTEST_EXAMPLES
 from pipeline.lowrank.planning.overrides import Override, named_methods
 from pipeline.lowrank.planning.plan import Plan
@@ -147,16 +147,18 @@ def plan_from(
     names = [method.name for method in layerwise]
     weights = analysis.whitened(model)
     offers = make_offers(analysis, weights, names, known, policy.cost_unit, overrides)
-    # Beside narrower dimensions the layers alone take part in a contest too, so that it never
-    # chooses a plan that measures worse than theirs.
-    narrowings: list[Narrowing | None] = [None] if names else []
-    if narrower is not None:
-        check_joint(policy, narrower.name)
-        shown = analysis.example if example is None else example
-        narrowings.insert(0, Narrowing.of(model, analysis, narrower, shown))
-    made_with = partial(make_plan, analysis, offers, methods=known, seed=seed)
-    makers = [partial(made_with, narrowing=one) for one in narrowings]
-    return choose_plan(model, policy, makers, divergence)
+    make = partial(make_plan, analysis, methods=known, seed=seed)
+    if narrower is None:
+        return choose_plan(model, policy, partial(make, offers), divergence)
+    check_joint(policy, narrower.name)
+    shown = analysis.example if example is None else example
+    joint = partial(make, narrowing=Narrowing.of(model, analysis, narrower, shown))
+    # What is predicted is local: either kind alone may measure better than both.
+    parts = {
+        "no layer narrower": partial(make, offers),
+        "no layer factorized": partial(joint, without_factors(offers)),
+    }
+    return choose_plan(model, policy, partial(joint, offers), divergence, parts if names else None)
 
 
 def plan_in_file(

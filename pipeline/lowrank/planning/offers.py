@@ -60,6 +60,14 @@ def make_offers(
     return offers
 
 
+def without_factors(offers: Mapping[str, Offer]) -> dict[str, Offer]:
+    """The offers with the dense candidate alone, but where an override decided."""
+    return {
+        name: offer if offer.given else replace(offer, candidates=[offer.dense], views={})
+        for name, offer in offers.items()
+    }
+
+
 def make_offer(
     target: Target,
     weights: Mapping[str, Tensor],

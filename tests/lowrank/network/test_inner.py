@@ -91,3 +91,29 @@ def test_of_a_chain_the_dimension_with_more_parameters_is_chosen() -> None:
     inner = inner_of(nn.Sequential(*layers).eval(), torch.randn(1, 4))
     assert list(inner.found) == ["4"]
     assert inner.left == {"2": "shares 2 with the dimension before 4, which was preferred"}
+
+
+class Blocks(nn.Module):
+    """Blocks that are alike; those in `odd` read their hidden channels backwards."""
+
+    def __init__(self, count: int, odd: set[int]) -> None:
+        super().__init__()
+        self.odd = odd
+        self.up = nn.ModuleList(nn.Linear(6, 40) for _ in range(count))
+        self.down = nn.ModuleList(nn.Linear(40, 6) for _ in range(count))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for place, (up, down) in enumerate(zip(self.up, self.down, strict=True)):
+            hidden = torch.relu(up(x))
+            x = x + down(hidden.flip(-1) if place in self.odd else hidden)
+        return x
+
+
+def test_blocks_are_told_apart() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(1, 6)
+    some = inner_of(Blocks(9, {2, 5, 6}).eval(), inputs)
+    assert set(some.found) == {f"down.{place}" for place in (0, 1, 3, 4, 7, 8)}
+    none = inner_of(Blocks(9, set(range(9))).eval(), inputs)
+    assert not none.found
+    assert none.left["down.5"].startswith("as down.0: with half of its channels")

@@ -92,6 +92,18 @@ def test_overrides_decide_for_their_layers(analysis: Analysis) -> None:
     assert "blocks.1.conv2" not in plan.widths
 
 
+def test_a_budget_that_one_kind_alone_cannot_keep() -> None:
+    """Pivoted layers keep a rank of one, narrower ones a channel: at so small a budget it takes
+    both, and the contest is held among those that keep it."""
+    net, inputs = network(), CASE.inputs(128, torch.float32)
+    policy, given = lr.Budget(params=0.15), {"calibration": list(inputs.split(32))}
+    with pytest.raises(LowRankError, match="cannot be met"):
+        lr.plan(net, policy, methods=[lr.Interpolative()], **given)
+    plan = lr.plan(net, policy, methods=BOTH, **given)
+    assert not any("no layer factorized" in one.allocation for one in plan.contest)
+    assert any("no layer narrower" in one.allocation for one in plan.contest)
+
+
 def test_a_contest_holds_the_layers_alone_too() -> None:
     net, inputs = network(), CASE.inputs(128, torch.float32)
     policy = lr.Budget(params=0.5)
@@ -104,6 +116,7 @@ def test_a_contest_holds_the_layers_alone_too() -> None:
     assert list(measured)[:2] == ["absolute", "relative"]
     for scale in ("absolute", "relative"):
         assert measured[f"{scale}, no layer narrower"] == without[scale]
+        assert f"{scale}, no layer factorized" in measured
     assert min(measured.values()) <= min(without[scale] for scale in ("absolute", "relative"))
     assert "inner dimensions that may be narrowed: 3; not those before" in " ".join(
         str(both).split()

@@ -40,7 +40,8 @@ class Proofs:
         """({name: the first of its proposals that holds}, {name: why none of them does}).
 
         Those of layers whose names differ in numbers alone (of the blocks of a network) are tried
-        together at first, so that most need no trial of their own.
+        together at first, so that most need no trial of their own. Where the first, the middle and
+        the last of them fail, each alone, the others are left with them.
         """
         alike: dict[str, list[str]] = {}
         for name in proposed:
@@ -53,15 +54,30 @@ class Proofs:
                     for name in names
                     if name not in found and place < len(proposed[name])
                 }
-                found |= self._proven(open_ones)
+                found |= self._of_alike(open_ones)
         return found, {name: self._why[name] for name in proposed if name not in found}
+
+    def _of_alike(self, tried: Mapping[str, InnerDimension]) -> dict[str, InnerDimension]:
+        """Those that hold of one proposal for each of several layers that are alike."""
+        names = list(tried)
+        ends = list(dict.fromkeys([names[0], names[len(names) // 2], names[-1]])) if names else []
+        if len(names) <= len(ends):
+            return self._proven(tried)
+        if self._why_not(list(tried.values())) is None:
+            return dict(tried)
+        found: dict[str, InnerDimension] = {}
+        for name in ends:
+            found |= self._proven({name: tried[name]})
+        rest = {name: one for name, one in tried.items() if name not in ends}
+        if found:
+            return found | self._proven(rest)
+        self._why |= dict.fromkeys(rest, f"as {ends[0]}: {self._why[ends[0]]}")
+        return {}
 
     def _proven(self, tried: Mapping[str, InnerDimension]) -> dict[str, InnerDimension]:
         if not tried:
             return {}
-        dimensions = list(tried.values())
-        reasons = (self._reason(dimensions, seed) for seed in range(_draws(dimensions)))
-        reason = next((one for one in reasons if one is not None), None)
+        reason = self._why_not(list(tried.values()))
         if reason is None:
             return dict(tried)
         if len(tried) == 1:
@@ -71,8 +87,13 @@ class Proofs:
         half = len(items) // 2
         return self._proven(dict(items[:half])) | self._proven(dict(items[half:]))
 
-    def _reason(self, dimensions: Sequence[InnerDimension], seed: int) -> str | None:
+    def _why_not(self, dimensions: Sequence[InnerDimension]) -> str | None:
         """Why not all of these dimensions are proven; None where they are."""
+        reasons = (self._reason(dimensions, seed) for seed in range(_draws(dimensions)))
+        return next((one for one in reasons if one is not None), None)
+
+    def _reason(self, dimensions: Sequence[InnerDimension], seed: int) -> str | None:
+        """`_why_not`, as one draw of channels shows it."""
         generator = torch.Generator().manual_seed(seed)
         kept = [torch.randperm(d.width, generator=generator)[: d.width // 2] for d in dimensions]
         try:
