@@ -21,6 +21,7 @@ from pipeline.lowrank.analysis.spectra import analyze_weight, truncated_svd
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.surgery import Factorized
 from pipeline.lowrank.linalg import balance
+from pipeline.lowrank.network.stacks import Stack
 from pipeline.lowrank.typed import knob, options
 
 
@@ -54,17 +55,18 @@ class Adapter(nn.Module):
     """weight ↦ weight + (α/r) · left · right, as a parametrization of a layer's weight
     (torch.nn.utils.parametrize).
 
-    left (out, rank), right (rank, in/groups · taps). A grouped kernel is seen as the same
-    matrix: each of its groups has rows of `left`, and all of them share `right`.
+    left (out, rank), right (rank, in/groups · taps). A grouped kernel and a stack are seen as the
+    same matrix: each of their groups has rows of `left`, and all of them share `right`.
     """
 
-    def __init__(self, weight: Tensor, options: AdapterOptions, generator: torch.Generator) -> None:
+    def __init__(self, matrix: Tensor, options: AdapterOptions, generator: torch.Generator) -> None:
+        """matrix: (out, in/groups · taps), the weight."""
         super().__init__()
         self.scale = options.alpha / options.rank
         start = _leading if options.init == "svd" else _zero
-        left, right = start(weight.flatten(1), options.rank, self.scale, generator)
-        self.left = nn.Parameter(left.to(weight))
-        self.right = nn.Parameter(right.to(weight))
+        left, right = start(matrix, options.rank, self.scale, generator)
+        self.left = nn.Parameter(left.to(matrix))
+        self.right = nn.Parameter(right.to(matrix))
 
     def forward(self, weight: Tensor) -> Tensor:
         # Under autocast the product would be rounded here and not where it is merged.
@@ -169,11 +171,13 @@ def _adapt(factor: nn.Module, options: AdapterOptions, generator: torch.Generato
     got an adapter."""
     weight = factor.weight
     assert isinstance(weight, nn.Parameter)
-    rows, columns = weight.flatten(1).shape
+    of_groups = isinstance(factor, Stack) and weight.dim() == 3
+    matrix = weight.detach().flatten(*(0, 1) if of_groups else (1, -1))
+    rows, columns = matrix.shape
     if options.rank * (rows + columns) >= rows * columns:
         weight.requires_grad_(True)
         return False
-    adapter = Adapter(weight.detach(), options, generator)
+    adapter = Adapter(matrix, options, generator)
     with torch.no_grad():
         weight.sub_(adapter.update().view(weight.shape))
     parametrize.register_parametrization(factor, "weight", adapter)

@@ -107,8 +107,8 @@ def refit_(
 ) -> dict[str, LayerReport]:
     """Refits the factorized layers in the blocks of `compressed`, in place; layers outside of the
     blocks stay, and so do embeddings, whose inputs no layer can spoil, recurrent weights, which
-    read what they make themselves, and narrowed layers, which read fewer channels than the dense
-    ones.
+    read what they make themselves, narrowed layers, which read fewer channels than the dense ones,
+    and stacks, whose groups other positions go through.
 
     dense: the network that the plan was made for.
     analysis: the one that the plan was made from.

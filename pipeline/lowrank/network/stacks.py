@@ -125,7 +125,15 @@ def _opened(base: type[nn.Module], keys: tuple[str, ...]) -> type[nn.Module]:
     members: dict[str, Any] = {key: _answer(key) for key in keys}
     members |= {"forward": torch.compiler.disable(forward), "opened_from": base}  # type: ignore[no-untyped-call]
     members |= {"__module__": base.__module__, "__qualname__": base.__qualname__}
+    # By its own name it would be taken for the class that it was opened from.
+    members["__reduce__"] = lambda self: (_unfilled, (base, keys), vars(self))
     return type(base.__name__, (base,), members)
+
+
+def _unfilled(base: type[nn.Module], keys: tuple[str, ...]) -> nn.Module:
+    """An opened module without any attributes, for copies and pickles."""
+    cls = _opened(base, keys)  # type: ignore[arg-type]
+    return cls.__new__(cls)
 
 
 def _answer(key: str) -> property:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,7 @@ def test_a_factorized_mixture_is_saved_copied_and_made_dense_again(
     lr.save(model, tmp_path)
     assert torch.equal(logits(lr.load_(kind.make(), tmp_path)), found)
     assert torch.equal(logits(copy.deepcopy(model)), found)
+    assert torch.equal(logits(pickle.loads(pickle.dumps(model))), found)
     lr.to_dense_(model)
     after = model.state_dict()
     assert list(after) == list(before)
@@ -375,6 +377,24 @@ def test_a_network_with_stacks_is_not_certified_but_its_layers_are() -> None:
     assert list(found.layers) == ["head"]
     assert not found.network.certified
     assert "experts.stacks.weight is no layer" in str(found.network.reason)
+
+
+def test_adapters_of_a_stack_share_what_they_read() -> None:
+    torch.manual_seed(0)
+    model, x = Routed(4, 16, 12).double(), vectors(8, 16)
+    plan = lr.plan(model, lr.Fixed(6), x[:1], methods=[lr.SVD()], exclude=["head"])
+    lr.apply_(model, plan)
+    found, keys = model(x), list(model.state_dict())
+    adapted = lr.attach_(model, lr.AdapterOptions(rank=2), 0)
+    assert adapted == ["experts.stacks.weight.0", "experts.stacks.weight.1"]
+    shapes = [tuple(p.shape) for n, p in model.named_parameters() if n.endswith(("left", "right"))]
+    assert shapes == [(4 * 6, 2), (2, 16), (4 * 12, 2), (2, 6)]
+    assert torch.allclose(model(x), found)
+    model(x).sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    lr.merge_(model)
+    assert torch.allclose(model(x), found)
+    assert list(model.state_dict()) == keys
 
 
 def test_compiled_the_experts_run_by_eager_torch() -> None:
