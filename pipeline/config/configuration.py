@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.config.together import check_together
 from pipeline.data.options import DataOptions
 from pipeline.evaluation.options import EvaluateOptions
 from pipeline.lowrank.analysis.options import AnalysisOptions
 from pipeline.lowrank.bounds.options import CertifyOptions
+from pipeline.lowrank.exports.base import ExportOptions
 from pipeline.lowrank.factorize.options import RefitOptions
 from pipeline.lowrank.methods.options import MethodsOptions
 from pipeline.lowrank.planning.options import RankSelectOptions
@@ -55,3 +56,20 @@ class ExtractLora:
     include: tuple[str, ...] = knob(("*",), help="patterns: layers that may be adapted")
     exclude: tuple[str, ...] = knob((), help="patterns too; exclude wins over include")
     rank_select: RankSelectOptions = knob(help="the rule that chooses ranks")
+
+
+@options
+class ExportNetwork(ExportOptions):
+    """The configuration of `python -m pipeline.export`."""
+
+    workspace: str = knob(help="the folder of a run, or of one saved network", kw_only=True)
+    to: tuple[str, ...] = knob(help="the formats", kw_only=True, min_length=1)
+    out: str = knob(
+        help="the folder to write; with several formats, one folder in it for each", kw_only=True
+    )
+    network: Literal["baseline", "compressed", "fine_tuned"] = knob(
+        "fine_tuned", help="which of the run's networks", kw_only=True
+    )
+    normalise: bool = knob(
+        False, help="normalisation becomes a part of graphs (onnx, pt2)", kw_only=True
+    )

@@ -90,6 +90,7 @@ class Format(ABC):
     extra: of this package, which brings what the format needs; None: nothing but torch.
     packages: what must be importable, here and where the export is used.
     form: what `form=auto` means.
+    is_graph: whether it is a graph, which may hold the normalisation too.
     loses: what the export can't do, in a sentence.
     """
 
@@ -97,6 +98,7 @@ class Format(ABC):
     extra: str | None = None
     packages: tuple[str, ...] = ("torch", "safetensors")
     form: Literal["plain", "pivoted", "dense"] = "pivoted"
+    is_graph: bool = False
     loses: str
 
     @abstractmethod

@@ -19,6 +19,7 @@ from pipeline.lowrank.exports.base import Check, DTypeName, ExportOptions, Forma
 from pipeline.lowrank.exports.calls import Call, calls_of
 from pipeline.lowrank.exports.checking import Difference, difference, opened, tolerance_of
 from pipeline.lowrank.exports.converting import in_dtype, in_form
+from pipeline.lowrank.exports.normalised import Constants, Normalised
 from pipeline.lowrank.exports.readme import README, readme
 from pipeline.lowrank.exports.record import EXPORT_JSON, Export
 from pipeline.lowrank.exports.transformer import (
@@ -56,6 +57,7 @@ def export(
     shard: str = "5GB",
     builder: Mapping[str, Any] | None = None,
     tokenizer: Any = None,
+    normalise: Mapping[str, Constants] | None = None,
     beside: Sequence[Path] = (),
     notes: Sequence[str] = (),
 ) -> Export:
@@ -75,6 +77,9 @@ def export(
     builder: how the dense network is built, `_target_` and arguments, so that the whole of it is
         run in the fresh process; None: what a network of `lr.load` knows.
     tokenizer: or processor, written beside a transformer.
+    normalise: {"inputs", or "inputs.NAME" of several: mean and std of its channels} as a part of a
+        graph (onnx, pt2), which then takes examples as they are stored, bytes as x/255; so does
+        `example`.
     beside: files that are copied into the folder, such as preprocessing.json.
     notes: paragraphs for the README, in Markdown.
 
@@ -88,6 +93,13 @@ def export(
     folder = Path(folder)
     _check(kind, folder)
     transformer = is_transformer(model)
+    if normalise is not None:
+        if not kind.is_graph or transformer:
+            raise LowRankError(
+                f"to={to}: normalise is for graphs (onnx, pt2) of networks that are no "
+                "transformers; the constants lie beside the weights, in preprocessing.json"
+            )
+        model = Normalised(model, normalise)
     with evaluating(model), as_transformers_calls(model) if transformer else nullcontext():
         given = transformer_example(model, example) if transformer else example
         if given is None:

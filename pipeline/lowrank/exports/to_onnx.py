@@ -18,6 +18,7 @@ class ToOnnx(Format):
     name = "onnx"
     extra = "onnx"
     packages = ("onnx", "onnxscript", "onnxruntime")
+    is_graph = True
     form = "plain"  # graphs fold and fuse whole factors; pivots gather, which is slower and larger
     loses = "Training, and all but tensors: what a network keeps between calls (a cache) stays out."
 

@@ -15,6 +15,7 @@ FILE = "model.pt2"
 
 class ToPt2(Format):
     name = "pt2"
+    is_graph = True
     form = "plain"  # as in ONNX
     packages = ("torch",)
     loses = "Training, and all but tensors: what a network keeps between calls (a cache) stays out."

@@ -45,11 +45,14 @@ def as_transformers_calls(model: nn.Module) -> Iterator[None]:
 
 def transformer_example(model: Any, example: Any) -> Any:
     """An example by keywords: token ids, where negative ones are padding, with their mask; random
-    ids where there is no example; what is a dict already as it is.
+    ids where there is no example; a dict with token ids but no mask gets one.
 
     Raises LowRankError where the model reads no tokens and no example was given.
     """
     if isinstance(example, Mapping):
+        ids = example.get("input_ids")
+        if isinstance(ids, Tensor) and "attention_mask" not in example:
+            return {**example, **_tokens(ids)}
         return dict(example)
     if example is None:
         config = model.config.get_text_config()
@@ -66,5 +69,9 @@ def transformer_example(model: Any, example: Any) -> Any:
         raise LowRankError("example: give token ids (N, T), or a dict of the model's own keywords")
     if example.is_floating_point():
         return {model.main_input_name: example}
-    mask = (example >= 0).to(torch.int64)
-    return {"input_ids": example * mask, "attention_mask": mask}
+    return _tokens(example)
+
+
+def _tokens(ids: Tensor) -> dict[str, Tensor]:
+    mask = (ids >= 0).to(torch.int64)
+    return {"input_ids": ids * mask, "attention_mask": mask}
