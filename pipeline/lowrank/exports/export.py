@@ -105,7 +105,7 @@ def export(
         if given is None:
             raise LowRankError(f"to={to}: give example=, a batch as the network takes it")
         number_format = getattr(torch, dtype) if dtype else None
-        calls = calls_of(given)
+        calls = calls_of(given)[: 1 if kind.is_graph and not dynamic else None]
         source = Source(model, calls, in_dtype(model, number_format))
         network = in_form(source.rounded, kind.form if form == "auto" else form)
         cast = [call.cast(number_format) for call in calls]

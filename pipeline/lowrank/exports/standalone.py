@@ -162,11 +162,28 @@ def put_in(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
     return model
 
 
+def narrow(module: nn.Module, sizes: dict[str, int], shapes: dict[str, list[int]]) -> None:
+    """Gives a layer fewer channels than it was built with, in place, uninitialised."""
+    vars(module).update(sizes)
+    for name, shape in shapes.items():
+        tensor = getattr(module, name)
+        tensor.data = tensor.new_empty(shape)
+
+
+def put_all(model: nn.Module, layers: dict[str, Any], narrowed: dict[str, Any]) -> nn.Module:
+    """The model with its narrowed and factorized layers, both by name, in place."""
+    for name, sizes in narrowed.items():
+        narrow(model.get_submodule(name), **sizes)
+    for name, layer in layers.items():
+        model = put_in(model, name, LowRank(**layer))
+    return model
+
+
 def load(model: nn.Module, folder: str | Path) -> nn.Module:
     """The network of `folder`, in eval mode, made of `model`: the dense network, of the same class
     and arguments as it was. Weights keep the number formats of the file."""
-    for name, layer in json.loads(Path(folder, "lowrank.json").read_text())["layers"].items():
-        model = put_in(model, name, LowRank(**layer))
+    told = json.loads(Path(folder, "lowrank.json").read_text())
+    model = put_all(model, told["layers"], told["narrowed"])
     state = load_file(Path(folder, "model.safetensors"))
     own = model.state_dict(keep_vars=True)
     # Weights that share their memory are one in the file.

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 
+from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.exports.base import Format, Job, Written
 from pipeline.lowrank.exports.building import building, weights_check
 from pipeline.lowrank.exports.to_huggingface import auto_classes, save_transformer
+from pipeline.lowrank.exports.to_torch import narrowed_of
 from pipeline.lowrank.exports.transformer import is_transformer
 from pipeline.lowrank.forms.files import WEIGHTS, save_weights
 
@@ -21,6 +23,11 @@ class ToDense(Format):
     loses = "All that was saved: it is as large and as slow as before, with the factors' errors."
 
     def write(self, job: Job, folder: Path) -> Written:
+        if narrowed := narrowed_of(job.network):
+            raise LowRankError(
+                f"to=dense: {next(iter(narrowed))} has fewer channels than the plain architecture; "
+                "choose to=torch, huggingface, onnx or pt2"
+            )
         if is_transformer(job.network):
             save_transformer(job, folder)
             auto = auto_classes(job.network)[-1]

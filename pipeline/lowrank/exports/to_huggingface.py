@@ -15,11 +15,23 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.exports import standalone
 from pipeline.lowrank.exports.base import Format, Job, Written
 from pipeline.lowrank.exports.quiet import quiet
-from pipeline.lowrank.exports.to_torch import Layers, layers_of
+from pipeline.lowrank.exports.to_torch import Layers, layers_of, narrowed_of
 from pipeline.lowrank.exports.transformer import is_transformer
+from pipeline.lowrank.network.inner.narrowing import NarrowedLayer
 
 CODE, CONFIG = "modeling_lowrank.py", "config.json"
-_PARTS = ("LowRank", "OnDemand", "PivotedOutput", "PivotedInput", "Same", "take", "build", "put_in")
+_PARTS = (
+    "LowRank",
+    "OnDemand",
+    "PivotedOutput",
+    "PivotedInput",
+    "Same",
+    "take",
+    "build",
+    "put_in",
+    "narrow",
+    "put_all",
+)
 _TEMPLATE = '''\
 """{model} with factorized layers: plain torch and transformers, no other package needed."""
 
@@ -42,26 +54,34 @@ class LowRankConfig({config}):
     model_type = "lowrank_{type}"
     base_model_tp_plan = None  # a plan for tensor parallelism would name dense layers
 
-    def __init__(self, low_rank_layers: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        low_rank_layers: dict[str, Any] | None = None,
+        narrowed_layers: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.low_rank_layers = low_rank_layers or {{}}
+        self.narrowed_layers = narrowed_layers or {{}}
 
 
 class WithFactors:
-    """Puts the factorized layers of the configuration into a model of transformers."""
+    """Puts the factorized and narrowed layers of the configuration into a model of transformers."""
 
     config_class = LowRankConfig
     _tp_plan: dict[str, str] = {{}}
 
     def __init__(self, config: LowRankConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        is_base = not hasattr(self, self.base_model_prefix)
-        for name, layer in config.low_rank_layers.items():
-            if is_base:  # it has no head, and its layers stand without its own name
-                name = name.removeprefix(f"{{self.base_model_prefix}}.")
-                if name.partition(".")[0] not in dict(self.named_children()):
-                    continue
-            put_in(self, name, LowRank(**layer))
+        put_all(self, self._own(config.low_rank_layers), self._own(config.narrowed_layers))
+
+    def _own(self, layers: dict[str, Any]) -> dict[str, Any]:
+        """Those of this model: a base model has no head, and its layers stand without its name."""
+        if hasattr(self, self.base_model_prefix):
+            return layers
+        found = {{k.removeprefix(f"{{self.base_model_prefix}}."): v for k, v in layers.items()}}
+        known = dict(self.named_children())
+        return {{k: v for k, v in found.items() if k.partition(".")[0] in known}}
 '''
 _CLASS = """
 
@@ -97,7 +117,7 @@ class ToHuggingFace(Format):
         base = type(_base(job.network))
         save_transformer(job, folder, original=False)
         (folder / CODE).write_text(_code(job.network, base))
-        _complete(folder / CONFIG, type(job.network), base, autos, layers)
+        _complete(folder / CONFIG, job.network, base, autos, layers)
         auto = autos[-1]
         return Written(
             f"from transformers import {auto}\n"
@@ -174,20 +194,24 @@ def _code(model: Any, base: type) -> str:
 
 
 def _complete(
-    path: Path, model: type, base: type, autos: list[str], layers: dict[str, Layers]
+    path: Path, model: nn.Module, base: type, autos: list[str], layers: dict[str, Layers]
 ) -> None:
-    """Says in config.json which layers are factorized and where the code of the classes is."""
+    """Says in config.json which layers are factorized or narrowed, and where the code of the
+    classes is."""
     config = json.loads(path.read_text())
     home = CODE.removesuffix(".py")
-    classes = dict.fromkeys(autos, f"{home}.LowRank{model.__name__}")
+    name = f"LowRank{type(model).__name__}"
+    classes = dict.fromkeys(autos, f"{home}.{name}")
+    narrowed = TypeAdapter(dict[str, NarrowedLayer])
     config |= {
         "model_type": f"lowrank_{config['model_type']}",
-        "architectures": [f"LowRank{model.__name__}"],
+        "architectures": [name],
         "auto_map": {
             "AutoConfig": f"{home}.LowRankConfig",
             "AutoModel": f"{home}.LowRank{base.__name__}",
             **classes,
         },
         "low_rank_layers": TypeAdapter(dict[str, Layers]).dump_python(layers, mode="json"),
+        "narrowed_layers": narrowed.dump_python(narrowed_of(model), mode="json"),
     }
     path.write_text(json.dumps(config, indent=2) + "\n")

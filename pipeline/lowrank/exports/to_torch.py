@@ -23,6 +23,7 @@ from pipeline.lowrank.forms.constructors import constructor_of
 from pipeline.lowrank.forms.files import WEIGHTS, save_weights
 from pipeline.lowrank.forms.surgery import Factorized
 from pipeline.lowrank.network.calling import layer_input
+from pipeline.lowrank.network.inner.narrowing import NarrowedLayer, narrowing_of
 from pipeline.lowrank.typed import save_record
 
 LOWRANK_JSON, LOADER = "lowrank.json", "lowrank_load.py"
@@ -41,10 +42,12 @@ class Layers:
 
 @dataclass(frozen=True)
 class LowRankFile:
-    """The content of lowrank.json: {name of a factorized layer: how it is made}."""
+    """The content of lowrank.json: {name of a factorized layer: how it is made}, and {name of a
+    layer with fewer channels than it was built with: its sizes}."""
 
     format: Literal[1]
     layers: Mapping[str, Layers]
+    narrowed: Mapping[str, NarrowedLayer]
 
 
 def layers_of(model: nn.Module) -> dict[str, Layers]:
@@ -68,6 +71,17 @@ def layers_of(model: nn.Module) -> dict[str, Layers]:
     return found
 
 
+def narrowed_of(model: nn.Module) -> dict[str, NarrowedLayer]:
+    """What is another size in layers that are narrower than they were built; of factorized ones
+    their constructors say it."""
+    sizes = {
+        name: narrowing_of(module)
+        for name, module in model.named_modules()
+        if not is_factorized(module)
+    }
+    return {name: one for name, one in sizes.items() if one is not None}
+
+
 def _check_foreign(name: str, module: nn.Module) -> None:
     """Raises LowRankError for a module of this project in the place of one of the network's."""
     if type(module).__module__.startswith("pipeline.lowrank."):
@@ -84,7 +98,7 @@ class ToTorch(Format):
     def write(self, job: Job, folder: Path) -> Written:
         layers = layers_of(job.network)
         save_weights(job.network, folder / WEIGHTS)
-        save_record(folder / LOWRANK_JSON, LowRankFile(1, layers))
+        save_record(folder / LOWRANK_JSON, LowRankFile(1, layers, narrowed_of(job.network)))
         shutil.copyfile(standalone.__file__, folder / LOADER)
         made = building(job.builder)
         if made is not None:

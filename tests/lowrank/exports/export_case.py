@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pipeline import lowrank as lr
-from tests.lowrank.exports.own_network import OwnNet
+from tests.lowrank.exports.own_network import Attention, Experts, OwnNet, Recurrent, UNet
 
 OWN = {"_target_": "tests.lowrank.exports.own_network.OwnNet", "width": 24, "classes": 5}
 _SIZES: dict[str, Any] = {
@@ -34,6 +34,42 @@ def own_case() -> tuple[nn.Module, torch.Tensor]:
         methods=[lr.PivotedTucker2(), lr.PivotedSVD()],
     )
     return net, example
+
+
+def other_case(kind: str) -> tuple[nn.Module, torch.Tensor]:
+    """Networks of torch alone whose layers, or parts of them, are factorized."""
+    torch.manual_seed(0)
+    make, shape = {
+        "unet": (UNet, (2, 1, 8, 8)),
+        "lstm": (Recurrent, (2, 5, 16)),
+        "attention": (Attention, (2, 5, 24)),
+        "experts": (Experts, (6, 16)),
+    }[kind]
+    net, example = make().eval(), torch.randn(shape)
+    lr.compress_(net, lr.Energy(0.6), example[:1])
+    assert any(isinstance(module, lr.Factorized) for module in net.modules())
+    return net, example
+
+
+def narrowed_case() -> Any:
+    """A Llama whose MLPs are narrower than its configuration says."""
+    import transformers as t
+
+    torch.manual_seed(0)
+    model = t.LlamaForCausalLM(t.LlamaConfig(**_SIZES)).eval()
+    ids = torch.randint(2, 300, (8, 10))
+    batches = [{"input_ids": one[None]} for one in ids]
+    plan = lr.plan(
+        model,
+        lr.Budget(params=0.8, scope="targets"),
+        calibration=batches,
+        methods=[lr.Interpolative()],
+        task="causal_lm",
+        contest_examples=0,
+    )
+    assert plan.widths
+    lr.apply_(model, plan)
+    return model
 
 
 def transformer_case(kind: str) -> tuple[Any, dict[str, torch.Tensor] | None]:

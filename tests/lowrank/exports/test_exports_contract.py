@@ -15,7 +15,13 @@ from pipeline.lowrank.exports import FORMATS, get_format
 from pipeline.lowrank.exports.record import EXPORT_JSON, Export
 from pipeline.lowrank.network.costs import count_params
 from pipeline.lowrank.typed import load_record
-from tests.lowrank.exports.export_case import OWN, own_case, transformer_case
+from tests.lowrank.exports.export_case import (
+    OWN,
+    narrowed_case,
+    other_case,
+    own_case,
+    transformer_case,
+)
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,27 @@ def test_every_form(form: str, to: str, tmp_path: Path) -> None:
     model, example = transformer_case("gpt2")
     made = lr.export(model, tmp_path / "out", to, example=example, form=form)  # type: ignore[arg-type]
     assert made.form == form and made.relative_difference < 1e-4
+
+
+@pytest.mark.exports
+@pytest.mark.parametrize("to", ["huggingface", "torch", "onnx"])
+def test_layers_that_are_narrower(to: str, tmp_path: Path) -> None:
+    model = narrowed_case()
+    made = lr.export(model, tmp_path / "out", to)
+    assert made.relative_difference < 1e-4
+    assert made.largest_difference == 0 or to == "onnx"
+    if to == "huggingface":
+        config = json.loads((tmp_path / "out/config.json").read_text())
+        assert config["narrowed_layers"] and not config["low_rank_layers"]
+
+
+@pytest.mark.exports
+@pytest.mark.parametrize("to", ["onnx", "pt2", "dense"])
+@pytest.mark.parametrize("kind", ["unet", "lstm", "attention", "experts"])
+def test_other_networks(kind: str, to: str, tmp_path: Path) -> None:
+    net, example = other_case(kind)
+    made = lr.export(net, tmp_path / "out", to, example=example, dynamic=kind != "lstm")
+    assert made.relative_difference < 1e-4
 
 
 @pytest.mark.exports

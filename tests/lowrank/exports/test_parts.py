@@ -14,14 +14,16 @@ from pipeline.lowrank.exports import standalone
 from pipeline.lowrank.exports.calls import calls_of
 from pipeline.lowrank.exports.checking import difference
 from pipeline.lowrank.exports.converting import in_dtype, in_form
-from pipeline.lowrank.exports.to_torch import LowRankFile, layers_of
+from pipeline.lowrank.exports.to_torch import LowRankFile, layers_of, narrowed_of
 from pipeline.lowrank.forms.constructors import constructor_of
 from pipeline.lowrank.forms.files import WEIGHTS, save_weights
 from pipeline.lowrank.network.costs import count_params
 from pipeline.lowrank.typed import save_record
 from tests.lowrank.exports.export_case import own_case
 from tests.lowrank.exports.own_network import OwnNet
+from tests.lowrank.factorize.test_narrow import compressed as narrower
 from tests.lowrank.forms.test_forms_contract import PAIRS, Row, drawn, filled, ranks_of
+from tests.lowrank.inner_cases import FOUND, InnerCase
 from tests.lowrank.layer_kinds import LayerKind, make_case
 
 
@@ -81,7 +83,7 @@ def test_the_loader_keeps_dtypes_ties_and_places(tmp_path: Path) -> None:
     half = in_dtype(net, torch.bfloat16)
     assert half is not net and net.head[0].weight.dtype == torch.float32  # type: ignore[index]
     save_weights(half, tmp_path / WEIGHTS)
-    save_record(tmp_path / "lowrank.json", LowRankFile(1, layers_of(half)))
+    save_record(tmp_path / "lowrank.json", LowRankFile(1, layers_of(half), {}))
     loaded = standalone.load(OwnNet(24, 5), tmp_path)
     assert loaded.twice is loaded.again and isinstance(loaded.twice, standalone.LowRank)
     assert {p.dtype for p in loaded.parameters()} == {torch.bfloat16}
@@ -90,6 +92,40 @@ def test_the_loader_keeps_dtypes_ties_and_places(tmp_path: Path) -> None:
     assert all(torch.equal(found[key], expected[key]) for key in expected)
     with pytest.raises(ValueError, match="holds another network than this"):
         standalone.load(OwnNet(25, 5), tmp_path)
+
+
+@pytest.mark.parametrize("case", FOUND, ids=lambda case: case.name)
+def test_the_loader_makes_layers_narrower(case: InnerCase, tmp_path: Path) -> None:
+    net, _ = narrower(case)
+    save_weights(net, tmp_path / WEIGHTS)
+    told = LowRankFile(1, layers_of(net), narrowed_of(net))
+    save_record(tmp_path / "lowrank.json", told)
+    assert told.narrowed
+    inputs = case.inputs(3, torch.float32)
+    loaded = standalone.load(case.network(torch.float32), tmp_path)
+    assert torch.equal(loaded(inputs), net(inputs))
+    with pytest.raises(lr.LowRankError, match=r"has fewer channels than the plain architecture"):
+        lr.export(net, tmp_path / "out", "dense", example=inputs)
+
+
+def test_modules_that_were_opened_leave_as_graphs_or_dense() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.LSTM(16, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.rnn(x)[0]
+            return out
+
+    torch.manual_seed(0)
+    net, example = Net().eval(), torch.randn(5, 2, 16)
+    lr.compress_(net, lr.Fixed(3), example)
+    with pytest.raises(lr.LowRankError, match=r"rnn was opened, .*to=onnx, to=pt2.*form=dense"):
+        layers_of(net)
+    dense = in_form(net, "dense")
+    assert type(dense.rnn) is nn.LSTM and not layers_of(dense)
+    assert torch.allclose(dense(example), net(example), atol=1e-5)
 
 
 def test_no_size_of_the_example_is_left_alone() -> None:
