@@ -50,7 +50,9 @@ class LowRank(nn.Sequential):
         """The dense weight of a Linear or the table of an Embedding: what it makes of each unit."""
         like = next(self.parameters())
         if "num_embeddings" in self.facts:
-            return torch.as_tensor(self(torch.arange(self.shape[0], device=like.device)))
+            ids = torch.arange(self.shape[0], device=like.device)
+            bags = isinstance(self[0], nn.EmbeddingBag)  # one entry in each
+            return torch.as_tensor(self(ids[:, None] if bags else ids))
         if len(self.shape) > 2:
             raise ValueError("the weight of a convolution in factors has no numbers of its own")
         inputs = self.shape[0 if "nx" in self.facts else 1]  # GPT-2 stores (in, out)

@@ -98,6 +98,15 @@ def test_every_architecture_as_a_graph_of_any_size(kind: str, to: str, tmp_path:
 
 
 @pytest.mark.exports
+@pytest.mark.parametrize("to", GRAPHS)
+def test_sizes_may_be_frozen(to: str, tmp_path: Path) -> None:
+    """Only the example itself is run then: the graph takes no other size."""
+    net, example = own_case()
+    made = lr.export(net, tmp_path / "out", to, example=example, dynamic=False)
+    assert made.relative_difference < 1e-5 and made.batch == 3
+
+
+@pytest.mark.exports
 @pytest.mark.parametrize("to", ["huggingface", "torch", "onnx"])
 @pytest.mark.parametrize("form", ["plain", "dense"])
 def test_every_form(form: str, to: str, tmp_path: Path) -> None:
@@ -123,7 +132,7 @@ def test_layers_that_are_narrower(to: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["unet", "lstm", "attention", "experts"])
 def test_other_networks(kind: str, to: str, tmp_path: Path) -> None:
     net, example = other_case(kind)
-    made = lr.export(net, tmp_path / "out", to, example=example, dynamic=kind != "lstm")
+    made = lr.export(net, tmp_path / "out", to, example=example)
     assert made.relative_difference < 1e-4
 
 
