@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from pipeline.data.files import load_facts, load_split
 from pipeline.data.options import DataOptions
@@ -104,3 +105,24 @@ def test_unlabelled_examples_are_split_without_labels(tmp_path: Path, task: str)
     data = prepare(tmp_path, dataset("Mine", form="alone")(tmp_path), task=task)
     assert load_split(data, "train").labels is None
     assert load_facts(data).label_shape is None
+
+
+def test_a_data_set_of_images_has_its_own_classes_and_test_split(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["zebra", "ant"])}
+    )
+
+    def made(count: int) -> Any:
+        images = [Image.new("RGB", (9, 7), (number, 0, 0)) for number in range(count)]
+        labels = [number % 2 for number in range(count)]
+        return datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+
+    saved = datasets.DatasetDict({"train": made(40), "test": made(6)})
+    saved.save_to_disk(str(tmp_path / "hub"))
+    data = prepare(tmp_path, {"name": "hub", "path": str(tmp_path / "hub"), "size": (4,)})
+    facts, test = load_facts(data), load_split(data, "test")
+    assert facts.class_names == ("zebra", "ant") and facts.input_shape == (3, 4, 4)
+    assert facts.own_test and facts.sizes["test"] == 6
+    assert test.stored[:, 0, 0, 0].tolist() == [*range(6)]
+    assert test.labels.tolist() == [0, 1] * 3

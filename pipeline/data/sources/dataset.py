@@ -24,7 +24,7 @@ def read_dataset(request: Request) -> RawData:
     (`train_dataloader`, perhaps `test_dataloader`), perhaps its test split as well.
 
     An example is (input, label), or a dict of inputs and labels, or the input alone. A stream is
-    read once, to the end, or with `data.limit` a sample of it is drawn. The files that the
+    read once, to its end; with `data.limit` a sample of it is kept. The files that the
     Dataset reads are pinned by `data.path`, which it is not given: name it in its arguments too.
     """
     options = request.options
