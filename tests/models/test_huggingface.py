@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import pipeline.lowrank as lr
 from pipeline.data.splits import moved
 from pipeline.lowrank import LowRankError
 from pipeline.lowrank.forms.building import build_model
@@ -220,3 +221,29 @@ def test_a_gguf_file_is_dequantised_once(tmp_path: Path) -> None:
     again = load(tmp_path / "saved")
     with torch.no_grad():
         assert torch.equal(model(tokens()), again(tokens()))
+
+
+def test_a_detector_is_planned_by_the_parts_of_its_output(tmp_path: Path) -> None:
+    """A DETR with random weights: logits and boxes count, each by its own variance."""
+    import transformers
+
+    torch.manual_seed(0)
+    backbone = transformers.ResNetConfig(
+        num_channels=1, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic",
+        out_features=["stage2"],
+    )  # fmt: skip
+    config = transformers.DetrConfig(
+        use_timm_backbone=False, use_pretrained_backbone=False, backbone_config=backbone,
+        d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, num_queries=5,
+        num_labels=3,
+    )  # fmt: skip
+    transformers.DetrForObjectDetection(config).save_pretrained(tmp_path / "net")
+    net = build_model(spec_of(tmp_path / "net", "custom"))
+    images = [torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(s)) for s in (0, 1)]
+    task = lr.tasks.Custom(output=["logits", "pred_boxes"])
+    assert task.rows(call(net, images[0]), None).shape == (4, 5 * (4 + 4))
+    plan = lr.plan(net, lr.Budget(params=0.8), calibration=images, task=task)
+    assert len(plan.factorized) > 5
+    small = lr.apply_(net, plan).network
+    assert call(small, images[0]).pred_boxes.shape == (4, 5, 4)
