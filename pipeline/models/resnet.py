@@ -95,7 +95,8 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(self.stem(x))
         height, width = x.shape[-2:]
-        if min(height, width) < self.pool:
+        # To a tracer sizes are no numbers: nothing of the check is in its graph.
+        if isinstance(height, int) and min(height, width) < self.pool:
             raise LowRankError(
                 f"model.pool={self.pool}: the last feature map is {height}×{width}; choose a "
                 "smaller pool, or fewer widths"

@@ -100,7 +100,7 @@ def _write_case(out: Path, layers: Layers) -> dict[str, Tensor]:
         for name, (_, method, ranks) in layers.items()
         if method != "dense"
     }
-    analysis = AnalysisRecord("weight", None, TOTALS, targets, history.course(), {})
+    analysis = AnalysisRecord("weight", None, TOTALS, targets, history.course(), {}, {})
     save_record(out / "analysis/analysis.json", analysis)
     save_plan(out / "plan.json", planned(targets, measured))
     save_record(out / "compressed/layers.json", CompressionReport(measured, TOTALS))
