@@ -66,14 +66,32 @@ class Pair(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self) -> None:
+    """Six heads of four channels that share three heads of keys and values; as many heads as the
+    layers make, or as many as were `counted`."""
+
+    def __init__(self, *, counted: bool) -> None:
         super().__init__()
-        self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
+        self.counts = (6, 3, 3) if counted else (-1, -1, -1)
+        self.q, self.k, self.v = nn.Linear(8, 24), nn.Linear(8, 12), nn.Linear(8, 12)
+        self.out = nn.Linear(24, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        heads = [m(x).unflatten(-1, (2, 4)).transpose(1, 2) for m in (self.q, self.k, self.v)]
-        mixed = functional.scaled_dot_product_attention(*heads)
-        found: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        made = zip((self.q, self.k, self.v), self.counts, strict=True)
+        heads = [m(x).unflatten(-1, (count, 4)).transpose(1, 2) for m, count in made]
+        mixed = functional.scaled_dot_product_attention(*heads, enable_gqa=True)
+        found: Tensor = self.out(mixed.transpose(1, 2).flatten(2)).mean(1)
+        return found
+
+
+class NormAndActivation(nn.BatchNorm1d):
+    """A norm that holds an activation, as timm has it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.activation = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.activation(super().forward(x))
         return found
 
 
@@ -113,6 +131,8 @@ def _mlp(*between: nn.Module) -> nn.Module:
 
 FOUND = [
     InnerCase("mlp", lambda: _mlp(nn.GELU()), (6,), {"2": 16}, {}),
+    InnerCase("norm", lambda: _mlp(NormAndActivation(16)), (6,), {"2": 16}, {}),
+    InnerCase("heads", lambda: Attention(counted=False), (4, 8), {"out": 3}, {}),
     InnerCase("gated", lambda: Gated(fused=False), (3, 12), {"down": 30}, {"head": "fails"}),
     InnerCase("fused gate", lambda: Gated(fused=True), (3, 12), {"down": 30}, {"head": "fails"}),
     InnerCase(
@@ -156,7 +176,7 @@ FOUND = [
     ),
 ]
 LEFT = [
-    InnerCase("attention", Attention, (4, 8), {}, {"out": ""}),
+    InnerCase("counted heads", lambda: Attention(counted=True), (4, 8), {}, {"out": "fails"}),
     InnerCase("summed", lambda: Pair(lambda h: h.cumsum(-1)), (6,), {}, {"second": "not the one"}),
     InnerCase(
         "softmax", lambda: Pair(lambda h: h.softmax(-1)), (6,), {}, {"second": "not the one"}

@@ -48,7 +48,7 @@ class Reader:
         self.member, self.weight, self.width = member, weight, width
         self.left = None if metric is None else metric.left
         self.right = None if metric is None else metric.right[0]
-        self.each = member.each
+        self.each = member.count
 
     def places(self, channels: Tensor) -> Tensor:
         """(n · each,) the layer's inputs that stand for the channels, channel by channel."""
@@ -119,11 +119,8 @@ class Ordered:
         )
         rank = self.order[:width].argsort()
         # Channel by channel, ascending; then as the layer holds them.
-        blocks = solved.unflatten(-1, (width, reader.each))[..., rank, :]
-        if reader.member.layout == "strided":
-            blocks = blocks.transpose(-1, -2)
-        shape = reader.weight.shape
-        found: Tensor = blocks.flatten(-2).mT
+        by_channel = solved.unflatten(-1, (width, reader.each))[..., rank, :]
+        shape, found = reader.weight.shape, reader.member.ordered(by_channel).mT
         return found.reshape(shape[0], size, *shape[2:])
 
 

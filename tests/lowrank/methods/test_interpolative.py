@@ -15,29 +15,30 @@ from pipeline.lowrank.analysis.metrics import Metric
 from pipeline.lowrank.analysis.options import MetricName
 from pipeline.lowrank.methods.elimination import Elimination, Ordered, Reader, eliminate
 from pipeline.lowrank.network.costs import network_totals
-from pipeline.lowrank.network.inner.dimension import InnerDimension, Layout, Member
+from pipeline.lowrank.network.inner.dimension import InnerDimension, Member
 from pipeline.lowrank.planning.narrowing import NARROWED, Narrowing
 from tests.lowrank.inner_cases import FOUND, InnerCase, named
 
 METRICS: tuple[MetricName, ...] = ("weight", "input", "fisher")
-READERS: dict[str, tuple[tuple[int, ...], int, Layout]] = {
-    "linear": ((5, 12), 1, "blocks"),
-    "kernel": ((5, 12, 3, 2), 1, "blocks"),
-    "flattened": ((5, 36), 3, "blocks"),
-    "strided": ((5, 24), 2, "strided"),
+READERS: dict[str, tuple[tuple[int, ...], int, int]] = {
+    "linear": ((5, 12), 1, 1),
+    "kernel": ((5, 12, 3, 2), 1, 1),
+    "flattened": ((5, 36), 1, 3),
+    "in parts": ((5, 24), 2, 1),
+    "heads in parts": ((5, 72), 2, 3),
 }
 
 
 def drawn(name: str, *, mixed: bool = False) -> tuple[Member, Tensor, Metric]:
     """A layer that reads 12 channels, and a metric in which they are correlated; where they are
     `mixed` six of them are mixtures of the others."""
-    shape, each, layout = READERS[name]
+    shape, parts, each = READERS[name]
     generator = torch.Generator().manual_seed(0)
 
     def normal(*size: int) -> Tensor:
         return torch.randn(*size, generator=generator, dtype=torch.float64)
 
-    member, inputs = Member("reader", "reads", each, layout), normal(300, shape[1])
+    member, inputs = Member("reader", "reads", parts, each), normal(300, shape[1])
     inputs = inputs @ normal(shape[1], shape[1])
     if mixed:
         known, others = (

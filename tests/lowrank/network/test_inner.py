@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.analysis.survey import survey
+from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.inner.finding import InnerDimensions, find_inner
 from pipeline.lowrank.network.inner.narrowing import narrowed, silenced
 from pipeline.lowrank.network.opening import module_at, replace_
@@ -77,6 +78,23 @@ def test_a_reader_that_is_zero_by_chance_is_seen() -> None:
     inner = inner_of(net.eval(), torch.randn(1, 6, dtype=torch.float64))
     assert not inner.found
     assert "outputs" in inner.left["second"]
+
+
+class InSingle(Pair):
+    """Refuses float64, as kernels of experts do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float64:
+            raise RuntimeError("expected Float32, got Double")
+        return super().forward(x)
+
+
+def test_a_network_that_refuses_float64_is_tried_in_float32() -> None:
+    torch.manual_seed(0)
+    net, inputs = InSingle(torch.tanh).eval(), torch.randn(1, 6)
+    assert list(inner_of(net, inputs).found) == ["second"]
+    with pytest.raises(LowRankError, match=r"does not run the example .*leave interpolative out"):
+        find_inner(net, inputs[:, :5], ["first", "second"])
 
 
 def test_layers_that_are_no_targets_bar_their_dimension() -> None:

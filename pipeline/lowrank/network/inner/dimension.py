@@ -13,7 +13,6 @@ from torch import Tensor
 from pipeline.lowrank.network.targets import Target
 
 Role = Literal["makes", "passes", "reads"]
-Layout = Literal["blocks", "strided"]
 
 
 @dataclass(frozen=True)
@@ -23,30 +22,38 @@ class Member:
     layer: its name.
     role: "makes" the channels (they are its outputs), "reads" them (its inputs), or "passes" each
         of them on by itself (a norm in eval mode, a depthwise convolution).
-    each: how many of the layer's own channels stand for one of the dimension: 2 where a layer makes
-        gate and value of a channel, height·width where an image was flattened.
-    layout: where these are: side by side ("blocks": j·each + i), or a whole width apart
-        ("strided": i·width + j).
+    parts, each: which of the layer's own channels stand for channel j: those from j·each on, `each`
+        of them side by side, in each of `parts` parts of the layer. Two parts where a layer makes
+        gate and value of all channels one after the other; `each` is height·width where an image
+        was flattened, and the size of a head where the channels are heads.
     """
 
     layer: str
     role: Role
+    parts: int = 1
     each: int = 1
-    layout: Layout = "blocks"
+
+    @property
+    def count(self) -> int:
+        """How many of the layer's own channels stand for one of the dimension."""
+        return self.parts * self.each
 
     def places(self, channels: Tensor, width: int) -> Tensor:
-        """(n, each) int64: the layer's own channels that stand for the `channels` (n,) of a
+        """(n, count) int64: the layer's own channels that stand for the `channels` (n,) of a
         dimension of this width."""
-        own = torch.arange(self.each)
-        if self.layout == "blocks":
-            return channels[:, None] * self.each + own
-        return channels[:, None] + own * width
+        part = torch.arange(self.parts)[:, None] * (width * self.each)
+        return channels[:, None] * self.each + (part + torch.arange(self.each)).flatten()
 
     def index(self, channels: Tensor, width: int) -> Tensor:
-        """(n · each,) the same channels in the order in which a layer that has no others holds
+        """(n · count,) the same channels in the order in which a layer that has no others holds
         them."""
-        places = self.places(channels, width)
-        return (places if self.layout == "blocks" else places.T).flatten()
+        return self.ordered(self.places(channels, width))
+
+    def ordered(self, by_channel: Tensor) -> Tensor:
+        """(…, n, count) → (…, n · count): what stands for each channel, as the layer holds it."""
+        apart = by_channel.reshape(*by_channel.shape[:-1], self.parts, self.each)
+        found: Tensor = apart.transpose(-3, -2).flatten(-3)
+        return found
 
     def cost(self, target: Target, kept: int, width: int) -> tuple[int, int]:
         """(parameters, multiply-accumulates of an example) of the layer where `kept` of the `width`

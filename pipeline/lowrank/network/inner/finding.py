@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.calling import evaluating
 from pipeline.lowrank.network.inner.dimension import InnerDimension
 from pipeline.lowrank.network.inner.flow import Junction, find_junctions
@@ -21,7 +23,7 @@ from pipeline.lowrank.network.opening import opened
 from pipeline.lowrank.network.opening.base import is_plain
 from pipeline.lowrank.network.targets import dense_weight, groups_of
 
-_NOISE = 0.1  # of a weight's size
+_NOISE = 0.1
 _FAR = 0.75  # of the parameters in the layers of many
 
 
@@ -43,14 +45,14 @@ def find_inner(model: nn.Module, example: Any, targets: Collection[str]) -> Inne
     example: a batch of one.
 
     The network is copied in float64, and its numbers are disturbed: a layer whose weight is zero by
-    chance would otherwise hide what reads it.
+    chance would otherwise hide what reads it. Where it does not run in float64 (kernels of experts)
+    it is float32. Raises LowRankError where it does not run in that either.
     """
     trial = copy.deepcopy(model)
     with opened(trial), evaluating(trial):
         sizes = {name: p.element_size() for name, p in trial.named_parameters()}
-        example = _disturb_(trial, example)
-        junctions = find_junctions(trial.requires_grad_(), example)
-        trial.requires_grad_(False)
+        _disturb_(trial)
+        example, junctions = _first_pass(trial, example)
         left: dict[str, str] = {}
         proposed: dict[str, list[InnerDimension]] = {}
         for one in junctions:
@@ -63,14 +65,37 @@ def find_inner(model: nn.Module, example: Any, targets: Collection[str]) -> Inne
             else:
                 left[name] = reason
         found, why = Proofs(trial, example).run(proposed)
-        params = {n: dense_weight(trial.get_submodule(n)).numel() for n in targets}
+        layers = {member.layer for one in found.values() for member in one.layers}
+        params = {n: dense_weight(trial.get_submodule(n)).numel() for n in layers}
     apart, shared = _apart(found, params)
     return InnerDimensions(apart, {**left, **why, **shared})
 
 
-def _disturb_(model: nn.Module, example: Any) -> Any:
-    """Makes all numbers of the network float64 and generic, in place; returns the example in the
-    same format."""
+def _first_pass(model: nn.Module, example: Any) -> tuple[Any, list[Junction]]:
+    """(the example in the number format in which the network runs, its junctions)."""
+    reason = ""
+    for dtype in (torch.float64, torch.float32):
+        shown = _in_format(example, dtype)
+        try:
+            found = find_junctions(model.to(dtype).requires_grad_(), shown)
+        except Exception as error:  # whatever other people's code raises
+            reason = " ".join(str(error).split())[:120]
+            continue
+        finally:
+            model.requires_grad_(False)
+        return shown, found
+    raise LowRankError(
+        "inner dimensions are proven on a copy of the network in float64 or float32, which does "
+        f"not run the example ({reason}); leave interpolative out of the methods"
+    )
+
+
+def _in_format(example: Any, dtype: torch.dtype) -> Any:
+    return tree_map_only(Tensor, lambda v: v.to(dtype) if v.is_floating_point() else v, example)
+
+
+def _disturb_(model: nn.Module) -> None:
+    """Makes all numbers of the network float64 and generic, in place."""
     generator = torch.Generator().manual_seed(0)
 
     def drawn(like: Tensor) -> Tensor:
@@ -79,14 +104,19 @@ def _disturb_(model: nn.Module, example: Any) -> Any:
     model.double()
     for parameter in model.parameters():
         if parameter.is_floating_point() and is_plain(parameter):
-            # Of a vector (a norm, a scale, a bias) even what is next to nothing must count.
-            vector = parameter.numel() == max(parameter.shape, default=0)
-            scale = 1.0 if vector else parameter.data.square().mean().sqrt() or 1.0
-            parameter.data += _NOISE * scale * drawn(parameter)
+            parameter.data += _noise(parameter) * drawn(parameter)
     for buffer in model.buffers():
         if buffer.is_floating_point():
             buffer.data *= 1 + _NOISE * torch.sigmoid(drawn(buffer))
-    return tree_map_only(Tensor, lambda v: v.double() if v.is_floating_point() else v, example)
+
+
+def _noise(parameter: Tensor) -> float:
+    """The size of what is added to a parameter: of a vector (a norm, a scale, a bias) so much that
+    what is next to nothing counts, of a matrix so much that its outputs are as large as its inputs.
+    Attention whose scores are next to nothing would look as if it took the mean."""
+    if parameter.numel() == max(parameter.shape, default=0):
+        return _NOISE
+    return math.sqrt(len(parameter) / parameter.numel())
 
 
 def _obstacle(model: nn.Module, one: Junction, targets: Collection[str]) -> str | None:

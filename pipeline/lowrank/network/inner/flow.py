@@ -85,6 +85,12 @@ def is_mixing(module: nn.Module) -> bool:
     return not (groups_of(module) == weight.shape[0] and weight.shape[1] == 1)
 
 
+def _holds_all(module: nn.Module) -> bool:
+    """Whether all numbers of a module are its own, and none of modules inside of it."""
+    inside = [part for part in module.modules() if part is not module]
+    return not any(part._parameters or part._buffers for part in inside)
+
+
 class _Watch:
     """One forward pass, seen by hooks on the layers that hold numbers."""
 
@@ -92,7 +98,7 @@ class _Watch:
         self.layers = {
             name: module
             for name, module in model.named_modules()
-            if not module._modules and (module._parameters or module._buffers)
+            if (module._parameters or module._buffers) and _holds_all(module)
         }
         self.inputs: dict[str, list[Any]] = {}  # nodes of the graph; None for what has none
         self.makers: dict[Any, str] = {}  # node of the graph → the layer whose output it is

@@ -35,7 +35,7 @@ def narrowed(module: nn.Module, member: Member, channels: Tensor, width: int) ->
     """A copy of a layer that keeps `channels` (n,) of an inner dimension of this width, in their
     order; the numbers of the other channels are left out, hooks and mode are kept."""
     index = member.index(channels, width)
-    before, now = width * member.each, len(index)
+    before, now = width * member.count, len(index)
     if member.role == "reads":  # its bias is on the other side
         return _copy(module, _sizes(module, _IN, now), {"weight": chosen_inputs(module, index)})
     tensors = {
@@ -133,7 +133,8 @@ def _copy(
     """A module that shares everything with this one but the sizes and tensors that are given."""
     copied = module.__new__(type(module))
     copied.__dict__.update(vars(module))
-    copied._parameters, copied._buffers = dict(module._parameters), dict(module._buffers)
+    for table in ("_parameters", "_buffers", "_modules"):
+        setattr(copied, table, dict(getattr(module, table)))
     for name, tensor in tensors.items():
         parameter = module._parameters.get(name)
         if parameter is None:

@@ -48,44 +48,45 @@ class Proofs:
             alike.setdefault(re.sub(r"\d+", "#", name), []).append(name)
         found: dict[str, InnerDimension] = {}
         for names in alike.values():
-            for place in range(max(len(proposed[name]) for name in names)):
-                open_ones = {
-                    name: proposed[name][place]
-                    for name in names
-                    if name not in found and place < len(proposed[name])
-                }
-                found |= self._of_alike(open_ones)
+            own = {name: proposed[name] for name in names}
+            found |= self._together(own) or self._apart(own)
         return found, {name: self._why[name] for name in proposed if name not in found}
 
-    def _of_alike(self, tried: Mapping[str, InnerDimension]) -> dict[str, InnerDimension]:
-        """Those that hold of one proposal for each of several layers that are alike."""
-        names = list(tried)
-        ends = list(dict.fromkeys([names[0], names[len(names) // 2], names[-1]])) if names else []
-        if len(names) <= len(ends):
-            return self._proven(tried)
-        if self._why_not(list(tried.values())) is None:
-            return dict(tried)
-        found: dict[str, InnerDimension] = {}
-        for name in ends:
-            found |= self._proven({name: tried[name]})
-        rest = {name: one for name, one in tried.items() if name not in ends}
-        if found:
-            return found | self._proven(rest)
-        self._why |= dict.fromkeys(rest, f"as {ends[0]}: {self._why[ends[0]]}")
+    def _together(
+        self, proposed: Mapping[str, Sequence[InnerDimension]]
+    ) -> dict[str, InnerDimension]:
+        """All of them, by the first of their proposals that holds for all; {} where none does."""
+        for place in range(min(len(one) for one in proposed.values())):
+            tried = {name: one[place] for name, one in proposed.items()}
+            reason = self._why_not(list(tried.values()))
+            if reason is None:
+                return tried
+            if len(tried) == 1:
+                self._why.setdefault(next(iter(tried)), reason)
         return {}
 
-    def _proven(self, tried: Mapping[str, InnerDimension]) -> dict[str, InnerDimension]:
-        if not tried:
+    def _apart(self, proposed: Mapping[str, Sequence[InnerDimension]]) -> dict[str, InnerDimension]:
+        """Those that hold, where not all of them do."""
+        names = list(proposed)
+        if len(names) == 1:
             return {}
-        reason = self._why_not(list(tried.values()))
-        if reason is None:
-            return dict(tried)
-        if len(tried) == 1:
-            self._why[next(iter(tried))] = reason
-            return {}
-        items = list(tried.items())
-        half = len(items) // 2
-        return self._proven(dict(items[:half])) | self._proven(dict(items[half:]))
+        found: dict[str, InnerDimension] = {}
+        ends = list(dict.fromkeys([names[0], names[len(names) // 2], names[-1]]))
+        for name in ends:
+            found |= self._together({name: proposed[name]})
+        rest = {name: one for name, one in proposed.items() if name not in ends}
+        if found and rest:
+            return found | self._halves(rest)
+        self._why |= dict.fromkeys(rest, f"as {ends[0]}: {self._why.get(ends[0])}")
+        return found
+
+    def _halves(
+        self, proposed: Mapping[str, Sequence[InnerDimension]]
+    ) -> dict[str, InnerDimension]:
+        if (found := self._together(proposed)) or len(proposed) == 1:
+            return found
+        items, half = list(proposed.items()), len(proposed) // 2
+        return self._halves(dict(items[:half])) | self._halves(dict(items[half:]))
 
     def _why_not(self, dimensions: Sequence[InnerDimension]) -> str | None:
         """Why not all of these dimensions are proven; None where they are."""

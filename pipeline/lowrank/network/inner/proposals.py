@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import product
-from typing import get_args
 
 from torch import Tensor, nn
 
-from pipeline.lowrank.network.inner.dimension import InnerDimension, Layout, Member, Role
+from pipeline.lowrank.network.inner.dimension import InnerDimension, Member, Role
 from pipeline.lowrank.network.inner.flow import Junction
 from pipeline.lowrank.network.kinds import kind_of
 from pipeline.lowrank.network.targets import dense_weight
 
+_SMALLEST = 4  # channels that make a group, such as a head
 _LAYOUTS = 4  # members that hold several channels for one: further ones are not tried both ways
 
 
@@ -25,45 +25,63 @@ def channels_of(model: nn.Module, one: Junction) -> dict[str, int]:
 def proposals(
     model: nn.Module, one: Junction, targets: Collection[str], sizes: Mapping[str, int]
 ) -> list[InnerDimension]:
-    """The dimension with each way in which layers may hold several channels for one.
+    """The dimensions that the channels may be: of single channels, or else of groups of them, such
+    as heads, with each way in which layers may hold them.
 
     model: packed modules are open.
     sizes: {parameter: bytes of one of its numbers}.
     """
     own = channels_of(model, one)
-    width = min(own.values())
-    plain = list(_members(model, one, own, width))
-    plain.sort(key=lambda member: member.layer not in targets)
-    inner = sum(member.layer in targets for member in plain)
+    least = min(own.values())
+    several = any(size > least for name, size in own.items() if name in one.makes)
+    widths = [least]
+    if len(one.reads) == 1 and (several or len(one.makes) > 1):  # as attention has it
+        widths += [least // each for each in range(_SMALLEST, least // 2 + 1) if least % each == 0]
+    return [
+        _dimension(model, members, width, targets, sizes)
+        for width in widths
+        for members in _members(model, one, own, least, width)
+    ]
+
+
+def _dimension(
+    model: nn.Module,
+    members: Sequence[Member],
+    width: int,
+    targets: Collection[str],
+    sizes: Mapping[str, int],
+) -> InnerDimension:
+    ordered = sorted(members, key=lambda member: member.layer not in targets)
+    inner = sum(member.layer in targets for member in ordered)
     others = [
         (p.numel() // width, sizes[f"{member.layer}.{key}"])
-        for member in plain[inner:]
+        for member in ordered[inner:]
         for key, p in model.get_submodule(member.layer).named_parameters()
-        if width * member.each in p.shape
+        if width * member.count in p.shape
     ]
     params, size = sum(n for n, _ in others), sum(n * each for n, each in others)
-    several = [member.layer for member in plain if member.each > 1][:_LAYOUTS]
-    found = []
-    for layouts in product(get_args(Layout), repeat=len(several)):
-        chosen: dict[str, Layout] = dict(zip(several, layouts, strict=True))
-        members = tuple(
-            Member(m.layer, m.role, m.each, chosen.get(m.layer, m.layout)) for m in plain
-        )
-        found.append(InnerDimension(width, members, inner, params, size))
-    return found
+    return InnerDimension(width, tuple(ordered), inner, params, size)
 
 
 def _members(
-    model: nn.Module, one: Junction, own: Mapping[str, int], width: int
-) -> Iterator[Member]:
-    roles: tuple[tuple[Role, Collection[str]], ...] = (("makes", one.makes), ("reads", one.reads))
-    for role, names in roles:
-        for name in names:
-            yield Member(name, role, own[name] // width)
+    model: nn.Module, one: Junction, own: Mapping[str, int], least: int, width: int
+) -> Iterator[list[Member]]:
+    """The layers, where some hold several channels for one: side by side, or in parts."""
+    roles: list[tuple[str, Role, int]] = [(name, "makes", own[name]) for name in one.makes]
+    roles += [(name, "reads", own[name]) for name in one.reads]
     for name in one.passes:
         channels = _passed(model.get_submodule(name))
-        if channels and channels % width == 0:  # else it has nothing a channel, or the trial fails
-            yield Member(name, "passes", channels // width)
+        if channels and channels % least == 0:  # else it has nothing a channel, or a trial fails
+            roles.append((name, "passes", channels))
+    several = [name for name, _, size in roles if size > least][:_LAYOUTS]
+    for ways in product((False, True), repeat=len(several)):
+        in_parts = dict(zip(several, ways, strict=True))
+        yield [
+            Member(name, role, size // least, least // width)
+            if in_parts.get(name)
+            else Member(name, role, 1, size // width)
+            for name, role, size in roles
+        ]
 
 
 def _passed(module: nn.Module) -> int:
