@@ -83,6 +83,19 @@ class Attention(nn.Module):
         return found
 
 
+class Frozen(nn.Module):
+    """A norm whose numbers are buffers, and that knows no size, as detectors have it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.rand(channels) + 0.5)
+        self.register_buffer("shift", torch.randn(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = x * self.scale + self.shift
+        return found
+
+
 class NormAndActivation(nn.BatchNorm1d):
     """A norm that holds an activation, as timm has it."""
 
@@ -132,6 +145,7 @@ def _mlp(*between: nn.Module) -> nn.Module:
 FOUND = [
     InnerCase("mlp", lambda: _mlp(nn.GELU()), (6,), {"2": 16}, {}),
     InnerCase("norm", lambda: _mlp(NormAndActivation(16)), (6,), {"2": 16}, {}),
+    InnerCase("frozen norm", lambda: _mlp(Frozen(16), nn.ReLU()), (6,), {"3": 16}, {}),
     InnerCase("heads", lambda: Attention(counted=False), (4, 8), {"out": 3}, {}),
     InnerCase("gated", lambda: Gated(fused=False), (3, 12), {"down": 30}, {"head": "fails"}),
     InnerCase("fused gate", lambda: Gated(fused=True), (3, 12), {"down": 30}, {"head": "fails"}),

@@ -54,10 +54,14 @@ class Reader:
         """(n · each,) the layer's inputs that stand for the channels, channel by channel."""
         return self.member.places(channels, self.width).flatten()
 
+    def every(self) -> Tensor:
+        """(width,) all channels."""
+        return torch.arange(self.width, device=self.weight.device)
+
     def rows(self) -> Tensor:
         """(out · taps, width · each) float64: left · weight, its columns channel by channel."""
         matrix = self.times_left(self.by_taps()).flatten(0, 1)
-        return matrix[:, self.places(torch.arange(self.width))]
+        return matrix[:, self.places(self.every())]
 
     def times_left(self, matrix: Tensor) -> Tensor:
         """left · a matrix (out, taps, …)."""
@@ -76,7 +80,7 @@ class Reader:
             full = torch.diag(1 / self.right.square())
         else:
             full = torch.cholesky_inverse(self.right)
-        at = self.places(torch.arange(self.width))
+        at = self.places(self.every())
         return full[at][:, at]
 
     def root(self, channels: Tensor) -> Tensor:
@@ -162,7 +166,7 @@ class _Left:
 
     def give_up(self, gone: Tensor, kept: Tensor) -> None:
         """gone, kept: (·,) int64, places among the channels that were left."""
-        own = torch.arange(self.each)
+        own = torch.arange(self.each, device=gone.device)
         gone = (gone[:, None] * self.each + own).flatten()
         kept = (kept[:, None] * self.each + own).flatten()
         across = self.inverse[gone][:, kept]
@@ -173,7 +177,7 @@ class _Left:
 
 def _order(readers: Sequence[Reader], width: int) -> Tensor:
     left = [_Left(reader) for reader in readers]
-    channels, given_up = torch.arange(width), []
+    channels, given_up = readers[0].every(), []
     step = -(-width // _STEPS)
     while len(channels) > 1:
         costs = torch.stack([one.costs() for one in left]).sum(0)

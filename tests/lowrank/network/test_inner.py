@@ -127,6 +127,30 @@ class Blocks(nn.Module):
         return x
 
 
+class Forked(nn.Module):
+    """Channels with many readers come in the place of a small pair, which stood in the way of
+    another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(4, 30)
+        self.first, self.second, self.third = nn.Linear(30, 6), nn.Linear(6, 8), nn.Linear(8, 40)
+        self.wide = nn.ModuleList(nn.Linear(30, 40) for _ in range(2))
+        self.scale = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.stem(x)) * self.scale
+        found: Tensor = self.third(torch.tanh(self.second(torch.tanh(self.first(x)))))
+        return found + self.wide[0](x) + self.wide[1](x)
+
+
+def test_a_dimension_counts_again_where_the_one_before_it_has_gone() -> None:
+    torch.manual_seed(0)
+    inner = inner_of(Forked().eval(), torch.randn(1, 4))
+    assert {name: one.width for name, one in inner.found.items()} == {"first": 30, "third": 8}
+    assert inner.left.keys() == {"second"}
+
+
 def test_blocks_are_told_apart() -> None:
     torch.manual_seed(0)
     inputs = torch.randn(1, 6)

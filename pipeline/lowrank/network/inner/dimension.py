@@ -41,8 +41,10 @@ class Member:
     def places(self, channels: Tensor, width: int) -> Tensor:
         """(n, count) int64: the layer's own channels that stand for the `channels` (n,) of a
         dimension of this width."""
-        part = torch.arange(self.parts)[:, None] * (width * self.each)
-        return channels[:, None] * self.each + (part + torch.arange(self.each)).flatten()
+        device = channels.device
+        part = torch.arange(self.parts, device=device)[:, None] * (width * self.each)
+        own = part + torch.arange(self.each, device=device)
+        return channels[:, None] * self.each + own.flatten()
 
     def index(self, channels: Tensor, width: int) -> Tensor:
         """(n · count,) the same channels in the order in which a layer that has no others holds

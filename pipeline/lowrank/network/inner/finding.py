@@ -114,7 +114,7 @@ def _noise(parameter: Tensor) -> float:
     """The size of what is added to a parameter: of a vector (a norm, a scale, a bias) so much that
     what is next to nothing counts, of a matrix so much that its outputs are as large as its inputs.
     Attention whose scores are next to nothing would look as if it took the mean."""
-    if parameter.numel() == max(parameter.shape, default=0):
+    if parameter.numel() == max(parameter.shape, default=1):
         return _NOISE
     return math.sqrt(len(parameter) / parameter.numel())
 
@@ -158,10 +158,14 @@ def _apart(
     sizes = {n: sum(params[m.layer] for m in d.layers) for n, d in found.items()}
     ends = {n: len(d.of("makes")) + len(d.of("reads")) for n, d in found.items()}
     chosen: list[str] = []
-    for name in sorted(found, key=lambda n: (ends[n], -sizes[n])):
+    order = sorted(found, key=lambda n: (ends[n], -sizes[n]))
+    for name in order:
         others = [other for other in chosen if _common(found[name], found[other])]
         if _FAR * sizes[name] > sum(sizes[other] for other in others):
             chosen = [other for other in chosen if other not in others] + [name]
+    for name in order:  # what stood in the way of some has gone itself
+        if not any(_common(found[name], found[other]) for other in chosen):
+            chosen.append(name)
     left: dict[str, str] = {}
     for name in found:
         if name not in chosen:

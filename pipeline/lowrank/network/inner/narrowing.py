@@ -34,7 +34,7 @@ class NarrowedLayer:
 def narrowed(module: nn.Module, member: Member, channels: Tensor, width: int) -> nn.Module:
     """A copy of a layer that keeps `channels` (n,) of an inner dimension of this width, in their
     order; the numbers of the other channels are left out, hooks and mode are kept."""
-    index = member.index(channels, width)
+    index = _on(module, member.index(channels, width))
     before, now = width * member.count, len(index)
     if member.role == "reads":  # its bias is on the other side
         return _copy(module, _sizes(module, _IN, now), {"weight": chosen_inputs(module, index)})
@@ -52,7 +52,7 @@ def narrowed(module: nn.Module, member: Member, channels: Tensor, width: int) ->
 def silenced(module: nn.Module, member: Member, channels: Tensor, width: int) -> nn.Module:
     """A copy of a layer that reads an inner dimension, with zeros in place of the weights of all
     but the `channels`."""
-    index, weight = member.index(channels, width), dense_weight(module)
+    index, weight = _on(module, member.index(channels, width)), dense_weight(module)
     left = torch.zeros_like(weight).index_copy(1, index, weight.index_select(1, index))
     return _copy(module, {}, {"weight": as_stored(type(module), left, groups_of(module))})
 
@@ -103,6 +103,10 @@ def _empty(like: Tensor | None, shape: tuple[int, ...]) -> Tensor:
     return _laid_out(found, like)
 
 
+def _on(module: nn.Module, index: Tensor) -> Tensor:
+    return index.to(next(t for t in _own(module).values() if t is not None).device)
+
+
 def _sizes(module: nn.Module, names: tuple[str, ...], now: int) -> dict[str, int]:
     return {name: now for name in names if hasattr(module, name)}
 
@@ -130,7 +134,9 @@ def _laid_out(tensor: Tensor, like: Tensor) -> Tensor:
 def _copy(
     module: nn.Module, sizes: Mapping[str, int], tensors: Mapping[str, Tensor | None]
 ) -> nn.Module:
-    """A module that shares everything with this one but the sizes and tensors that are given."""
+    """A module that shares everything with this one but the sizes and tensors that are given; those
+    that are of another size are marked."""
+    own = _own(module)
     copied = module.__new__(type(module))
     copied.__dict__.update(vars(module))
     for table in ("_parameters", "_buffers", "_modules"):
@@ -142,7 +148,8 @@ def _copy(
         else:
             copied._parameters[name] = nn.Parameter(tensor, parameter.requires_grad)  # type: ignore[arg-type]
     copied.__dict__.update(sizes)
-    if sizes:
+    others = {n for n, t in tensors.items() if t is not None and t.shape != own[n].shape}  # type: ignore[union-attr]
+    if sizes or others:
         before = getattr(module, _MARK, ())
-        setattr(copied, _MARK, tuple(sorted({*before, *sizes, *tensors})))
+        setattr(copied, _MARK, tuple(sorted({*before, *sizes, *others})))
     return copied
