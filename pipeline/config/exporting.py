@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from pipeline.config.compose import compose_config, plain
 from pipeline.config.configuration import ExportNetwork
+from pipeline.config.exported import quality_line
 from pipeline.data.files import DATA_JSON, load_split
 from pipeline.data.preprocessing import PREPROCESSING_JSON, load_preprocessing
-from pipeline.data.splits import Values, taken
+from pipeline.data.splits import Split, Values, taken
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.exports import get_format
 from pipeline.lowrank.exports.export import export
@@ -28,6 +30,7 @@ from pipeline.models.huggingface import load_tokenizer
 from pipeline.reporting.run.metrics import FILE, read_metrics
 
 _EXAMPLES, _TOKENS = 4, 64  # of a call: an export is compared, not measured
+_CALIBRATION, _BATCH = 256, 16
 
 
 def run_export(conf: Path, arguments: Sequence[str], console: Console | None = None) -> None:
@@ -42,26 +45,32 @@ def run_export(conf: Path, arguments: Sequence[str], console: Console | None = N
         get_format(to)
     workspace, folder = _folders(chosen)
     network = load(folder)
+    data = _data(workspace)
     saved = (folder / PREPROCESSING_JSON).is_file()
-    several = len(chosen.to) > 1
+    show = partial((console or Console(highlight=False)).print, soft_wrap=True)
     for to in chosen.to:
         inside = chosen.normalise and get_format(to).is_graph
+        constants = _constants(folder) if inside else None
         made = export(
             network,
-            Path(chosen.out, to) if several else Path(chosen.out),
+            _folder_of(chosen, to),
             to,
-            example=_example(workspace, stored=inside),
+            example=None if data is None else _example(data, stored=inside),
             form=chosen.form,
             dtype=chosen.dtype,
             dynamic=chosen.dynamic,
+            int8=chosen.int8,
+            calibration=[] if data is None else _batches(data, stored=inside),
             tolerance=chosen.tolerance,
             shard=chosen.shard,
             tokenizer=_tokenizer(workspace) if is_transformer(network) else None,
-            normalise=_constants(folder) if inside else None,
+            normalise=constants,
             beside=[folder / PREPROCESSING_JSON] if saved else [],
             notes=_notes(workspace),
         )
-        (console or Console(highlight=False)).print(str(made), soft_wrap=True)
+        show(str(made))
+        if made.dtype == "int8" and data is not None:
+            show(quality_line(network, made, _folder_of(chosen, to), data, constants))
 
 
 def _compose(conf: Path, arguments: Sequence[str]) -> ExportNetwork:
@@ -92,19 +101,36 @@ def _folders(chosen: ExportNetwork) -> tuple[Path | None, Path]:
     return given, folder
 
 
-def _example(workspace: Path | None, *, stored: bool) -> Any:
-    """The first examples of the test split; None where there are none.
+def _folder_of(chosen: ExportNetwork, to: str) -> Path:
+    return Path(chosen.out, to) if len(chosen.to) > 1 else Path(chosen.out)
+
+
+def _data(workspace: Path | None) -> Path | None:
+    """The prepared data of the run; None where there are none."""
+    folder = None if workspace is None else workspace / "out/data"
+    return folder if folder is not None and (folder / DATA_JSON).is_file() else None
+
+
+def _example(data: Path, *, stored: bool) -> Any:
+    """The first examples of the test split.
 
     stored: as they are stored, not normalised.
     """
-    if workspace is None or not (workspace / "out/data" / DATA_JSON).is_file():
-        return None
-    split = load_split(workspace / "out/data", "test")
-    rows = slice(0, _EXAMPLES)
-    values: Values = taken(split.stored, rows) if stored else split.batch(rows)[0]
+    values = _rows(load_split(data, "test"), slice(0, _EXAMPLES), stored=stored)
     if isinstance(values, dict):
         return {key: _short(value) for key, value in values.items()}
     return _short(values)
+
+
+def _batches(data: Path, *, stored: bool) -> list[Any]:
+    """Batches of the calibration split, by which 8 bits choose their ranges."""
+    split = load_split(data, "calibration")
+    starts = range(0, min(len(split), _CALIBRATION), _BATCH)
+    return [_rows(split, slice(s, s + _BATCH), stored=stored) for s in starts]
+
+
+def _rows(split: Split, rows: slice, *, stored: bool) -> Values:
+    return taken(split.stored, rows) if stored else split.batch(rows)[0]
 
 
 def _short(value: Tensor) -> Tensor:

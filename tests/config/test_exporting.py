@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,25 @@ def test_a_graph_takes_examples_as_they_are_stored(workspace: Path, tmp_path: Pa
     assert torch.allclose(loaded(inputs), expected, atol=1e-5)
     record = json.loads((out / "torch/export.json").read_text())
     assert record["checked"] == "layers", "ResNet is a class of this project"
+
+
+@pytest.mark.exports
+@pytest.mark.parametrize("normalise", ["true", "false"])
+def test_8_bits_are_measured_on_the_test_split(
+    workspace: Path, tmp_path: Path, normalise: str
+) -> None:
+    out = tmp_path / "out"
+    options = (f"out={out}", f"normalise={normalise}")
+    made, quality = run(str(workspace), "to=onnx", "int8=true", *options)
+    assert "int8; network checked" in made
+    found = re.search(r"onnx, int8: accuracy (\S+) → (\S+) on 360 test examples", quality)
+    assert found is not None
+    split = load_split(workspace / "out/data", "test")
+    correct = lr.load(workspace / "out/fine_tuned")(split.inputs).argmax(1) == split.labels
+    assert abs(float(found[1]) - correct.float().mean().item()) < 1e-3
+    assert abs(float(found[2]) - float(found[1])) < 0.1
+    record = json.loads((out / "export.json").read_text())
+    assert 0 < record["rounding"] < 0.2 and record["largest_difference"] == 0
 
 
 @pytest.mark.exports

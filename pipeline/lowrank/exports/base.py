@@ -37,7 +37,18 @@ class ExportOptions:
         help="largest difference from the network in memory, over the largest output; null: by "
         "the number format",
     )
+    int8: bool = knob(
+        False,
+        help="8 bits: of weights (huggingface), or of activations too, by their ranges on "
+        "calibration examples (onnx)",
+    )
     shard: str = knob("5GB", help="the largest file of weights (huggingface, dense)")
+
+    def form_for(self, auto: str) -> str:
+        """The form, where "auto" is `auto`; pivots lose more to 8 bits than whole factors do."""
+        if self.form != "auto":
+            return self.form
+        return "plain" if self.int8 and auto == "pivoted" else auto
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,7 @@ class Job:
     network: in the form and number format that is written, in eval mode, on the CPU.
     calls: examples in several sizes, the first as it was given.
     builder: how the dense network is built, `_target_` and arguments; None where nobody said.
+    calibration: calls whose activations give the ranges of 8 bits.
     tokenizer: or processor, to be written beside a transformer; None: there is none.
     """
 
@@ -55,12 +67,13 @@ class Job:
     options: ExportOptions
     builder: Mapping[str, Any] | None
     tokenizer: Any
+    calibration: Sequence[Call] = ()
 
 
 @dataclass(frozen=True)
 class Check:
-    """What stands for the network where the fresh process cannot build it: code, calls and the
-    outputs that they must give."""
+    """What is compared instead of the network in memory: parts of it, where a fresh process cannot
+    build it, or the network in 8 bits. Code, calls, and the outputs that they must give."""
 
     checked: Checked
     code: str
@@ -91,6 +104,8 @@ class Format(ABC):
     packages: what must be importable, here and where the export is used.
     form: what `form=auto` means.
     is_graph: whether it is a graph, which may hold the normalisation too.
+    int8: what may be in 8 bits: weights alone, or activations too by their ranges on calibration
+        examples; None: nothing.
     loses: what the export can't do, in a sentence.
     """
 
@@ -99,6 +114,7 @@ class Format(ABC):
     packages: tuple[str, ...] = ("torch", "safetensors")
     form: Literal["plain", "pivoted", "dense"] = "pivoted"
     is_graph: bool = False
+    int8: Literal["weights", "static"] | None = None
     loses: str
 
     @abstractmethod

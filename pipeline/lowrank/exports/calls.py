@@ -61,7 +61,7 @@ def calls_of(example: Any) -> tuple[Call, ...]:
     """The example (a batch: a tensor, or a tuple or dict of tensors); the same with one example
     more; and, of sequences of ids, shorter ones: no size of an example may be frozen into an
     export."""
-    first = _call(example)
+    first = Call(*_each(ready(example), lambda x: x[:_MOST]))
     taller = Call(*_each(first, lambda x: torch.cat([x, x[:1]])))
     found = [first, taller]
     if lengths := {len(x[0]) for x in first.tensors.values() if is_sequence(x)}:
@@ -77,7 +77,8 @@ def is_sequence(value: Tensor) -> bool:
     return value.dim() == 2 and not value.is_floating_point()
 
 
-def _call(example: Any) -> Call:
+def ready(example: Any) -> Call:
+    """The call of a batch, on the CPU. Raises LowRankError where it holds anything but tensors."""
     if isinstance(example, Mapping):
         call = Call((), dict(example))
     else:
@@ -88,7 +89,7 @@ def _call(example: Any) -> Call:
                 f"example: {name} is a {type(value).__name__}; give a batch of examples as the "
                 "network takes it: a tensor, or a tuple or dict of tensors"
             )
-    return Call(*_each(call, lambda x: x[:_MOST].detach().cpu().clone()))
+    return Call(*_each(call, lambda x: x.detach().cpu().clone()))
 
 
 def _each(one: Call, change: Any) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:

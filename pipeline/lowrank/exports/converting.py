@@ -72,11 +72,14 @@ def _plain(model: nn.Module) -> nn.Module:
     return model
 
 
+@torch.no_grad()
 def _of_whole_factors(layer: nn.Module) -> nn.Module:
-    """The layer with the form that its whole factors have: a side of full rank had no factor."""
+    """The layer with the form that its whole factors have (a side of full rank had no factor), and
+    these balanced, as they lose least to 8 bits."""
     assert isinstance(layer, Factorized) and isinstance(layer.form, Pivoted)
     form, weights = layer.form.form, weights_of(list(layer))
     if form.name == "tucker2" and len(weights) == 2:
         form = FORMS["svd" if weights[1][0, 0].numel() == 1 else "svd_in"]
     layer.form = form
+    form.store(list(layer), form.balanced([factor.double() for factor in layer.factors]))
     return layer

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.exports import get_format
+from pipeline.lowrank.exports import FORMATS, get_format
 from pipeline.lowrank.exports.base import Check, DTypeName, ExportOptions, Format, FormName, Job
-from pipeline.lowrank.exports.calls import Call, calls_of
+from pipeline.lowrank.exports.calls import Call, calls_of, ready
 from pipeline.lowrank.exports.checking import Difference, difference, opened, tolerance_of
 from pipeline.lowrank.exports.converting import in_dtype, in_form
 from pipeline.lowrank.exports.normalised import Constants, Normalised
@@ -35,12 +35,13 @@ from pipeline.lowrank.typed import keywords_checked, save_record
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported, as it was given: the model, examples for it, and the model in the number
-    format of the export."""
+    """What is exported, as it was given: the model, examples for it, the model in the number format
+    of the export, and the form that it gets."""
 
     model: nn.Module
     calls: Sequence[Call]
     rounded: nn.Module
+    form: str
 
 
 @keywords_checked
@@ -53,6 +54,8 @@ def export(
     form: FormName = "auto",
     dtype: DTypeName | None = None,
     dynamic: bool = True,
+    int8: bool = False,
+    calibration: Sequence[Any] = (),
     tolerance: float | None = None,
     shard: str = "5GB",
     builder: Mapping[str, Any] | None = None,
@@ -71,6 +74,8 @@ def export(
         (and layers dense that are no smaller so), or "dense"; "auto": what suits the format.
     dtype: of the parameters: "float32", "bfloat16" or "float16"; None keeps the network's own.
     dynamic: batch and length stay free in graphs (onnx, pt2); False takes those of the example.
+    int8: 8 bits: of weights (huggingface, by torchao), or of activations too, by their ranges on
+        the calibration batches (onnx). `rounding` in export.json says what that changes.
     tolerance: the largest difference, over the largest output; None: what the number format
         explains.
     shard: the largest file of weights (huggingface).
@@ -88,10 +93,12 @@ def export(
     """
     kind = get_format(to)
     options = ExportOptions(
-        form=form, dtype=dtype, dynamic=dynamic, tolerance=tolerance, shard=shard
+        form=form, dtype=dtype, dynamic=dynamic, int8=int8, tolerance=tolerance, shard=shard
     )
     folder = Path(folder)
     _check(kind, folder)
+    if int8:
+        _check_int8(kind, dtype, calibration)
     transformer = is_transformer(model)
     if normalise is not None:
         if not kind.is_graph or transformer:
@@ -106,10 +113,13 @@ def export(
             raise LowRankError(f"to={to}: give example=, a batch as the network takes it")
         number_format = getattr(torch, dtype) if dtype else None
         calls = calls_of(given)[: 1 if kind.is_graph and not dynamic else None]
-        source = Source(model, calls, in_dtype(model, number_format))
-        network = in_form(source.rounded, kind.form if form == "auto" else form)
+        chosen = options.form_for(kind.form)
+        source = Source(model, calls, in_dtype(model, number_format), chosen)
+        network = in_form(source.rounded, source.form)
         cast = [call.cast(number_format) for call in calls]
-        job = Job(network, cast, options, builder or known_builder(model), tokenizer)
+        ranges = [ready(transformer_example(model, x) if transformer else x) for x in calibration]
+        known = builder or known_builder(model)
+        job = Job(network, cast, options, known, tokenizer, ranges)
         part = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -134,6 +144,20 @@ def _check(kind: Format, folder: Path) -> None:
         raise LowRankError(f"{folder}: is there already, and is no export; give a new folder")
 
 
+def _check_int8(kind: Format, dtype: str | None, calibration: Sequence[Any]) -> None:
+    if kind.int8 is None:
+        known = ", ".join(name for name, one in FORMATS.items() if one.int8)
+        raise LowRankError(f"to={kind.name}: int8 is for {known}")
+    if dtype is not None:
+        raise LowRankError(f"to={kind.name}: choose dtype={dtype} or int8, not both")
+    if kind.int8 == "static" and not len(calibration):
+        raise LowRankError(f"to={kind.name}: int8 needs calibration=, a list of batches")
+    if kind.int8 == "weights" and importlib.util.find_spec("torchao") is None:
+        raise LowRankError(
+            f"to={kind.name}: int8 needs torchao: pip install 'lowrank-pipeline[int8]'"
+        )
+
+
 def _exported(
     kind: Format,
     job: Job,
@@ -151,7 +175,7 @@ def _exported(
     size = sum(path.stat().st_size for path in part.rglob("*") if path.is_file())
     found = opened(part, check.code, kind.packages, check.calls)
     apart = difference(check.expected, found.outputs)
-    if written.check is not None:  # what stands for the network says nothing of its form
+    if check.checked != "network":  # what stands for the network says nothing of its form
         apart = max(apart, difference(inside, outputs(job.network, job.calls)), key=_relative)
     dtype = dtype_of(job.network)
     allowed = job.options.tolerance or tolerance_of(dtype)
@@ -161,13 +185,14 @@ def _exported(
             f"away from the network's, more than tolerance={allowed:g}; nothing was written"
         )
     rounding = None
-    if job.options.dtype is not None:
-        rounding = difference(outputs(source.model, source.calls), inside).relative
+    if job.options.dtype is not None or job.options.int8:
+        exported = inside if job.options.dtype else check.expected
+        rounding = difference(outputs(source.model, source.calls), exported).relative
     record = Export(
         format=1,
         to=kind.name,
-        form=kind.form if job.options.form == "auto" else job.options.form,
-        dtype=str(dtype).removeprefix("torch."),
+        form=source.form,
+        dtype="int8" if job.options.int8 else str(dtype).removeprefix("torch."),
         checked=check.checked,
         largest_difference=apart.absolute,
         relative_difference=apart.relative,

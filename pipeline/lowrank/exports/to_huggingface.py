@@ -13,7 +13,7 @@ from torch import nn
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.exports import standalone
-from pipeline.lowrank.exports.base import Format, Job, Written
+from pipeline.lowrank.exports.base import Check, Format, Job, Written
 from pipeline.lowrank.exports.quiet import quiet
 from pipeline.lowrank.exports.to_torch import Layers, layers_of, narrowed_of
 from pipeline.lowrank.exports.transformer import is_transformer
@@ -102,6 +102,7 @@ class ToHuggingFace(Format):
     name = "huggingface"
     extra = "transformers"
     packages = ("transformers",)
+    int8 = "weights"
     loses = (
         "Nothing; the code of its layers is in the folder, so transformers asks for "
         "`trust_remote_code=True`."
@@ -119,11 +120,32 @@ class ToHuggingFace(Format):
         (folder / CODE).write_text(_code(job.network, base))
         _complete(folder / CONFIG, job.network, base, autos, layers)
         auto = autos[-1]
-        return Written(
+        usage = (
             f"from transformers import {auto}\n"
-            f"model = {auto}.from_pretrained(folder, trust_remote_code=True).eval()\n",
-            notes=[_REPAIR],
+            f"model = {auto}.from_pretrained(folder, trust_remote_code=True).eval()\n"
         )
+        if not job.options.int8:
+            return Written(usage, notes=[_REPAIR])
+        small = _quantized(auto, folder)
+        expected = [call.of(small) for call in job.calls]
+        return Written(usage, check=Check("network", usage, job.calls, expected))
+
+
+def _quantized(auto: str, folder: Path) -> nn.Module:
+    """The model of the folder with the weights of its Linear layers in 8 bits, by channel, which
+    takes the place of what is in the folder."""
+    transformers: Any = importlib.import_module("transformers")
+    torchao: Any = importlib.import_module("torchao.quantization")
+    with quiet():
+        small: nn.Module = getattr(transformers, auto).from_pretrained(
+            folder,
+            trust_remote_code=True,  # of the code that was just written there
+            quantization_config=transformers.TorchAoConfig(torchao.Int8WeightOnlyConfig()),
+        )
+        for file in folder.glob("*.safetensors*"):
+            file.unlink()
+        small.eval().save_pretrained(folder)  # type: ignore[operator]
+    return small
 
 
 def save_transformer(job: Job, folder: Path, *, original: bool = True) -> None:

@@ -148,3 +148,27 @@ def test_half_the_bytes(to: str, dtype: str, tmp_path: Path) -> None:
     assert half.dtype == dtype and half.bytes < 0.75 * whole.bytes
     assert half.rounding is not None and 0 < half.rounding < 0.1
     assert half.largest_difference == 0 or to == "onnx"
+
+
+@pytest.mark.exports
+def test_8_bits_of_a_graph(tmp_path: Path) -> None:
+    net, example = own_case()
+    calibration = [torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(1))]
+    whole = lr.export(net, tmp_path / "whole", "onnx", example=example)
+    small = lr.export(
+        net, tmp_path / "small", "onnx", example=example, int8=True, calibration=calibration
+    )
+    assert (small.dtype, small.checked, small.largest_difference) == ("int8", "network", 0)
+    assert small.bytes < whole.bytes
+    assert small.rounding is not None and 0 < small.rounding < 0.1
+
+
+@pytest.mark.exports
+def test_8_bits_of_a_transformer_lose_least_in_balanced_whole_factors(tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    model, _ = transformer_case("llama")
+    auto = lr.export(model, tmp_path / "auto", "huggingface", int8=True)
+    pivoted = lr.export(model, tmp_path / "pivoted", "huggingface", int8=True, form="pivoted")
+    assert (auto.form, auto.dtype, auto.largest_difference) == ("plain", "int8", 0)
+    assert auto.rounding is not None and pivoted.rounding is not None
+    assert 0 < auto.rounding < pivoted.rounding

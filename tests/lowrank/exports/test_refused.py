@@ -53,6 +53,14 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: lr.export(net(), f, "pt2", example=torch.randn(2, 7)),
         r"example \(0: \[2, 7\]\): the network fails with it \(.*give a batch as it takes it",
     ),
+    "8 bits": (
+        lambda f: lr.export(net(), f, example=X, int8=True),
+        "to=torch: int8 is for huggingface, onnx",
+    ),
+    "8 bits without ranges": (
+        lambda f: lr.export(net(), f, "onnx", example=X, int8=True),
+        "to=onnx: int8 needs calibration=, a list of batches",
+    ),
     "bfloat16 in ONNX": (
         lambda f: lr.export(net(), f, "onnx", example=X, dtype="bfloat16"),
         "to=onnx: dtype=bfloat16 runs in few runtimes; choose float16",
