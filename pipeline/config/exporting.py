@@ -60,7 +60,7 @@ def run_export(conf: Path, arguments: Sequence[str], console: Console | None = N
             dtype=chosen.dtype,
             dynamic=chosen.dynamic,
             int8=chosen.int8,
-            calibration=[] if data is None else _batches(data, stored=inside),
+            calibration=_batches(data, stored=inside) if data and chosen.int8 else [],
             tolerance=chosen.tolerance,
             shard=chosen.shard,
             tokenizer=_tokenizer(workspace) if is_transformer(network) else None,
@@ -69,7 +69,9 @@ def run_export(conf: Path, arguments: Sequence[str], console: Console | None = N
             notes=_notes(workspace),
         )
         show(str(made))
-        if made.dtype == "int8" and data is not None:
+        if chosen.int8 and data is None:
+            show(f"{to}, int8: quality not measured, as {chosen.workspace} has no out/data")
+        elif chosen.int8 and data is not None:
             show(quality_line(network, made, _folder_of(chosen, to), data, constants))
 
 

@@ -17,6 +17,7 @@ from pipeline.lowrank.exports.graph import traced
 from pipeline.lowrank.exports.quiet import quiet
 
 FILE = "model.onnx"
+_LARGE = 1_500_000_000  # bytes of weights beside the graph: a file of ONNX holds two gigabytes
 
 
 class ToOnnx(Format):
@@ -34,16 +35,17 @@ class ToOnnx(Format):
         call = job.calls[0]
         network, program = traced(job)
         with quiet():
-            torch.onnx.export(
+            graph: Any = torch.onnx.export(
                 program,
                 (),
-                str(folder / FILE),
                 input_names=list(network.names),
                 output_names=list(call.of(network)),
                 dynamo=True,
-                external_data=False,
                 verbose=False,
             )
+            _strip(graph.model)
+            size = sum(p.numel() * p.element_size() for p in network.parameters())
+            graph.save(str(folder / FILE), external_data=size > _LARGE)
         usage = f"import onnxruntime\nmodel = onnxruntime.InferenceSession(folder + '/{FILE}')\n"
         if not job.options.int8:
             return Written(usage)
@@ -52,6 +54,15 @@ class ToOnnx(Format):
         session = importlib.import_module("onnxruntime").InferenceSession(folder / FILE)
         expected = [run(session, one.given, one.named) for one in job.calls]
         return Written(usage, check=Check("network", usage, job.calls, expected))
+
+
+def _strip(model: Any) -> None:
+    """Takes out where in the network's code each node comes from: of a small network that is most
+    of the file, and it holds paths of this machine."""
+    for node in model.graph.all_nodes():
+        for thing in (node, *node.outputs):
+            thing.metadata_props.clear()
+    model.graph.metadata_props.clear()
 
 
 def _quantize(file: Path, names: Sequence[str], calibration: Sequence[Call]) -> None:

@@ -21,6 +21,11 @@ class ToPt2(Format):
     loses = "Training, and all but tensors: what a network keeps between calls (a cache) stays out."
 
     def write(self, job: Job, folder: Path) -> Written:
+        program = traced(job)[1]
+        for (
+            node
+        ) in program.graph.nodes:  # where in the network's code it is: a path of this machine
+            node.meta.pop("stack_trace", None)
         with quiet():
-            torch.export.save(traced(job)[1], str(folder / FILE))
+            torch.export.save(program, str(folder / FILE))
         return Written(f"import torch\nmodel = torch.export.load(folder + '/{FILE}').module()\n")

@@ -15,6 +15,7 @@ from pipeline.lowrank.exports import FORMATS, get_format
 from pipeline.lowrank.exports.record import EXPORT_JSON, Export
 from pipeline.lowrank.network.costs import count_params
 from pipeline.lowrank.typed import load_record
+from tests.imports import ROOT
 from tests.lowrank.exports.export_case import (
     OWN,
     narrowed_case,
@@ -69,6 +70,8 @@ def test_an_export_computes_what_the_network_does(row: Row, tmp_path: Path) -> N
     assert f"{made.parameters:,}" in (tmp_path / "out/README.md").read_text()
     assert made.parameters == count_params(net) or row.form != "pivoted"
     assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob("__pycache__"))
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not [path for path in written if str(ROOT).encode() in path.read_bytes()]
     after = net.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[key], value) for key, value in before.items())
