@@ -11,6 +11,7 @@ from torch import Tensor
 
 from benchmarks.zoo.entry import Entry
 from benchmarks.zoo.huggingface_text import VOCABULARY, build, tokens
+from pipeline.lowrank.tasks import Custom, Task
 
 _BLOCKS = {
     "hidden_size": 64,
@@ -205,10 +206,28 @@ _ROWS: dict[str, tuple[str, str, Mapping[str, Any], Callable[[int], dict[str, Te
     ),
 }
 
+# {name: what it predicts}; the others classify.
+_TASKS: dict[str, Task | str] = {
+    "segformer": "segmentation",
+    "yolos": Custom(output=["logits", "pred_boxes"]),
+    "detr": Custom(output=["logits", "pred_boxes"]),
+    "vit_mae": Custom(output="logits"),
+    "clip": Custom(output=["image_embeds", "text_embeds"]),
+    "wav2vec2": "token_classification",
+    "hubert": "token_classification",
+    "whisper": "seq2seq",
+    "patchtst": Custom(output="prediction_logits"),
+}
+
 
 def entries() -> list[Entry]:
     """All of them, by name; transformers is imported when the first one is built."""
     return [
-        Entry(f"transformers/{name}", partial(build, cls, config, given), batch)
+        Entry(
+            f"transformers/{name}",
+            partial(build, cls, config, given),
+            batch,
+            _TASKS.get(name, "classification"),
+        )
         for name, (cls, config, given, batch) in _ROWS.items()
     ]

@@ -280,12 +280,12 @@ def _pairs(n: int) -> dict[str, Tensor]:
 def entries() -> list[Entry]:
     """All of them, by name; transformers is imported when the first one is built."""
     groups = [
-        (_CLASSIFIERS, tokens, "classification"),
-        (_MASKED, tokens, "causal_lm"),
+        (_CLASSIFIERS, tokens, "sequence_classification"),
+        (_MASKED, tokens, "masked_lm"),
         (_CAUSAL, tokens, "causal_lm"),
         (_EXPERTS, tokens, "causal_lm"),
         (_STATE_SPACES, tokens, "causal_lm"),
-        (_SEQ2SEQ, _pairs, "causal_lm"),
+        (_SEQ2SEQ, _pairs, "seq2seq"),
     ]
     return [
         Entry(

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.zoo.entry import Entry, images, vectors
+from pipeline.lowrank.tasks import Custom, Task
 
 WIDTH, CLASSES = 64, 10
 
@@ -228,14 +229,29 @@ def mlp() -> nn.Module:
     )
 
 
+def regressor() -> nn.Module:
+    """One number for each example."""
+    return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 1), nn.Flatten(0))
+
+
+# {name: what it predicts}; the others classify.
+_TASKS: dict[str, Task | str] = {
+    "unet": "segmentation",
+    "autoencoder": "reconstruction",
+    "regressor": "regression",
+    "two_inputs": Custom(output=["logits", "hidden"]),
+}
+
+
 def entries() -> list[Entry]:
     """All networks of plain torch, by name."""
     series = vectors(9, WIDTH)
     return [
-        Entry(f"torch/{name}", make, batch)
+        Entry(f"torch/{name}", make, batch, _TASKS.get(name, "classification"))
         for name, make, batch in (
             ("mlp", mlp, vectors(WIDTH)),
             ("linear", lambda: nn.Linear(WIDTH, CLASSES), vectors(WIDTH)),
+            ("regressor", regressor, vectors(WIDTH)),
             ("lstm", lambda: Recurrent(nn.LSTM, 2), series),
             ("bidirectional_gru", lambda: Recurrent(nn.GRU, both=True), series),
             ("rnn", lambda: Recurrent(nn.RNN), series),
