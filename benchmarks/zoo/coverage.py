@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -86,11 +86,14 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield f"{owner}.{key}" if owner else key, parameter
 
 
-def _first(names: Collection[str], layers: Collection[str]) -> str | None:
-    """The target that one of the parameters belongs to: its module, or a stack of itself."""
-    parts = [name.rpartition(".") for name in names]
-    owners = [one for owner, _, key in parts for one in (owner, stack_name(owner, key))]
-    return next((owner for owner in owners if owner in layers), None)
+def _first(names: Sequence[str], layers: Collection[str]) -> str | None:
+    """The target that holds one of the parameters: its module, or what answers for it alone."""
+    for name in names:
+        owner, _, key = name.rpartition(".")
+        for target in (owner, stack_name(owner, key)):
+            if target in layers:
+                return target
+    return None
 
 
 def _reason(name: str, skipped: Mapping[str, Skipped]) -> str:

@@ -22,13 +22,14 @@ NETS = [
     "torch/transformer_encoder",
     "torch/shared_module",
     "torch/two_inputs",
-    "torch/conv3d",
+    "torch/by_hand",
     "transformers/bert",
     "transformers/gpt2",
-    "transformers/llama",
+    "transformers/mixtral",
     "transformers/t5",
     "transformers/mamba",
     "transformers/detr",
+    "transformers/clip",
     "transformers/wav2vec2",
 ]
 VISION = [
@@ -36,7 +37,7 @@ VISION = [
     "timm/convnext_atto",
     "timm/mobilenetv3_small_050",
     "timm/vit_tiny_patch16_224",
-    "timm/swin_tiny_patch4_window7_224",
+    "timm/swinv2_tiny_window8_256",
 ]
 
 
