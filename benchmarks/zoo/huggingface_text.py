@@ -112,7 +112,7 @@ _CAUSAL: dict[str, Row] = {
             "num_hidden_layers": 2,
             "ffn_dim": 128,
             "num_attention_heads": 4,
-            "max_position_embeddings": 64,
+            "max_position_embeddings": 16,
             "word_embed_proj_dim": 64,
         },
     ),

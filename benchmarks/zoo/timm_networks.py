@@ -233,7 +233,13 @@ _CONFIGURED: dict[str, tuple[str, str, Mapping[str, Any], Mapping[str, Any]]] = 
     "naflexvit": (
         "timm.models.naflexvit.NaFlexVit",
         "timm.models.naflexvit.NaFlexVitCfg",
-        {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3},
+        {
+            "patch_size": 8,
+            "embed_dim": 48,
+            "depth": 2,
+            "num_heads": 3,
+            "pos_embed_grid_size": (4, 4),
+        },
         {},
     ),
 }
