@@ -87,12 +87,16 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _first(names: Sequence[str], layers: Collection[str]) -> str | None:
-    """The target that holds one of the parameters: its module, or what answers for it alone."""
+    """The target that holds one of the parameters: what answers for it alone, or the nearest
+    module that it is in."""
     for name in names:
         owner, _, key = name.rpartition(".")
-        for target in (owner, stack_name(owner, key)):
-            if target in layers:
-                return target
+        if (stack := stack_name(owner, key)) in layers:
+            return stack
+        while owner and owner not in layers:
+            owner = owner.rpartition(".")[0]
+        if owner in layers:
+            return owner
     return None
 
 

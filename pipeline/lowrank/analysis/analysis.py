@@ -145,7 +145,7 @@ def analyze(
         # From the survey on: the hooks are put on the layers that it finds.
         network, factorized = stack.enter_context(multiplied_out(model))
         stack.enter_context(opened(network))
-        found = survey(network, example, chosen.include, chosen.exclude)
+        found = survey(network, example, chosen.include, chosen.exclude, calibration)
         if chosen.metric != "weight":
             check_measurable(network, found.targets, limit)
             stack.enter_context(torch.autocast("cpu", torch.bfloat16, enabled=chosen.bf16))

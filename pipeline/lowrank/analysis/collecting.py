@@ -123,7 +123,7 @@ class _Pass:
                 self.units += len(rows)
                 loss = self.task.sampled_loss(rows, self.generator)
                 if loss.requires_grad:
-                    torch.autograd.backward(loss)
+                    _backward(loss)
         self.latest = None
 
     def _check_outputs(self, rows: Tensor) -> None:
@@ -224,6 +224,17 @@ class _Pass:
         rows = output_rows(module, grad.detach(), mask)
         wide = rows.shape[-1] > WIDEST
         _accumulate(self.outputs, name, rows.double().square().sum(1) if wide else gram(rows))
+
+
+def _backward(loss: Tensor) -> None:
+    try:
+        torch.autograd.backward(loss)
+    except RuntimeError as error:  # of the network's own functions, in eval mode
+        told = " ".join(str(error).split())[:200]
+        raise LowRankError(
+            f"the network has no backward pass in eval mode ({told}); choose the metric input, "
+            "which needs none"
+        ) from error
 
 
 def _accumulate(sums: dict[str, Tensor], name: str, value: Tensor) -> None:

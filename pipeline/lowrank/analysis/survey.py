@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +12,15 @@ from torch.nn.parameter import UninitializedParameter
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.by_hand import stack_candidates
-from pipeline.lowrank.network.costs import Totals, describe_target, totals_at, trace
+from pipeline.lowrank.network.calling import count_examples
+from pipeline.lowrank.network.costs import (
+    Positions,
+    Totals,
+    describe_target,
+    totals_at,
+    trace,
+    trace_positions,
+)
 from pipeline.lowrank.network.finding import find_targets
 from pipeline.lowrank.network.opening import opened
 from pipeline.lowrank.network.skipped import Skipped, skipped_weights
@@ -45,11 +53,18 @@ class Survey:
 
 
 def survey(
-    model: nn.Module, example: Any, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
+    model: nn.Module,
+    example: Any,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+    further: Sequence[Any] = (),
 ) -> Survey:
     """Finds the targets and counts costs, in one forward pass of `example`, a batch of one.
 
-    A layer that the forward pass never reaches, or gives more than its input, is skipped, with that
+    further: batches that may reach layers which the example does not, as experts that it is not
+        routed to. They are run where there are such layers, whose positions are then their mean.
+
+    A layer that no forward pass reaches, or gives more than its input, is skipped, with that
     reason. Raises LowRankError when no target is left, or where a layer has no shape or no numbers
     yet.
     """
@@ -64,19 +79,43 @@ def survey(
         modules, why = find_targets(model, include, exclude, may_be)
         with _further_arguments(modules) as called:
             seen = trace(model, example)
+            positions = dict(seen.positions)
+            positions |= _reached_later(model, _unused(modules, positions), further)
         for name in may_be.keys() - seen.stacks.keys():  # numbers that are no matrices
             modules.pop(name, None)
             why.pop(name, None)
         modules |= {name: stack for name, stack in seen.stacks.items() if name in modules}
-        positions = seen.positions
-        unused = [name for name in modules if positions.get(name, (0,))[-1] == 0]
-        why |= called | dict.fromkeys(unused, "not used in the forward pass")
+        why |= called
+        why |= dict.fromkeys(_unused(modules, positions), "not used in the forward pass")
         modules = {name: module for name, module in modules.items() if name not in why}
         skipped = skipped_weights(model, modules.keys(), why, seen.misread)
     if not modules:
         raise LowRankError("the model has no layer to factorize: no target is used in its forward")
     targets = {n: describe_target(n, m, positions[n]) for n, m in modules.items()}
     return Survey(modules, targets, skipped, totals_at(model, positions), example)
+
+
+def _unused(modules: Iterable[str], positions: Mapping[str, Positions]) -> list[str]:
+    return [name for name in modules if positions.get(name, (0,))[-1] == 0]
+
+
+def _reached_later(
+    model: nn.Module, names: Sequence[str], batches: Sequence[Any]
+) -> dict[str, Positions]:
+    """{layer: its positions an example, rounded up} of those of the layers that the batches reach;
+    the first batch that reaches no other than those before it is the last."""
+    totals: dict[str, Positions] = {}
+    examples = 0
+    for batch in batches if names else ():
+        known, found = len(totals), trace_positions(model, batch)
+        examples += count_examples(batch)
+        for name in names:
+            if found.get(name, (0,))[-1]:
+                before = totals.get(name, (0,) * len(found[name]))
+                totals[name] = tuple(b + f for b, f in zip(before, found[name], strict=True))
+        if len(totals) in (known, len(names)):
+            break
+    return {name: tuple(-(-count // examples) for count in totals[name]) for name in totals}
 
 
 @contextmanager
