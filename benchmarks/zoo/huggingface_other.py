@@ -75,6 +75,21 @@ def _images_and_text(n: int) -> dict[str, Tensor]:
     return {**tokens(n), **_pixels(32)(n)}
 
 
+def _image_in_text(n: int) -> dict[str, Tensor]:
+    """Each image stands in the text as 16 tokens of its own."""
+    places = torch.full((n, 16), 2)
+    text = torch.randint(3, VOCABULARY, (n, 8))
+    return {"input_ids": torch.cat([places, text], 1), **_pixels(32)(n)}
+
+
+def _video(n: int) -> dict[str, Tensor]:
+    return {"pixel_values": torch.randn(n, 4, 3, 32, 32)}
+
+
+def _mono(n: int) -> dict[str, Tensor]:
+    return {"input_values": torch.randn(n, 1, 320)}
+
+
 # {name: (class, class of its configuration, arguments, what it takes)}
 _ROWS: dict[str, tuple[str, str, Mapping[str, Any], Callable[[int], dict[str, Tensor]]]] = {
     "vit": ("ViTForImageClassification", "ViTConfig", _IMAGES, _pixels(32)),
@@ -151,6 +166,60 @@ _ROWS: dict[str, tuple[str, str, Mapping[str, Any], Callable[[int], dict[str, Te
         },
         _images_and_text,
     ),
+    "siglip": (
+        "SiglipModel",
+        "SiglipConfig",
+        {
+            "text_config": {**_BLOCKS, "vocab_size": VOCABULARY, "max_position_embeddings": 16},
+            "vision_config": _IMAGES,
+        },
+        _images_and_text,
+    ),
+    "vilt": (
+        "ViltForQuestionAnswering",
+        "ViltConfig",
+        {**_IMAGES, "vocab_size": VOCABULARY, "max_image_length": -1},
+        _images_and_text,
+    ),
+    "llava": (
+        "LlavaForConditionalGeneration",
+        "LlavaConfig",
+        {
+            "text_config": {
+                "model_type": "llama",
+                "vocab_size": VOCABULARY,
+                "num_key_value_heads": 2,
+                **_BLOCKS,
+            },
+            "vision_config": {"model_type": "clip_vision_model", **_IMAGES},
+            "image_token_index": 2,
+            "image_seq_length": 16,
+            # All layers of the tower are read, so that all are reached.
+            "vision_feature_layer": -1,
+        },
+        _image_in_text,
+    ),
+    "videomae": (
+        "VideoMAEForVideoClassification",
+        "VideoMAEConfig",
+        {**_IMAGES, "num_frames": 4},
+        _video,
+    ),
+    "encodec": (
+        "EncodecModel",
+        "EncodecConfig",
+        {
+            "num_filters": 8,
+            "hidden_size": 32,
+            "codebook_size": 16,
+            "upsampling_ratios": [4, 2],
+            "num_lstm_layers": 1,
+            "sampling_rate": 1600,
+            "target_bandwidths": [1.5],
+        },
+        _mono,
+    ),
+    "wavlm": ("WavLMForCTC", "WavLMConfig", _WAVES, _waves),
     "wav2vec2": ("Wav2Vec2ForCTC", "Wav2Vec2Config", _WAVES, _waves),
     "hubert": ("HubertForCTC", "HubertConfig", _WAVES, _waves),
     "whisper": (
@@ -213,6 +282,10 @@ _TASKS: dict[str, Task | str] = {
     "detr": Custom(output=["logits", "pred_boxes"]),
     "vit_mae": Custom(output="logits"),
     "clip": Custom(output=["image_embeds", "text_embeds"]),
+    "siglip": Custom(output=["image_embeds", "text_embeds"]),
+    "llava": "causal_lm",
+    "encodec": Custom(output="audio_values"),
+    "wavlm": "token_classification",
     "wav2vec2": "token_classification",
     "hubert": "token_classification",
     "whisper": "seq2seq",

@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from benchmarks.zoo import huggingface_other, huggingface_text, timm_networks, torch_networks
+from benchmarks.zoo import (
+    huggingface_experts,
+    huggingface_other,
+    huggingface_text,
+    timm_networks,
+    torch_networks,
+)
 from benchmarks.zoo.entry import Entry
 
 NETWORKS: dict[str, Entry] = {
     entry.name: entry
-    for room in (torch_networks, huggingface_text, huggingface_other, timm_networks)
+    for room in (
+        torch_networks,
+        huggingface_text,
+        huggingface_experts,
+        huggingface_other,
+        timm_networks,
+    )
     for entry in room.entries()
 }
 

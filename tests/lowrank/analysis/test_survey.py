@@ -75,6 +75,6 @@ class InPlace(nn.Module):
 
 
 def test_a_network_without_a_backward_pass_is_told_in_one_line() -> None:
-    with pytest.raises(lr.LowRankError, match="no backward pass in eval mode.*metric input"):
+    with pytest.raises(lr.LowRankError, match=r"no backward pass in eval mode.*metric input"):
         lr.plan(InPlace(), lr.Fixed(ranks=2), calibration=[torch.randn(4, 8)], metric="fisher")
     assert lr.plan(InPlace(), lr.Fixed(ranks=2), calibration=[torch.randn(4, 8)], metric="input")
