@@ -86,7 +86,7 @@ def survey(
             why.pop(name, None)
         modules |= {name: stack for name, stack in seen.stacks.items() if name in modules}
         why |= called
-        why |= dict.fromkeys(_unused(modules, positions), "not used in the forward pass")
+        why |= {n: _why_unused(seen.misread.get(n)) for n in _unused(modules, positions)}
         modules = {name: module for name, module in modules.items() if name not in why}
         skipped = skipped_weights(model, modules.keys(), why, seen.misread)
     if not modules:
@@ -97,6 +97,13 @@ def survey(
 
 def _unused(modules: Iterable[str], positions: Mapping[str, Positions]) -> list[str]:
     return [name for name in modules if positions.get(name, (0,))[-1] == 0]
+
+
+def _why_unused(func: str | None) -> str:
+    """func: the function that takes the layer's weight; None where nothing does."""
+    if func is None:
+        return "not used in the forward pass"
+    return f"no call of it in the forward pass: its weight is read by {func}, by no known product"
 
 
 def _reached_later(

@@ -81,8 +81,8 @@ class Trace:
         sizes are the output's and the others the input's.
     stacks: {name: a Stack of a parameter that its module multiplies by as by a matrix, or by one
         matrix a group}.
-    misread: {name of a parameter that might have been a stack: the function that takes it
-        otherwise}.
+    misread: {name of a layer, or of a parameter that might have been a stack: the function that
+        takes its weight otherwise}.
     """
 
     positions: Mapping[str, Positions]

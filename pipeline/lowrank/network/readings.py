@@ -125,7 +125,7 @@ class Watch(TorchFunctionMode):
     layers: {name: the layer whose weight it is}; products within the layer's own call are left out.
     told: is given each Reading; what it returns, if anything, takes the place of the result.
 
-    misread: {name: the function that took the parameter otherwise}, of parameters without a layer.
+    misread: {name: the function that took the parameter otherwise}.
     """
 
     def __init__(
@@ -204,14 +204,10 @@ class Watch(TorchFunctionMode):
             return result
         product = product_of(func, args, kwargs, weight)
         if product is None:
-            self._misread(func, kept.name)
+            self.misread.setdefault(kept.name, getattr(func, "__name__", "a function"))
             return result
         changed = self._told(Reading(kept, weight, product, result))
         return result if changed is None else changed
-
-    def _misread(self, func: Callable[..., Any], name: str) -> None:
-        if name not in self._layers:
-            self.misread.setdefault(name, getattr(func, "__name__", "a function"))
 
 
 def _taken(

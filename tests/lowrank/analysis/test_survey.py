@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline import lowrank as lr
 from pipeline.lowrank.analysis.survey import survey
@@ -78,3 +79,25 @@ def test_a_network_without_a_backward_pass_is_told_in_one_line() -> None:
     with pytest.raises(lr.LowRankError, match=r"no backward pass in eval mode.*metric input"):
         lr.plan(InPlace(), lr.Fixed(ranks=2), calibration=[torch.randn(4, 8)], metric="fisher")
     assert lr.plan(InPlace(), lr.Fixed(ranks=2), calibration=[torch.randn(4, 8)], metric="input")
+
+
+class Lent(nn.Module):
+    """Lends the weights of its layers to a function that does everything by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = functional.multi_head_attention_forward(
+            x, x, x, 8, 2, None, torch.cat([self.q.bias, self.k.bias, self.v.bias]), None, None,
+            False, 0.0, self.out(x)[0, 0, :0].new_zeros(8, 8), None, use_separate_proj_weight=True,
+            q_proj_weight=self.q.weight, k_proj_weight=self.k.weight, v_proj_weight=self.v.weight,
+        )[0]  # fmt: skip
+        return found
+
+
+def test_a_layer_whose_weight_a_function_takes_is_told_so() -> None:
+    found = survey(Lent(), torch.randn(3, 1, 8))
+    assert set(found.targets) == {"out"}
+    assert "its weight is read by multi_head_attention_forward" in found.skipped["q"].reason
