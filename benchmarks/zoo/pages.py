@@ -70,7 +70,7 @@ def page(record: ZooRecord) -> str:
     for name, one in record.networks.items():
         family, _, architecture = name.partition("/")
         families.setdefault(family, {})[architecture] = one
-    parts = [_INTRODUCTION]
+    parts = [_INTRODUCTION, f"{_summary(record.networks)}\n"]
     for family, networks in families.items():
         parts += [f"## {family}\n{_summary(networks)}\n", *_table(networks), ""]
     return "\n".join(parts).rstrip() + "\n"

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 from benchmarks.zoo import (
     huggingface_experts,
+    huggingface_images,
     huggingface_other,
     huggingface_text,
     timm_networks,
@@ -20,6 +21,7 @@ NETWORKS: dict[str, Entry] = {
         torch_networks,
         huggingface_text,
         huggingface_experts,
+        huggingface_images,
         huggingface_other,
         timm_networks,
     )
