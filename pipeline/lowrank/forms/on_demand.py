@@ -5,6 +5,7 @@ that multiplies by a weight itself is given what the factors make of it, at the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Self
 
 import torch
@@ -171,3 +172,12 @@ def _with_numbers(
     given = (args, dict(kwargs or {}))
     values, named = tree_map_only(OnDemand, lambda weight: weight.numbers(), given)
     return func(*values, **named)
+
+
+def without_autocast(weight: Tensor) -> AbstractContextManager[object]:
+    """A context in which factors are multiplied in their own number format. Where autocast is off
+    already it is none: torch.export would keep it as part of a graph, which no file can hold."""
+    kind = weight.device.type
+    if torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.lowrank.forms.on_demand import OnDemand, attached
+from pipeline.lowrank.forms.on_demand import OnDemand, attached, without_autocast
 from pipeline.lowrank.forms.pivots import PivotedOutput
 from pipeline.lowrank.network.products import (
     Product,
@@ -177,7 +177,7 @@ def multiplied_out(layers: Sequence[nn.Module], in_first: bool) -> Tensor:
 
 
 def _product(first: Side, last: Side | None, turned: bool) -> Tensor:
-    with torch.autocast(first.rest.device.type, enabled=False):
+    with without_autocast(first.rest):
         whole = first.numbers() if last is None else last.numbers() @ first.numbers()
     return whole.mT.contiguous() if turned else whole
 

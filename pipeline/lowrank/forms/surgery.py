@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms import get_form
 from pipeline.lowrank.forms.base import Form
-from pipeline.lowrank.forms.on_demand import LayerWeight
+from pipeline.lowrank.forms.on_demand import LayerWeight, without_autocast
 from pipeline.lowrank.forms.running import lay_out
 from pipeline.lowrank.forms.stacked import multiplied_out, stack_weight
 from pipeline.lowrank.network.kinds import (
@@ -104,7 +104,7 @@ class Factorized(nn.Sequential):
         if self._is_stack:
             return multiplied_out(list(self), self.facts["in_first"] is True)
         factors = self.form.stored(list(self))
-        with torch.autocast(factors[0].device.type, enabled=False):
+        with without_autocast(factors[0]):
             weight = self.form.reconstruct(factors)
         if self.replaced is not None:
             weight = as_stored(self.replaced, weight, groups_of(self))
