@@ -79,7 +79,9 @@ def fine_tune(
                 dense, training, fabric, options.augment, keep=keep, read=task.prediction
             )
             reference = None if task.supervised else dense
-            objective = _distillation(model, dense, teacher, file.layers, options, task)
+            objective = _distillation(
+                model, dense, teacher, [*file.layers, *file.narrowed], options, task
+            )
         curve = train(
             model,
             training,
@@ -116,7 +118,8 @@ def _distillation(
     options: FineTuneOptions,
     task: Task,
 ) -> Objective:
-    """The objective with the dense network as the teacher; `layers` are the factorized ones."""
+    """The objective with the dense network as the teacher; `layers` are the factorized and
+    the narrowed ones."""
     objective = distillation(
         task,
         teacher,

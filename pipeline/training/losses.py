@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.splits import Split, moved
+from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.running import lay_out
 from pipeline.lowrank.network.blocks import BlockOutputs
 from pipeline.lowrank.network.calling import call, padding_mask
@@ -135,6 +136,12 @@ def _target(task: Task, batch: Batch) -> Any:
 
 
 def _relative_square(found: Tensor, state: Tensor, inputs: Any) -> Tensor:
+    if found.shape != state.shape:
+        raise LowRankError(
+            f"states of the shape {list(found.shape)} cannot be compared with the dense network's "
+            f"{list(state.shape)}: the channels between blocks were narrowed; set "
+            "fine_tune.states_weight=0"
+        )
     text = padding_mask(inputs)
     if text is not None and text.shape == state.shape[: text.dim()]:
         found, state = found[text], state[text]

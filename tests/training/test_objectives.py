@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.data.splits import Channels, Split, TokenSplit
+from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.blocks import BlockOutputs
 from pipeline.lowrank.network.calling import PADDING
 from pipeline.lowrank.tasks import CausalLM, Classification, Encoder
@@ -151,6 +152,17 @@ def test_states_add_their_relative_squared_error(split: Split, fabric: Fabric) -
     assert min(expected) > 0.1
     student(split.batch(EXAMPLES)[0][:2])  # a validation in between leaves nothing behind
     assert states(student, batch).item() == found
+
+
+def test_states_of_other_sizes_are_refused(split: Split, fabric: Fabric) -> None:
+    """Where channels between blocks were narrowed."""
+    layers = (nn.Flatten(), nn.Linear(16, 3), nn.Identity(), nn.Linear(3, 6))
+    teacher, student, batch = network(1).eval(), nn.Sequential(*layers), batch_of(split, EXAMPLES)
+    answers = Teacher(teacher, split, fabric, "none", keep=False)
+    objective = distillation(TASK, answers, **WHOLE)
+    states = with_states(objective, *(BlockOutputs(m, ["1"]) for m in (student, teacher)), 0.3)
+    with pytest.raises(LowRankError, match=r"were narrowed; set fine_tune\.states_weight=0"):
+        states(student, batch)
 
 
 def test_states_of_padding_do_not_count(fabric: Fabric) -> None:
