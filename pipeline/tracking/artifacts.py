@@ -10,7 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from pipeline.data.files import DATA_JSON, load_facts, load_split
+from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.files import load
 from pipeline.reporting.run.layers import LayerRow, read_layers
 from pipeline.reporting.run.rows import columns, shown
@@ -55,12 +58,25 @@ def has_model(client: MlflowClient, run_id: str) -> bool:
     return bool(outputs and outputs.model_outputs)
 
 
-def log_model(run_id: str, root: Path) -> None:
-    """Logs the fine-tuned network as an MLflow model (pt2: it loads without this project)."""
+def log_model(client: MlflowClient, run_id: str, root: Path) -> None:
+    """Logs the fine-tuned network as an MLflow model (pt2: it loads without this project). Where
+    MLflow cannot hold it, that is told, and its folder is logged, which `lr.load` reads."""
+    folder = root / "out/fine_tuned"
+    inputs, _ = load_split(root / "out/data", "test").batch(slice(0, 2))
+    try:
+        if not isinstance(inputs, Tensor):
+            raise LowRankError("MLflow's models of torch take one tensor, this network several")
+        _log_as_model(run_id, folder, inputs)
+    except Exception as error:  # whatever torch.export, MLflow and its store give
+        reason = " ".join(str(error).split())[:200]
+        print(f"track: logged as a folder (network), not as an MLflow model: {reason}")
+        client.log_artifacts(run_id, str(folder), "network")
+
+
+def _log_as_model(run_id: str, folder: Path, inputs: Tensor) -> None:
     import mlflow
 
-    model = load(root / "out/fine_tuned")
-    inputs, _ = load_split(root / "out/data", "test").batch(slice(0, 2))
+    model = load(folder)
     # A local build's suffix (+cpu) is known to no package index.
     requirements = [f"{name}=={version(name).partition('+')[0]}" for name in _REQUIREMENTS]
     with warnings.catch_warnings(), mlflow.start_run(run_id=run_id):

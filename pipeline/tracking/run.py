@@ -77,7 +77,7 @@ def track_run(root: Path, params: Mapping[str, Any]) -> tuple[str, RunName]:
         else:
             print(f"track: this run is in MLflow already ({run_id})")
         if with_model and not has_model(client, run_id):
-            log_model(run_id, root)
+            log_model(client, run_id, root)
     return run_id, RunName(track.experiment, config, lock)
 
 

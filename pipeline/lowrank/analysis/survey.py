@@ -90,7 +90,10 @@ def survey(
         modules = {name: module for name, module in modules.items() if name not in why}
         skipped = skipped_weights(model, modules.keys(), why, seen.misread)
     if not modules:
-        raise LowRankError("the model has no layer to factorize: no target is used in its forward")
+        raise LowRankError(
+            "the model has no layer to factorize: no target is used in its forward; "
+            "docs/layers.md says which layers are targets"
+        )
     targets = {n: describe_target(n, m, positions[n]) for n, m in modules.items()}
     return Survey(modules, targets, skipped, totals_at(model, positions), example)
 

@@ -67,6 +67,7 @@ def find_targets(
         raise LowRankError(
             "the model has no layer to factorize: "
             + (f"all are skipped ({why})" if why else "it has no Linear or convolution layer")
+            + "; docs/layers.md says which layers are targets"
         )
     return targets, skipped
 
