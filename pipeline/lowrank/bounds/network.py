@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.bounds.carried import leaves
+from pipeline.lowrank.bounds.grouped import GroupedInFloat64
 from pipeline.lowrank.bounds.layers import LayerBound, LayerBounds
 from pipeline.lowrank.bounds.linear import NotCertifiedError, example_norms, run
 from pipeline.lowrank.bounds.propagation import Propagation
@@ -101,7 +102,7 @@ def certify(
     called = [n for n in names if n not in stacks]
     pairs = {n: (dense.get_submodule(n), approximate.get_submodule(n)) for n in called}
     layers, certifier = LayerBounds(pairs), _Certifier(dense, approximate, inputs, stacks)
-    with layers.watching():
+    with layers.watching(), GroupedInFloat64():
         for start in range(0, count, batch_size):
             batch = rows_of(inputs, slice(start, start + batch_size))
             certifier.send(batch, _outputs(approximate, batch))

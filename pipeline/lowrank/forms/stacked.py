@@ -150,10 +150,10 @@ def _with(shape: Sequence[int], dim: int, size: int) -> list[int]:
 def _times(product: Product, x: Tensor, matrix: Tensor) -> Tensor:
     if product.on_left:
         return matrix @ x
-    return x @ matrix if product.ends is None else _by_groups(x, matrix, product.ends)
+    return x @ matrix if product.ends is None else by_groups(x, matrix, product.ends)
 
 
-def _by_groups(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
+def by_groups(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
     """(rows, k) · (groups, k, n), the rows of each group together up to its place in `ends`; rows
     after the last one are zero."""
     x = x.to(matrices.dtype)

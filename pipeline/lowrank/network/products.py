@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.overrides import handle_torch_function, has_torch_function
 
 _MATMUL = {"matmul", "__matmul__", "mm", "bmm"}
-_GROUPED = {"grouped_mm", "_grouped_mm", "grouped_mm_fallback"}
+GROUPED = {"grouped_mm", "_grouped_mm", "grouped_mm_fallback"}
 _TURNED = {Tensor.mT.__get__, Tensor.T.__get__, torch.t, Tensor.t, torch.adjoint}  # type: ignore[attr-defined]
 _SAME = {Tensor.contiguous, Tensor.clone, Tensor.detach, Tensor.to, Tensor.type_as, Tensor.float}
 _SAME |= {Tensor.bfloat16, Tensor.half, Tensor.double}
@@ -53,7 +53,7 @@ def product_of(
     try:
         if func is functional.linear:
             return _of_linear(weight, *args, **kwargs)
-        if name in _GROUPED:
+        if name in GROUPED:
             return _of_groups(weight, *args, **kwargs)
         if name in _MATMUL and len(args) == 2 and not kwargs:
             one, other = args
