@@ -44,9 +44,10 @@ class LineDisplay:
 
     def epoch(self, number: int, loss: float, watched: float) -> None:
         train = f"train loss {self._train_loss:.4f}, " if number else ""
+        quality = f", {self._measure.name} {self._measure.show(watched)}"
         print(
-            f"{self._label}: epoch {number}/{self._epochs}, {train}"
-            f"validation loss {loss:.4f}, {self._measure.name} {self._measure.show(watched)}",
+            f"{self._label}: epoch {number}/{self._epochs}, {train}validation loss {loss:.4f}"
+            + ("" if self._measure.name == "loss" else quality),
             flush=True,
         )
 
