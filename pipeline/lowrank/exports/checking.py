@@ -25,7 +25,7 @@ _TOLERANCE = {
     torch.float64: 1e-9,
     torch.float32: 1e-4,
     torch.bfloat16: 3e-2,
-    torch.float16: 4e-3,
+    torch.float16: 1e-2,  # ten units of the last place; ONNX Runtime rounds elsewhere than torch
 }
 
 
