@@ -22,9 +22,9 @@ from tensorly.decomposition import parafac, partial_tucker, tucker
 from torch import Tensor
 
 from pipeline.lowrank.analysis.spectra import analyze_weight
-from pipeline.lowrank.linalg import left_eigenbasis, relative_error, split_groups, unfold
 from pipeline.lowrank.methods import CP, SVD
 from pipeline.lowrank.methods.hooi import hooi
+from pipeline.lowrank.network.linalg import left_eigenbasis, relative_error, split_groups, unfold
 from pipeline.lowrank.network.targets import Target
 
 Contest = tuple[str, dict[str, Callable[[], float | None]]]

@@ -19,7 +19,6 @@ CHAIN = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 LOWRANK = (
     "errors",
     "typed",
-    "linalg",
     "tasks",
     "network",
     "forms",
@@ -43,7 +42,7 @@ PIPELINE = (
     "config",
     "sweeps",
 )
-MOST_ROOMS = {"pipeline": 13, "pipeline/lowrank": 13}
+MOST_ROOMS = {"pipeline": 13, "pipeline/lowrank": 12}
 ORCHESTRATORS = {"hydra", "omegaconf", "dvc", "mlflow"}
 MAY_ORCHESTRATE = {"config", "tracking", "sweeps", "__main__", "extract_lora"}
 LOWRANK_MAY_IMPORT = {"torch", "tensorly", "safetensors", "pydantic", "pydantic_core", "pipeline"}

@@ -71,12 +71,12 @@ def _comes_back(entry: Entry, small: nn.Module) -> bool:
 
 
 def _alike(inner: Narrowing) -> str:
-    return ", ".join(f"{n}× {name}" for name, n in Counter(map(_pattern, inner.found)).items())
+    return ", ".join(f"{n}× `{name}`" for name, n in Counter(map(_pattern, inner.found)).items())
 
 
 def _left(inner: Narrowing, most: int = 3) -> str:
     reasons = {_pattern(name): why for name, why in inner.left.items() if "shares" not in why}
-    shown = [f"{name}: {why.split(' (')[0]}" for name, why in list(reasons.items())[:most]]
+    shown = [f"`{name}`: {why.split(' (')[0]}" for name, why in list(reasons.items())[:most]]
     more = len(reasons) - len(shown)
     return "; ".join(shown) + (f"; {more} more" if more else "")
 

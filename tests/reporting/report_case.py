@@ -15,9 +15,9 @@ from pipeline.lowrank.analysis.spectra import Spectra, analyze_weight, save_spec
 from pipeline.lowrank.bounds import Bounds, LayerBound, NetworkBound, Quantiles
 from pipeline.lowrank.factorize.layer import LayerReport
 from pipeline.lowrank.factorize.report import CompressionReport
-from pipeline.lowrank.linalg import singular_values
 from pipeline.lowrank.methods import CP, SVD, Tucker2
 from pipeline.lowrank.network.costs import Totals
+from pipeline.lowrank.network.linalg import singular_values
 from pipeline.lowrank.network.targets import Target
 from pipeline.lowrank.planning.files import save_plan
 from pipeline.lowrank.planning.plan import DENSE, Expected, ExpectedLayer, Plan, PlannedLayer

@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from pipeline.lowrank.analysis.spectra import analyze_weight, truncated_svd
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.surgery import Factorized
-from pipeline.lowrank.linalg import balance
+from pipeline.lowrank.network.linalg import balance
 from pipeline.lowrank.network.stacks import Stack
 from pipeline.lowrank.typed import knob, options
 

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.analysis.spectra import Spectra, analyze_weight, truncated_svd
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.linalg import balance
 from pipeline.lowrank.methods import SVD, with_matrices
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.kinds import kind_of
+from pipeline.lowrank.network.linalg import balance
 from pipeline.lowrank.network.targets import Target, groups_of
 from pipeline.lowrank.planning.offers import make_offer
 from pipeline.lowrank.planning.policies import Choice, Offer, Policy

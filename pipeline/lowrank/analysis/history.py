@@ -24,7 +24,7 @@ from pipeline.lowrank.analysis.diagnostics import (
     measure_training,
 )
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.linalg import singular_values
+from pipeline.lowrank.network.linalg import singular_values
 from pipeline.lowrank.network.opening import module_at
 from pipeline.lowrank.network.targets import dense_weight
 

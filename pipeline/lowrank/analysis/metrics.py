@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pipeline.lowrank.analysis.moments import Moments
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.linalg import split_groups
+from pipeline.lowrank.network.linalg import split_groups
 from pipeline.lowrank.network.targets import Target
 
 _FILE = "metrics.safetensors"

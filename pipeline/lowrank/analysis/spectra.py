@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.linalg import left_eigenbasis, split_groups, tails, unfold
+from pipeline.lowrank.network.linalg import left_eigenbasis, split_groups, tails, unfold
 
 
 @dataclass(frozen=True)

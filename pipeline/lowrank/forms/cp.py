@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.forms.base import Form, check_rank
 from pipeline.lowrank.forms.parts import channels, like, pointwise
-from pipeline.lowrank.linalg import balance_components, split_groups
+from pipeline.lowrank.network.linalg import balance_components, split_groups
 from pipeline.lowrank.network.targets import Target
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.forms.base import Form
 from pipeline.lowrank.forms.pivots import PivotedInput, PivotedOutput, absorb_input, absorb_output
-from pipeline.lowrank.linalg import split_groups
+from pipeline.lowrank.network.linalg import split_groups
 from pipeline.lowrank.network.targets import Target, dense_weight, groups_of
 
 Side = Literal["out", "in"]

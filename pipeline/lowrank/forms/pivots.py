@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from pipeline.lowrank.forms.constructors import constructor_of
 from pipeline.lowrank.forms.interpolative import pivot_rows
-from pipeline.lowrank.linalg import split_groups
+from pipeline.lowrank.network.linalg import split_groups
 from pipeline.lowrank.network.stacks import Stack, empty_stack
 from pipeline.lowrank.network.targets import dense_weight, groups_of, weight_of, write_weight_
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.forms.base import Form, check_rank
 from pipeline.lowrank.forms.parts import channels, embedding, like, linear, pointwise
-from pipeline.lowrank.linalg import balance, split_groups
+from pipeline.lowrank.network.linalg import balance, split_groups
 from pipeline.lowrank.network.stacks import Stack, empty_stack
 from pipeline.lowrank.network.targets import Target
 

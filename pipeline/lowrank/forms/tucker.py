@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.base import Form, check_rank
 from pipeline.lowrank.forms.parts import along, channels, pointwise
-from pipeline.lowrank.linalg import balance_around
+from pipeline.lowrank.network.linalg import balance_around
 from pipeline.lowrank.network.targets import Target
 
 

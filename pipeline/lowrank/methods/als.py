@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.lowrank.linalg import balance_components, left_eigenbasis, unfold
+from pipeline.lowrank.network.linalg import balance_components, left_eigenbasis, unfold
 
 _RIDGE = 1e-10  # relative to the mean diagonal: keeps the normal equations solvable
 _FASTER, _SLOWER = (

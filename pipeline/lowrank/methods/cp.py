@@ -14,13 +14,13 @@ from pipeline.lowrank.analysis.spectra import Spectra
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms import FORMS, Form
 from pipeline.lowrank.forms.cp import component_costs
-from pipeline.lowrank.linalg import split_groups
 from pipeline.lowrank.methods import als
 from pipeline.lowrank.methods.base import Certificate, Method, priced
 from pipeline.lowrank.methods.candidate import Candidate, CandidateGrid
 from pipeline.lowrank.methods.hooi import project
 from pipeline.lowrank.methods.tucker2 import Tucker2
 from pipeline.lowrank.methods.uniqueness import Uniqueness, cp_uniqueness
+from pipeline.lowrank.network.linalg import split_groups
 from pipeline.lowrank.network.targets import Target
 from pipeline.lowrank.typed import knob, options
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from pipeline.lowrank.analysis.metrics import Metric
-from pipeline.lowrank.linalg import tails
 from pipeline.lowrank.network.inner.dimension import InnerDimension, Member
+from pipeline.lowrank.network.linalg import tails
 
 _STEPS = 128  # so many channels are given up at a time that no more steps are taken
 

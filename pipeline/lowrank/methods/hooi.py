@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from pipeline.lowrank.linalg import leading, unfold
+from pipeline.lowrank.network.linalg import leading, unfold
 from pipeline.lowrank.typed import knob
 
 # The options of the methods that iterate: Tucker and Tucker-2.

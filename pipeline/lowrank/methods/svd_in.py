@@ -9,9 +9,9 @@ from torch import Tensor
 
 from pipeline.lowrank.analysis.spectra import Spectra
 from pipeline.lowrank.forms import FORMS, Form
-from pipeline.lowrank.linalg import split_groups, unfold
 from pipeline.lowrank.methods.base import Certificate, Method, eckart_young, every_rank
 from pipeline.lowrank.methods.candidate import Candidate
+from pipeline.lowrank.network.linalg import split_groups, unfold
 from pipeline.lowrank.network.targets import Target
 from pipeline.lowrank.typed import options
 

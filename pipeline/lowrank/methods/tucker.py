@@ -11,10 +11,10 @@ from torch import Tensor
 
 from pipeline.lowrank.analysis.spectra import Spectra
 from pipeline.lowrank.forms import FORMS, Form
-from pipeline.lowrank.linalg import split_groups
 from pipeline.lowrank.methods.base import Certificate, Method, hosvd, priced
 from pipeline.lowrank.methods.candidate import Candidate, CandidateGrid, ErrorKind, merge
 from pipeline.lowrank.methods.hooi import SWEEPS, TOLERANCE, hooi
+from pipeline.lowrank.network.linalg import split_groups
 from pipeline.lowrank.network.targets import Target
 from pipeline.lowrank.typed import options
 

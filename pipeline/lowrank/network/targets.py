@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from pipeline.lowrank.linalg import split_groups
 from pipeline.lowrank.network.kinds import LOOKUPS, computes_weight, is_transposed_linear
+from pipeline.lowrank.network.linalg import split_groups
 from pipeline.lowrank.network.opening.base import is_plain
 from pipeline.lowrank.network.probing import computed_weight
 from pipeline.lowrank.network.stacks import Stack

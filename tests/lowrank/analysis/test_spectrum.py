@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.lowrank.analysis.diagnostics import effective_rank, fit_power_law, stable_rank
 from pipeline.lowrank.analysis.spectra import analyze_weight, load_spectra, save_spectra
-from pipeline.lowrank.linalg import left_eigenbasis, relative_error, tails, unfold
+from pipeline.lowrank.network.linalg import left_eigenbasis, relative_error, tails, unfold
 
 
 def planted(rows: int, columns: int, singular_values: Tensor, seed: int = 0) -> Tensor:

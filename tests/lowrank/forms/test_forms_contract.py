@@ -16,8 +16,8 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms import FORMS, Form, Pivoted, get_form
 from pipeline.lowrank.forms.base import weights_of
 from pipeline.lowrank.forms.surgery import Factorized, fill_, unfilled
-from pipeline.lowrank.linalg import relative_error
 from pipeline.lowrank.network.costs import count_params, network_totals
+from pipeline.lowrank.network.linalg import relative_error
 from tests.lowrank.layer_kinds import LAYER_KINDS, Case, LayerKind, full_ranks, make_case
 
 

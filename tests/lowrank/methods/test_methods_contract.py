@@ -13,9 +13,9 @@ import torch
 
 from pipeline.lowrank.analysis.spectra import analyze_weight
 from pipeline.lowrank.forms.surgery import unfilled
-from pipeline.lowrank.linalg import relative_error
 from pipeline.lowrank.methods import METHODS, Method, candidates_of
 from pipeline.lowrank.network.costs import count_params, network_totals
+from pipeline.lowrank.network.linalg import relative_error
 from tests.lowrank.layer_kinds import (
     LAYER_KINDS,
     Case,

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pipeline.lowrank.forms.surgery import unfilled
-from pipeline.lowrank.linalg import relative_error
 from pipeline.lowrank.methods import METHODS, candidates_of
 from pipeline.lowrank.network.costs import count_params, network_totals
+from pipeline.lowrank.network.linalg import relative_error
 from tests.lowrank.layer_kinds import Case, build, case_of, configured
 
 METHODS_MADE = configured(cp_iterations=8, cp_rank_grid=2)

@@ -19,10 +19,10 @@ from pipeline.lowrank.analysis.spectra import Spectra
 from pipeline.lowrank.forms import FORMS, Form
 from pipeline.lowrank.forms.base import check_rank
 from pipeline.lowrank.forms.parts import along, channels
-from pipeline.lowrank.linalg import balance, left_eigenbasis, split_groups, tails
 from pipeline.lowrank.methods import METHODS, Method
 from pipeline.lowrank.methods.base import Certificate, priced
 from pipeline.lowrank.methods.candidate import Candidate, CandidateGrid
+from pipeline.lowrank.network.linalg import balance, left_eigenbasis, split_groups, tails
 from pipeline.lowrank.network.targets import Target
 from pipeline.lowrank.planning.overrides import Override
 from pipeline.lowrank.typed import knob, options
