@@ -4,7 +4,7 @@ all the functions of torch that multiply by a matrix, or by one matrix a group."
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.overrides import handle_torch_function, has_torch_function
 
 _MATMUL = {"matmul", "__matmul__", "mm", "bmm"}
+_ADDED = {"addmm", "baddbmm"}  # these with what is added before the operands
 GROUPED = {"grouped_mm", "_grouped_mm", "grouped_mm_fallback"}
 _TURNED = {Tensor.mT.__get__, Tensor.T.__get__, torch.t, Tensor.t, torch.adjoint}  # type: ignore[attr-defined]
 _SAME = {Tensor.contiguous, Tensor.clone, Tensor.detach, Tensor.to, Tensor.type_as, Tensor.float}
@@ -60,6 +61,11 @@ def product_of(
             return _between(one, other, weight)
         if name == "__rmatmul__" and len(args) == 2:
             return _between(args[1], args[0], weight)
+        if name in _ADDED and len(args) == 3 and not kwargs and args[0] is not weight:
+            found = _between(args[1], args[2], weight)
+            return None if found is None else replace(found, bias=args[0])
+        if name == "einsum" and len(args) == 3 and isinstance(args[0], str) and not kwargs:
+            return _of_einsum(weight, *args)
     except TypeError:
         pass
     return None
@@ -78,6 +84,22 @@ def _of_groups(
     plain = all(value is None for value in further.values())
     fits = other is kept and input is not kept and input.dim() == 2 and kept.dim() == 3
     return Product(input, ends=offs) if plain and fits and offs is not None else None
+
+
+def _of_einsum(kept: Tensor, /, equation: str, one: Any, other: Any) -> Product | None:
+    """Of a matrix: the last index of the other operand becomes the last one of the result."""
+    operands, _, result = equation.replace(" ", "").replace("...", ".").partition("->")
+    names = operands.split(",")
+    if other is kept:
+        x, of_x, of_kept = one, names[0], names[-1]
+    else:
+        x, of_x, of_kept = other, names[-1], names[0]
+    plain = x is not kept and kept.dim() == 2 and len({*of_x, *of_kept}) == len(of_x) + 1
+    for inputs, outputs, turned in ((0, 1, False), (1, 0, True)):
+        fits = plain and of_kept[inputs] == of_x[-1]
+        if fits and result == of_x[:-1] + of_kept[outputs]:
+            return Product(x, turned=turned)
+    return None
 
 
 def _between(one: Any, other: Any, weight: Tensor) -> Product | None:

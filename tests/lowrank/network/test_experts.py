@@ -402,3 +402,69 @@ def test_compiled_the_experts_run_by_eager_torch() -> None:
     lr.apply_(model, lr.plan(model, lr.Fixed(2), x[:1], exclude=["head"]))
     found = torch.compile(model, backend="eager")(x)
     assert torch.allclose(found, model(x))
+
+
+class Added(nn.Module):
+    """Products that add a bias at once, of a matrix and of one matrix a group."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.offset = nn.Parameter(torch.randn(8, 12)), nn.Parameter(torch.randn(12))
+        self.many, self.biases = nn.Parameter(torch.randn(3, 4, 6)), nn.Parameter(torch.randn(3, 6))
+        self.head = nn.Linear(18, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.addmm(self.offset, x, self.one).tanh().view(-1, 3, 4).transpose(0, 1)
+        out = torch.baddbmm(self.biases[:, None], hidden, self.many)
+        found: Tensor = self.head(out.transpose(0, 1).flatten(1).tanh())
+        return found
+
+
+def test_products_that_add_a_bias_are_understood(nothing_multiplied_out: None) -> None:
+    torch.manual_seed(0)
+    model, x = Added().double(), torch.randn(64, 8, dtype=torch.float64)
+    with torch.no_grad():  # of low rank, so that factors of that rank give the same
+        model.one.copy_(torch.randn(8, 3).double() @ torch.randn(3, 12).double())
+        model.many.copy_(torch.randn(3, 4, 1).double() @ torch.randn(3, 1, 6).double())
+    dense = model(x)
+    plan = lr.plan(model, lr.Error(1e-6), calibration=[x], held_out=[], exclude=["head"])
+    assert {n: p.ranks for n, p in plan.layers.items()} == {"stacks.one": (3,), "stacks.many": (1,)}
+    lr.apply_(model, plan)
+    assert torch.allclose(model(x), dense, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("equation", "shape", "known"),
+    [
+        ("bti,io->bto", (8, 12), True),
+        ("...i, oi -> ...o", (12, 8), True),
+        ("bti,io->bot", (8, 12), False),
+        ("bti,to->bio", (5, 12), False),
+        ("bti,ti->bti", (5, 8), False),
+    ],
+)
+def test_products_that_einsum_writes_are_understood(
+    equation: str, shape: tuple[int, int], known: bool, nothing_multiplied_out: None
+) -> None:
+    """A matrix of any other meaning is left alone."""
+    x = torch.randn(6, 5, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.weight = nn.Parameter(torch.randn(shape[0], 2) @ torch.randn(2, shape[1]))
+            self.head = nn.Linear(torch.einsum(equation, x, self.weight.double()).shape[-1], 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.head(torch.einsum(equation, x, self.weight).tanh())
+            return found
+
+    model = Written().double()
+    assert ("stacks.weight" in survey(model, x[:1]).targets) == known
+    if known:
+        dense = model(x)
+        plan = lr.plan(model, lr.Error(1e-6), x[:1], metric="weight", exclude=["head"])
+        assert plan.layers["stacks.weight"].ranks == (2,)
+        lr.apply_(model, plan)
+        assert torch.allclose(model(x), dense, atol=1e-6)
