@@ -30,7 +30,7 @@ def run() -> None:
         task=load_task(DATA),
         seed=section("seed"),
     )
-    weights = weights_in_training(BASELINE, model, list(analysis.targets))
+    weights = weights_in_training(BASELINE, model, list(analysis.targets), analysis.targets)
     save_analysis(Path("out/analysis"), analysis, weights)
     print(f"analyze: {len(analysis.targets)} layers, peak memory {peak_memory_gib():.2f} GiB")
 

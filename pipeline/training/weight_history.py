@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from torch import nn
 
 from pipeline.lowrank.analysis.history import WeightSpectra, weight_spectra
+from pipeline.lowrank.network.targets import Target
 from pipeline.training.curve import read_curve
 from pipeline.training.snapshots import INIT, training_states
 
 
-def weights_in_training(folder: Path, model: nn.Module, names: Sequence[str]) -> WeightSpectra:
+def weights_in_training(
+    folder: Path,
+    model: nn.Module,
+    names: Sequence[str],
+    targets: Mapping[str, Target] = MappingProxyType({}),
+) -> WeightSpectra:
     """Spectra of the named layers at the start, in the snapshots and as they came out.
 
-    folder: of the baseline stage; model: the network that loads from it. Only the trained state
+    folder: of the baseline stage; model: the network that loads from it; targets: facts of the
+    layers, which say how stacks are stored. Only the trained state
     is known, with the reason, of an imported network and of one that training never improved.
     """
+    spectra = partial(weight_spectra, model, names, targets=targets)
     if not (folder / INIT).is_file():
-        return weight_spectra(model, names, absent="the weights were imported, not trained here")
+        return spectra(absent="the weights were imported, not trained here")
     best = read_curve(folder).best
     step = best.step if best else 0
     if step == 0:
-        return weight_spectra(model, names, absent="training never improved on the initial weights")
-    return weight_spectra(model, names, step=step, earlier=training_states(folder, step))
+        return spectra(absent="training never improved on the initial weights")
+    return spectra(step=step, earlier=training_states(folder, step))

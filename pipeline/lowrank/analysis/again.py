@@ -10,7 +10,7 @@ from dataclasses import replace
 from torch import nn
 
 from pipeline.lowrank.analysis.survey import Survey
-from pipeline.lowrank.network.costs import layer_macs, totals_at, trace_positions
+from pipeline.lowrank.network.costs import layer_macs, totals_at, trace
 from pipeline.lowrank.network.opening import opened
 from pipeline.lowrank.network.skipped import skipped_weights
 from pipeline.lowrank.network.targets import Costs
@@ -22,8 +22,8 @@ def at_present_costs(found: Survey, model: nn.Module, factorized: Collection[str
     if not factorized:
         return found
     with opened(model):
-        positions = trace_positions(model, found.example)
-        macs = layer_macs(model, positions)
+        seen = trace(model, found.example)
+        macs = layer_macs(model, seen.positions, seen.read)
         reasons = {name: one.reason for name, one in found.skipped.items()}
         skipped = skipped_weights(model, found.targets.keys(), reasons)
     targets = {
@@ -39,7 +39,8 @@ def at_present_costs(found: Survey, model: nn.Module, factorized: Collection[str
         else target
         for name, target in found.targets.items()
     }
-    return replace(found, targets=targets, skipped=skipped, totals=totals_at(model, positions))
+    totals = totals_at(model, seen.positions, seen.read)
+    return replace(found, targets=targets, skipped=skipped, totals=totals)
 
 
 def _is_in(name: str, layer: str) -> bool:

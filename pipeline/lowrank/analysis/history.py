@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,7 +27,7 @@ from pipeline.lowrank.analysis.diagnostics import (
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.linalg import singular_values
 from pipeline.lowrank.network.opening import module_at
-from pipeline.lowrank.network.targets import dense_weight
+from pipeline.lowrank.network.targets import Target, dense_weight
 
 _FILE = "weights.safetensors"
 
@@ -119,6 +120,7 @@ def weight_spectra(
     *,
     step: int = 0,
     earlier: Iterable[tuple[int, nn.Module]] = (),
+    targets: Mapping[str, Target] = MappingProxyType({}),
     absent: str | None = "no earlier state of this network is known",
 ) -> WeightSpectra:
     """Spectra of the layers `names` of a trained network and of earlier states of it.
@@ -126,14 +128,15 @@ def weight_spectra(
     step: the optimizer step of the trained state.
     earlier: (step, network) of the earlier states, ascending, the initial one first. The weights of
         one are read before the next is asked for, so that it may be the same module.
+    targets: {name: its facts}, which say how stacks are stored.
     absent: the reason to give where `earlier` is empty.
     """
     steps, states = [], []
     for earlier_step, network in earlier:
         steps.append(earlier_step)
-        states.append({name: _matrix_values(network, name) for name in names})
-    states.append({name: _matrix_values(model, name) for name in names})
-    weights = {name: dense_weight(module_at(model, name)) for name in names}
+        states.append({n: _values(_weight(network, n, targets)) for n in names})
+    weights = {name: _weight(model, name, targets) for name in names}
+    states.append({name: _values(weight) for name, weight in weights.items()})
     return WeightSpectra(
         steps=(*steps, step),
         absent=None if steps else absent,
@@ -166,5 +169,12 @@ def load_weight_spectra(folder: Path) -> WeightSpectra:
     return WeightSpectra(tuple(facts["steps"]), facts["absent"], shapes, values)
 
 
-def _matrix_values(model: nn.Module, name: str) -> Tensor:
-    return singular_values(dense_weight(module_at(model, name)).flatten(1))
+def _weight(model: nn.Module, name: str, targets: Mapping[str, Target]) -> Tensor:
+    known = targets.get(name)
+    if known is None:
+        return dense_weight(module_at(model, name))
+    return dense_weight(module_at(model, name, in_first=known.in_first, split=known.split))
+
+
+def _values(weight: Tensor) -> Tensor:
+    return singular_values(weight.flatten(1))

@@ -95,7 +95,7 @@ def survey(
             "docs/layers.md says which layers are targets"
         )
     targets = {n: describe_target(n, m, positions[n]) for n, m in modules.items()}
-    return Survey(modules, targets, skipped, totals_at(model, positions), example)
+    return Survey(modules, targets, skipped, totals_at(model, positions, seen.read), example)
 
 
 def _unused(modules: Iterable[str], positions: Mapping[str, Positions]) -> list[str]:

@@ -24,8 +24,9 @@ class WhitenedWeights(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._known:
-            in_first = self._analysis.targets[name].in_first
-            weight = dense_weight(dense_of(module_at(self._model, name, in_first=in_first)))
+            target = self._analysis.targets[name]
+            module = module_at(self._model, name, in_first=target.in_first, split=target.split)
+            weight = dense_weight(dense_of(module))
             self._known[name] = self._analysis.whiten(name, weight)
         return self._known[name]
 

@@ -18,9 +18,11 @@ from pipeline.lowrank.factorize.narrow import Narrowed
 from pipeline.lowrank.factorize.proof import put_in_
 from pipeline.lowrank.forms.dense import dense_of, multiplied_out
 from pipeline.lowrank.forms.surgery import check_ranks_fit, layer_at
+from pipeline.lowrank.network.by_hand import stack_candidates
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.finding import find_targets
 from pipeline.lowrank.network.opening import opened
+from pipeline.lowrank.network.stacks import Stack
 from pipeline.lowrank.planning.expected import checked, with_eliminations
 from pipeline.lowrank.planning.narrowing import NARROWED
 from pipeline.lowrank.planning.plan import DENSE, Plan
@@ -121,8 +123,11 @@ def apply_(
     certified bounds, or when the network fails with a factorized layer, which is named; the model
     is then as it was.
     """
-    _check_fit(model, plan)
-    analysis = analysis or plan.analysis or _analyzed(model, plan, example)
+    analysis = analysis or plan.analysis
+    _check_fit(model, plan, analysis)
+    if analysis is None:
+        analysis = _analyzed(model, plan, example)
+        _check_fit(model, plan, analysis)  # which knows how stacks are stored
     plan = with_eliminations(plan, model, analysis)
     plan, told = checked(plan, analysis, analysis.whitened(model))
     built: dict[str, nn.Module] = {}
@@ -139,7 +144,9 @@ def apply_(
             continue
         expected = plan.expected.layers[name]
         method = plan.methods[layer.method]
-        module = dense_of(layer_at(model, name, in_first=analysis.targets[name].in_first))
+        target = analysis.targets[name]
+        stored = layer_at(model, name, in_first=target.in_first, split=target.split)
+        module = dense_of(stored)
         one = LayerFactorization.of(name, module, expected, method, analysis)
         with torch.inference_mode(False):  # its parameters are to be trained, whoever calls
             built[name] = factorized = one.built()
@@ -170,7 +177,7 @@ def _analyzed(model: nn.Module, plan: Plan, example: object) -> Analysis:
         raise LowRankError("a plan from a file needs its analysis, or an example (a batch of one)")
     # Without what the plan skips: of every other target it has to say something.
     with multiplied_out(model) as (network, _), opened(network):
-        layers, _ = find_targets(network)
+        layers, _ = find_targets(network, stacks=stack_candidates(network))
     skipped = tuple(_literal(name) for name in layers if name in plan.skipped)
     return analyze(model, example, chosen=AnalysisOptions(metric="weight", exclude=skipped))
 
@@ -180,9 +187,15 @@ def _literal(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
-def _check_fit(model: nn.Module, plan: Plan) -> None:
-    """The whole plan is checked before the first layer is built."""
+def _check_fit(model: nn.Module, plan: Plan, analysis: Analysis | None) -> None:
+    """The whole plan is checked before the first layer is built, but for stacks that no analysis
+    knows yet."""
     for name, layer in plan.layers.items():
         module = layer_at(model, name)
+        target = analysis.targets.get(name) if analysis else None
+        if target is not None:
+            module = layer_at(model, name, in_first=target.in_first, split=target.split)
+        elif isinstance(module, Stack):
+            continue
         if layer.method not in (DENSE, NARROWED):
             check_ranks_fit(name, dense_of(module), plan.methods[layer.method].form, layer.ranks)

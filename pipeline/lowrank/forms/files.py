@@ -29,11 +29,13 @@ class FactorizedLayer:
     """One factorized layer in network.json; its modules are made from the form and the ranks.
 
     in_first: whether a stack is stored with the inputs before the outputs.
+    split: how many dimensions of a stack are together the rows of one matrix, or 0.
     """
 
     form: str
     ranks: tuple[int, ...]
     in_first: bool = False
+    split: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def save(model: nn.Module, folder: Path | str, builder: Mapping[str, Any] | None
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(model, folder / WEIGHTS)
     layers = {
-        name: FactorizedLayer(module.form.name, module.ranks, module.facts.get("in_first") is True)
+        name: FactorizedLayer(module.form.name, module.ranks, *(module.stored_as or ()))
         for name, module in model.named_modules()
         if isinstance(module, Factorized)
     }
@@ -116,7 +118,7 @@ def load_(model: nn.Module, folder: Path | str) -> nn.Module:
     for name, sizes in file.narrowed.items():
         model = replace_(model, name, resized(name, layer_at(model, name), sizes))
     for name, layer in file.layers.items():
-        module = layer_at(model, name, in_first=layer.in_first)
+        module = layer_at(model, name, in_first=layer.in_first, split=layer.split)
         built = unfilled(name, module, get_form(layer.form), layer.ranks)
         model = replace_(model, name, built)
     load_weights(model, folder / WEIGHTS, keep_dtypes=True)

@@ -53,24 +53,35 @@ class Side:
 
 
 class StackWeight(OnDemand):
-    """last · first, or its transpose: (…, out, in) or (…, in, out)."""
+    """last · first, or its transpose: (…, out, in) or (…, in, out); or that matrix with rows or
+    columns of several dimensions."""
 
     first: Side
     last: Side | None
     turned: bool
+    _split: int
 
     @classmethod
-    def of(cls, first: Side, last: Side | None, turned: bool) -> StackWeight:
+    def of(
+        cls,
+        first: Side,
+        last: Side | None,
+        turned: bool,
+        split: int = 0,
+        stored: Sequence[int] = (),
+    ) -> StackWeight:
         """first: (…, r, in); last: (…, out, r), None for the identity; turned: whether it is the
-        transpose of their product."""
+        transpose of their product; split: how many dimensions of the shape `stored` are the rows of
+        the one matrix, 0 where the last two are matrices."""
 
         def create() -> StackWeight:
             rows = first if last is None else last
             lead = rows.rest.shape[:-1] if rows.order is None else rows.order.shape
             shape = (*lead, first.rest.shape[-1])
             shape = (*shape[:-2], shape[-1], shape[-2]) if turned else shape
-            made = cls(partial(_product, first, last, turned), shape, first.rest)
-            made.first, made.last, made.turned = first, last, turned
+            shape = tuple(stored) if split else shape
+            made = cls(partial(_product, first, last, turned, shape), shape, first.rest)
+            made.first, made.last, made.turned, made._split = first, last, turned, split
             return made
 
         sides = [first] if last is None else [first, last]
@@ -84,24 +95,25 @@ class StackWeight(OnDemand):
         if name == "data_ptr":
             return 0  # as an address it is aligned, which is what kernels ask
         if args and args[0] is self:
-            if is_transposed(func, args, self.dim()):
+            if not self._split and is_transposed(func, args, self.dim()):
                 return self._with(self.first, self.last, not self.turned)
             if is_same(func, args):
                 last = self.last and self.last.each(func, args[1:], kwargs)
                 first = self.first.each(func, args[1:], kwargs)
                 return self._with(first, last, self.turned)
-            if self.dim() == 3 and picked(func, args) is not None:
+            by_group = self.dim() == 3 and not self._split
+            if by_group and picked(func, args) is not None:
                 last = self.last and self.last[args[1]]
                 return self._with(self.first[args[1]], last, self.turned)
-            if name == "unbind" and self.dim() == 3 and args[1:] in ((), (0,)) and not kwargs:
+            if name == "unbind" and by_group and args[1:] in ((), (0,)) and not kwargs:
                 return tuple(self[index] for index in range(len(self)))
         found = product_of(func, args, kwargs, self)
-        if found is None or isinstance(found.x, OnDemand):
+        if found is None or isinstance(found.x, OnDemand) or found.split != self._split:
             return NotImplemented
         return self._multiplied(found)
 
     def _with(self, first: Side, last: Side | None, turned: bool) -> StackWeight:
-        return type(self).of(first, last, turned)
+        return type(self).of(first, last, turned, self._split, self.shape)
 
     def _multiplied(self, product: Product) -> Tensor:
         """One product after the other. With W = last · first, as (out, in), it is x · Wᵀ where the
@@ -114,6 +126,7 @@ class StackWeight(OnDemand):
         for side in order:
             if side is not None:
                 x = _one(product, x, side, outwards)
+        x = x.reshape(*x.shape[:-1], *product.shape) if product.split else x
         return x if product.bias is None else x + product.bias
 
 
@@ -166,20 +179,24 @@ def by_groups(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
     return torch.cat([*parts, left])
 
 
-def stack_weight(layers: Sequence[nn.Module], in_first: bool) -> StackWeight:
+def stack_weight(
+    layers: Sequence[nn.Module], in_first: bool, split: int, shape: Sequence[int]
+) -> StackWeight:
     """The weight of the layers that a form made for a stack, as the stack stored it."""
-    return StackWeight.of(*_sides(layers), in_first)
+    return StackWeight.of(*_sides(layers), in_first, split, shape)
 
 
-def multiplied_out(layers: Sequence[nn.Module], in_first: bool) -> Tensor:
+def multiplied_out(
+    layers: Sequence[nn.Module], in_first: bool, split: int, shape: Sequence[int]
+) -> Tensor:
     """The numbers of `stack_weight`."""
-    return _product(*_sides(layers), in_first)
+    return _product(*_sides(layers), in_first, shape)
 
 
-def _product(first: Side, last: Side | None, turned: bool) -> Tensor:
+def _product(first: Side, last: Side | None, turned: bool, shape: Sequence[int]) -> Tensor:
     with without_autocast(first.rest):
         whole = first.numbers() if last is None else last.numbers() @ first.numbers()
-    return whole.mT.contiguous() if turned else whole
+    return (whole.mT.contiguous() if turned else whole).reshape(shape)
 
 
 def _sides(layers: Sequence[nn.Module]) -> tuple[Side, Side | None]:

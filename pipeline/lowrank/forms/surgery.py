@@ -71,7 +71,9 @@ class Factorized(nn.Sequential):
         self.form = get_form(form) if isinstance(form, str) else form
         self.ranks = tuple(ranks)
         self.replaced = None if replaced is None else plain_class(replaced)
-        self._is_stack = isinstance(replaced, Stack)
+        self.stored_as: tuple[bool, int] | None = None  # of a stack: (in_first, split)
+        if isinstance(replaced, Stack):
+            self.stored_as = (replaced.in_first, replaced.split)
         self._in_first = None if replaced is None else in_first(type(replaced))
         self._shape = None if replaced is None else weight_shape(replaced)
         self.facts = {} if replaced is None else plain_attributes(replaced)
@@ -96,13 +98,13 @@ class Factorized(nn.Sequential):
         which the factors do."""
         if self._shape is None or torch.compiler.is_compiling():
             return self._multiplied_out()
-        if self._is_stack:
-            return stack_weight(list(self), self.facts["in_first"] is True)
+        if self.stored_as is not None:
+            return stack_weight(list(self), *self.stored_as, self._shape)
         return LayerWeight.of(self, self._multiplied_out, self._shape, self._in_first)
 
     def _multiplied_out(self) -> Tensor:
-        if self._is_stack:
-            return multiplied_out(list(self), self.facts["in_first"] is True)
+        if self.stored_as is not None and self._shape is not None:
+            return multiplied_out(list(self), *self.stored_as, self._shape)
         factors = self.form.stored(list(self))
         with without_autocast(factors[0]):
             weight = self.form.reconstruct(factors)
@@ -233,15 +235,15 @@ def shift_bias_(layer: Factorized, update: Tensor) -> None:
         layer[-1].bias.add_(update.to(layer[-1].bias.dtype))  # type: ignore[operator,arg-type]
 
 
-def layer_at(model: nn.Module, name: str, *, in_first: bool = False) -> nn.Module:
+def layer_at(model: nn.Module, name: str, *, in_first: bool = False, split: int = 0) -> nn.Module:
     """The module `name` of the model, also inside of a packed module, or a stack.
 
-    in_first: how a stack is stored that is a parameter still.
+    in_first, split: how a stack is stored that is a parameter still.
 
     Raises LowRankError if the model has none.
     """
     try:
-        return module_at(model, name, in_first=in_first)
+        return module_at(model, name, in_first=in_first, split=split)
     except AttributeError as error:
         with opened(model):
             known = [n for n, m in model.named_modules() if kind_of(m)]

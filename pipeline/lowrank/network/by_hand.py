@@ -31,18 +31,16 @@ class ByHand:
         self._candidates = {
             n: one.weight for n, one in stack_candidates(model, factors=True).items()
         }
-        self._in_first: dict[str, bool] = {}
+        self._stored: dict[str, tuple[bool, int]] = {}
         self._other: dict[str, str] = {}
         weights = {name: layer.weight for name, layer in self._layers.items()}
         self.watch = Watch({**weights, **self._candidates}, self._layers, self._told)
 
-    def stacks(self) -> dict[str, Stack]:
-        """{name: the stack} of those that are read as matrices, and in no other way."""
-        misread = self.misread()
+    def read(self) -> dict[str, Stack]:
+        """{name: the stack} of those that are read as matrices."""
         return {
-            name: Stack(self._candidates[name], in_first)
-            for name, in_first in self._in_first.items()
-            if name not in misread
+            name: Stack(self._candidates[name], in_first, split)
+            for name, (in_first, split) in self._stored.items()
         }
 
     def misread(self) -> dict[str, str]:
@@ -54,8 +52,13 @@ class ByHand:
         if name in self._layers:
             if not reads_as(self._layers[name], reading):
                 return
-        elif self._in_first.setdefault(name, reading.in_first) != reading.in_first:
-            self._other[name] = "a product with its transpose"
+        else:
+            stored = (reading.in_first, reading.product.split)
+            if (known := self._stored.setdefault(name, stored)) != stored:
+                same = known[1] == stored[1]
+                self._other[name] = (
+                    f"a product with {'its transpose' if same else 'another matrix'}"
+                )
         before = self._counts.get(name, (0, 0))
         self._counts[name] = (before[0] + reading.positions, before[1] + reading.positions)
 
@@ -88,14 +91,16 @@ def stack_candidates(model: nn.Module, *, factors: bool = False) -> dict[str, St
         if _is_layer(module) or (id(module) in inside and not (factor and factors)):
             continue
         for key, parameter in module._parameters.items():
-            if parameter is None or holders[memory_of(parameter)] > 1 or not _fits(parameter):
+            if parameter is None or holders[memory_of(parameter)] > 1:
+                continue
+            if not _fits(parameter, 1 if factor else 2):
                 continue
             found[name if factor else stack_name(name, key)] = Stack(parameter)
     return found
 
 
-def _fits(parameter: nn.Parameter) -> bool:
-    fits = parameter.dim() in (2, 3) and min(parameter.shape[-2:]) > 1
+def _fits(parameter: nn.Parameter, least: int) -> bool:
+    fits = parameter.dim() in (2, 3) and min(parameter.shape[-2:]) >= least
     wide = parameter.is_floating_point() and parameter.element_size() > 1
     return is_plain(parameter) and fits and wide and not parameter.is_meta
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -49,14 +50,17 @@ class Totals:
 
 def network_totals(model: nn.Module, example: Any) -> Totals:
     """Costs of the network as it stands; MACs are those of one `example`, a batch of one."""
-    return totals_at(model, trace_positions(model, example))
+    found = trace(model, example)
+    return totals_at(model, found.positions, found.read)
 
 
-def totals_at(model: nn.Module, positions: Mapping[str, Positions]) -> Totals:
-    """Costs of the network; positions are those that `trace_positions` counted."""
+def totals_at(
+    model: nn.Module, positions: Mapping[str, Positions], read: Mapping[str, Stack]
+) -> Totals:
+    """Costs of the network; positions and stacks that are read are those of `trace`."""
     return Totals(
         params=count_params(model),
-        macs=sum(layer_macs(model, positions).values()),
+        macs=sum(layer_macs(model, positions, read).values()),
         bytes=sum(p.numel() * p.element_size() for p in _own(model)),
     )
 
@@ -79,15 +83,20 @@ class Trace:
         channels that the layer reads or writes; the positions of several calls are added up. A
         convolution has an entry more for each further axis of its kernel: after j axes, the first j
         sizes are the output's and the others the input's.
-    stacks: {name: a Stack of a parameter that its module multiplies by as by a matrix, or by one
+    read: {name: a Stack of a parameter that its module multiplies by as by a matrix, or by one
         matrix a group}.
     misread: {name of a layer, or of a parameter that might have been a stack: the function that
         takes its weight otherwise}.
     """
 
     positions: Mapping[str, Positions]
-    stacks: Mapping[str, Stack]
+    read: Mapping[str, Stack]
     misread: Mapping[str, str]
+
+    @property
+    def stacks(self) -> dict[str, Stack]:
+        """Those of `read` that are read in no other way."""
+        return {name: stack for name, stack in self.read.items() if name not in self.misread}
 
 
 def trace_positions(model: nn.Module, example: Any) -> Mapping[str, Positions]:
@@ -115,18 +124,22 @@ def trace(model: nn.Module, example: Any) -> Trace:
         finally:
             for hook in hooks:
                 hook.remove()
-    return Trace(counts, by_hand.stacks(), by_hand.misread())
+    return Trace(counts, by_hand.read(), by_hand.misread())
 
 
-def layer_macs(model: nn.Module, positions: Mapping[str, Positions]) -> dict[str, int]:
-    """{layer: its multiply-accumulates}; positions are those that `trace_positions` counted.
+def layer_macs(
+    model: nn.Module,
+    positions: Mapping[str, Positions],
+    read: Mapping[str, Stack] = MappingProxyType({}),
+) -> dict[str, int]:
+    """{layer: its multiply-accumulates}; positions and stacks that are read are those of `trace`.
 
     Linear and convolution layers are counted (normalisation, pooling and activations are not: they
     are additions and comparisons in the order of a percent; an Embedding only looks up).
     """
     layers = {}
     for name, counted in positions.items():
-        module = module_at(model, name)
+        module = read[name] if name in read else module_at(model, name)
         if not isinstance(module, LOOKUPS):
             transposed = getattr(module, "transposed", False)
             each = groups_of(module) if isinstance(module, Stack) else 1
@@ -162,6 +175,7 @@ def describe_target(name: str, module: nn.Module, positions: Positions) -> Targe
         between_positions=positions[1:-1],
         bytes_per_param=weight.element_size(),
         in_first=isinstance(module, Stack) and module.in_first,
+        split=module.split if isinstance(module, Stack) else 0,
     )
     if not computes_weight(module):
         return target

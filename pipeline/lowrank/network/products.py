@@ -29,6 +29,9 @@ class Product:
     on_left: the weight stands on the left, A · x.
     bias: what is added.
     ends: where the rows of each group end in x, in products by groups.
+    split: in a product with one matrix that has more than two dimensions, how many of the first
+        ones are together its rows; 0 where the last two are matrices.
+    shape: those dimensions of the result that are together the columns of the product, with split.
     """
 
     x: Tensor
@@ -36,6 +39,8 @@ class Product:
     on_left: bool = False
     bias: Tensor | None = None
     ends: Tensor | None = None
+    split: int = 0
+    shape: tuple[int, ...] = ()
 
     def in_first(self, swapped: bool) -> bool:
         """Whether what is multiplied by has the inputs before the outputs, as it is stored.
@@ -61,11 +66,11 @@ def product_of(
             return _between(one, other, weight)
         if name == "__rmatmul__" and len(args) == 2:
             return _between(args[1], args[0], weight)
+        if func is torch.functional.einsum:
+            return _of_labels(weight, *args, **kwargs)
         if name in _ADDED and len(args) == 3 and not kwargs and args[0] is not weight:
             found = _between(args[1], args[2], weight)
             return None if found is None else replace(found, bias=args[0])
-        if name == "einsum" and len(args) == 3 and isinstance(args[0], str) and not kwargs:
-            return _of_einsum(weight, *args)
     except TypeError:
         pass
     return None
@@ -86,26 +91,46 @@ def _of_groups(
     return Product(input, ends=offs) if plain and fits and offs is not None else None
 
 
-def _of_einsum(kept: Tensor, /, equation: str, one: Any, other: Any) -> Product | None:
-    """Of a matrix: the last index of the other operand becomes the last one of the result."""
-    operands, _, result = equation.replace(" ", "").replace("...", ".").partition("->")
-    names = operands.split(",")
-    if other is kept:
-        x, of_x, of_kept = one, names[0], names[-1]
-    else:
-        x, of_x, of_kept = other, names[-1], names[0]
-    plain = x is not kept and kept.dim() == 2 and len({*of_x, *of_kept}) == len(of_x) + 1
-    for inputs, outputs, turned in ((0, 1, False), (1, 0, True)):
-        fits = plain and of_kept[inputs] == of_x[-1]
-        if fits and result == of_x[:-1] + of_kept[outputs]:
-            return Product(x, turned=turned)
-    return None
-
-
 def _between(one: Any, other: Any, weight: Tensor) -> Product | None:
     if one is other or min(one.dim(), other.dim()) < 1 or weight.dim() < 2:
         return None
     return Product(one) if other is weight else Product(other, on_left=True)
+
+
+def _of_labels(kept: Tensor, /, equation: Any, *operands: Any) -> Product | None:
+    """A product with one matrix: the labels that are summed over are the last ones of x, and the
+    first or the last ones of the weight, whose others are the last ones of the result."""
+    given = operands[0] if len(operands) == 1 else operands
+    if not isinstance(equation, str) or not isinstance(given, list | tuple) or len(given) != 2:
+        return None
+    read, _, made = equation.replace(" ", "").partition("->")
+    labels = read.split(",")
+    if len(labels) != 2:
+        return None
+    x, of_x, of_kept = given[0], labels[0], labels[1]
+    if x is kept:
+        x, of_x, of_kept = given[1], labels[1], labels[0]
+    if x is kept or len(set(of_kept)) < len(of_kept) or "." in of_kept:
+        return None
+    for split in range(1, len(of_kept)):
+        first, last = of_kept[:split], of_kept[split:]
+        for turned, summed, free in ((False, first, last), (True, last, first)):
+            lead = of_x.removesuffix(summed)
+            others = lead.replace("...", "")
+            alone = len({*others, *of_kept}) == len(others) + len(of_kept)
+            if lead != of_x and alone and made == lead + free:
+                return _with_one_matrix(x, kept, split, turned)
+    return None
+
+
+def _with_one_matrix(x: Tensor, kept: Tensor, split: int, turned: bool) -> Product | None:
+    first, last = kept.shape[:split], kept.shape[split:]
+    summed, free = (last, first) if turned else (first, last)
+    if x.shape[-len(summed) :] != summed:
+        return None  # one number for all of them
+    if kept.dim() == 2:
+        return Product(x, turned)
+    return Product(x.flatten(-len(summed)), turned, split=split, shape=tuple(free))
 
 
 def is_transposed(func: Callable[..., Any], args: Sequence[Any], dims: int) -> bool:

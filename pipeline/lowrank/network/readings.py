@@ -77,12 +77,14 @@ class Reading:
 
     def parts(self) -> Iterator[Part]:
         """The groups that have a part in it."""
-        x, ends, group = self._arranged(self.product.x), self.product.ends, self.kept.group
+        x, ends, group = self.product.x, self.product.ends, self.kept.group
+        if not self.product.split:
+            x = self._arranged(x)
         if ends is not None:
             stops = [0, *ends.tolist()]
             for index, (start, stop) in enumerate(pairwise(stops)):
                 yield Part(index, x[start:stop], partial(_slice, start=start, stop=stop))
-        elif self.weight.dim() == 2:
+        elif self.weight.dim() == 2 or self.product.split:
             yield Part(int(group or 0), _rows(x), lambda y: _rows(self._arranged(y)))
         else:
             groups = torch.arange(len(self.weight)) if group is None else group
@@ -97,6 +99,8 @@ class Reading:
 
     def _arranged(self, value: Tensor) -> Tensor:
         """With the channels last: those of the operand of A · x are the last but one."""
+        if self.product.split:
+            return value.flatten(-len(self.product.shape))
         return value.mT if self.product.on_left and value.dim() > 1 else value
 
 
@@ -203,11 +207,12 @@ class Watch(TorchFunctionMode):
                     one.__dict__[_KEPT] = of
             return result
         product = product_of(func, args, kwargs, weight)
-        if product is None:
+        changed = kept.turned or kept.group is not None
+        if product is None or (product.split and changed):
             self.misread.setdefault(kept.name, getattr(func, "__name__", "a function"))
             return result
-        changed = self._told(Reading(kept, weight, product, result))
-        return result if changed is None else changed
+        told = self._told(Reading(kept, weight, product, result))
+        return result if told is None else told
 
 
 def _taken(

@@ -18,29 +18,35 @@ class Stack(nn.Module):
 
     weight: (groups, out, in) or (groups, in, out), or a matrix alone without groups.
     in_first: whether it is stored with the inputs before the outputs.
+    split: of one matrix whose rows or columns have several dimensions, as (in, heads, out of a
+        head), how many of the first ones are together its rows; 0 for all others.
     """
 
     weight: nn.Parameter
 
-    def __init__(self, weight: nn.Parameter, in_first: bool = False) -> None:
+    def __init__(self, weight: nn.Parameter, in_first: bool = False, split: int = 0) -> None:
         super().__init__()
-        self.weight, self.in_first = weight, in_first
-        self.groups = len(weight) if weight.dim() == 3 else 1
+        self.weight, self.in_first, self.split = weight, in_first, split
+        self.groups = len(weight) if weight.dim() == 3 and not split else 1
 
     def extra_repr(self) -> str:
-        return f"{tuple(self.weight.shape)}, in_first={self.in_first}"
+        split = f", split={self.split}" if self.split else ""
+        return f"{tuple(self.weight.shape)}, in_first={self.in_first}{split}"
 
     def as_matrices(self, weight: Tensor) -> Tensor:
         """(groups · out, in) of a weight that is stored as this one is."""
+        if self.split:
+            weight = weight.flatten(self.split).flatten(0, self.split - 1)
         turned = weight.mT if self.in_first else weight
         return turned.flatten(0, -2)
 
     def as_stored(self, matrices: Tensor) -> Tensor:
         """The inverse of `as_matrices`."""
         turned = matrices
-        if self.weight.dim() == 3:
+        if self.weight.dim() == 3 and not self.split:
             turned = matrices.reshape(self.groups, -1, matrices.shape[-1])
-        return turned.mT if self.in_first else turned
+        turned = turned.mT if self.in_first else turned
+        return turned.reshape(self.weight.shape) if self.split else turned
 
 
 def empty_stack(like: nn.Module, inputs: int, outputs: int) -> Stack:
@@ -49,9 +55,9 @@ def empty_stack(like: nn.Module, inputs: int, outputs: int) -> Stack:
     inputs, outputs: of all groups together, as those of a grouped convolution.
     """
     assert isinstance(like, Stack)
-    groups, *_ = like.weight.shape if like.weight.dim() == 3 else (1,)
+    groups = like.groups
     shape = (outputs // groups, inputs // groups)
-    lead = () if like.weight.dim() == 2 else (groups,)
+    lead = () if like.weight.dim() == 2 or like.split else (groups,)
     return Stack(nn.Parameter(like.weight.new_empty(*lead, *shape)))
 
 
@@ -75,11 +81,13 @@ def put_stack_(owner: nn.Module, key: str, layer: nn.Module) -> None:
     owner._modules[CONTAINER] = nn.ModuleDict(known).train(owner.training)
 
 
-def find_stack(model: nn.Module, name: str, *, in_first: bool = False) -> nn.Module | None:
+def find_stack(
+    model: nn.Module, name: str, *, in_first: bool = False, split: int = 0
+) -> nn.Module | None:
     """The layer that answers for a parameter, by the name that it has as a target; where there is
     none yet a Stack of the parameter. None where the name is none of a stack.
 
-    in_first: how the parameter is stored.
+    in_first, split: how the parameter is stored.
     """
     path, _, key = name.rpartition(".")
     owner_name, _, container = path.rpartition(".")
@@ -93,7 +101,7 @@ def find_stack(model: nn.Module, name: str, *, in_first: bool = False) -> nn.Mod
     if held is not None and key in held._modules:
         return held._modules[key]
     parameter = owner._parameters.get(key)
-    return None if parameter is None else Stack(parameter, in_first)
+    return None if parameter is None else Stack(parameter, in_first, split)
 
 
 def owner_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:

@@ -38,6 +38,7 @@ class Target:
         number of positions after the kernel's first j + 1 axes.
     bytes_per_param: of the weight's number format, which factors keep.
     in_first: whether a stack is stored with the inputs before the outputs.
+    split: how many dimensions of a stack are together the rows of one matrix, or 0.
     present: what the layer costs as it is, where that is not its weight: one that is factorized
         already, whose weight is the product of its factors, or one that computes its weight.
     note: what a reader of a plan should know about the weight; may be empty.
@@ -53,6 +54,7 @@ class Target:
     between_positions: tuple[int, ...] = ()
     bytes_per_param: int = 4
     in_first: bool = False
+    split: int = 0
     present: Costs | None = None
     note: str = ""
 

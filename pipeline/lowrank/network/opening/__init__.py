@@ -29,15 +29,15 @@ def opened(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def module_at(model: nn.Module, name: str, *, in_first: bool = False) -> nn.Module:
+def module_at(model: nn.Module, name: str, *, in_first: bool = False, split: int = 0) -> nn.Module:
     """The module of this name, also inside of a packed module: then a layer that shares its memory
     with the packed parameters, which stay. Of a stack that is a parameter still, a Stack of it.
 
-    in_first: how such a parameter is stored.
+    in_first, split: how such a parameter is stored.
 
     Raises AttributeError where the model has none.
     """
-    if (stack := find_stack(model, name, in_first=in_first)) is not None:
+    if (stack := find_stack(model, name, in_first=in_first, split=split)) is not None:
         return stack
     with _as_before(_path(model, name)):
         open_towards_(model, name)
