@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from pipeline.lowrank.network.products import Product, is_transposed, product_of
+from pipeline.lowrank.network.products import Product, in_steps, is_transposed, product_of
 
 # What is known of a tensor without its numbers.
 _FACTS = {
@@ -70,6 +70,8 @@ class OnDemand(Tensor):
         if func in _FACTS:
             with torch._C.DisableTorchFunction():
                 return func(*args, **(kwargs or {}))
+        if (steps := in_steps(func, kwargs or {})) is not None:
+            return steps(*args, **(kwargs or {}))
         for value in (*args, *(kwargs or {}).values()):
             if isinstance(value, OnDemand):
                 found = value.shortcut(func, args, kwargs or {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -74,6 +75,25 @@ def product_of(
     except TypeError:
         pass
     return None
+
+
+def in_steps(func: Callable[..., Any], kwargs: Mapping[str, Any]) -> Callable[..., Any] | None:
+    """The same function of torch with its products seen one by one; None where it is one of which
+    nothing else is known. Attention is that takes each projection's weight by itself."""
+    separate = kwargs.get("use_separate_proj_weight") is True
+    return _ATTENTION if func is functional.multi_head_attention_forward and separate else None
+
+
+def _unasked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of torch in Python, by its own code, that does not ask at its beginning whether
+    its arguments or a mode take its place."""
+    known = {**function.__globals__, "has_torch_function": lambda _: False}
+    made = FunctionType(function.__code__, known, function.__name__, function.__defaults__)
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made
+
+
+_ATTENTION = _unasked(functional.multi_head_attention_forward)
 
 
 def _of_linear(kept: Tensor, /, input: Any, weight: Any, bias: Any = None) -> Product | None:

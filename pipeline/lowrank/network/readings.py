@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from pipeline.lowrank.network.products import (
     Product,
+    in_steps,
     is_same,
     is_transposed,
     picked,
@@ -170,6 +171,9 @@ class Watch(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if (steps := in_steps(func, kwargs)) is not None:
+            with self:
+                return steps(*args, **kwargs)
         values = [*args, *kwargs.values()]
         for value in values:
             if getattr(type(value), "runs_factors", False):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline import lowrank as lr
 from pipeline.lowrank.analysis.collecting import collect_moments
@@ -64,6 +65,41 @@ def gates() -> tuple[nn.Module, nn.Module]:
     return model, other
 
 
+class Attention(nn.Module):
+    """Lends the weights of four layers to torch's attention, as WavLM does, or calls them."""
+
+    def __init__(self, at_once: bool) -> None:
+        super().__init__()
+        self.at_once = at_once
+        self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.stack([x, x.flip(1)])
+        return (self._lent(x) if self.at_once else self._called(x)).mean(0)
+
+    def _lent(self, x: Tensor) -> Tensor:
+        biases = torch.cat([self.q.bias, self.k.bias, self.v.bias])
+        return functional.multi_head_attention_forward(
+            x, x, x, 8, 2, torch.empty(0), biases, None, None, False, 0.0, self.out.weight,
+            self.out.bias, self.training, use_separate_proj_weight=True,
+            q_proj_weight=self.q.weight, k_proj_weight=self.k.weight, v_proj_weight=self.v.weight,
+        )[0]  # fmt: skip
+
+    def _called(self, x: Tensor) -> Tensor:
+        heads = [
+            layer(x).unflatten(-1, (2, 4)).permute(1, 2, 0, 3) for layer in (self.q, self.k, self.v)
+        ]
+        made = functional.scaled_dot_product_attention(*heads)
+        result: Tensor = self.out(made.permute(2, 0, 1, 3).flatten(2))
+        return result
+
+
+def attention() -> tuple[nn.Module, nn.Module]:
+    model, other = Attention(True), Attention(False)
+    other.load_state_dict(model.state_dict())
+    return model, other
+
+
 @dataclass(frozen=True)
 class Case:
     """A network, and one that is known to be the same.
@@ -83,6 +119,7 @@ class Case:
 
 CASES = {
     "labels": Case(labels, {"stacks.into": "0", "stacks.out": "2"}),
+    "attention": Case(attention, {name: name for name in ("q", "k", "v", "out")}),
     "gates": Case(gates, {"head": "head", "stacks.weight": "stacks.weight"}),
 }
 EACH = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
