@@ -46,7 +46,7 @@ class Tree:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "COLUMNS": "100",
         }
-        for name in ("LOWRANK_ROOT", "LOWRANK_SCRATCH", "PYTHONPATH"):
+        for name in ("LOWRANK_ROOT", "LOWRANK_SCRATCH", "PYTHONPATH", "MLFLOW_TRACKING_URI"):
             environment.pop(name, None)
         done = subprocess.run(
             command,
