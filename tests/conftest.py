@@ -41,6 +41,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Together(config, log)
 
 
+@pytest.fixture(autouse=True)
+def no_store_of_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow notes in the environment where it logged last, which runs would take for a wish."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     """A tree in Git in which the whole chain has run once."""

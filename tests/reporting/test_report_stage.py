@@ -88,7 +88,8 @@ def _write_data(folder: Path) -> None:
     save_file(split, folder / "test.safetensors")
     shown = {"name": "planted", "task": "classification", "classes": 4, "sizes": {"test": 40}}
     meta = shown | {"source": "planted", "sha256": {}, "input_shape": [1, 8, 8]}
-    meta |= {"mean": [0.5], "std": [0.3]}
+    meta |= {"label_shape": []}
+    meta |= {"preprocessing": {"channels": {"inputs": {"mean": [0.5], "std": [0.3]}}}}
     (folder / "data.json").write_text(json.dumps(meta))
 
 
