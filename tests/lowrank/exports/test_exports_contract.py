@@ -150,7 +150,9 @@ def test_half_the_bytes(to: str, dtype: str, tmp_path: Path) -> None:
     half = lr.export(model, tmp_path / "half", to, example=example, dtype=dtype)  # type: ignore[arg-type]
     assert half.dtype == dtype and half.bytes < 0.75 * whole.bytes
     assert half.rounding is not None and 0 < half.rounding < 0.1
-    assert half.largest_difference == 0 or to == "onnx"
+    # Whole factors and products are made of rounded ones, and rounded once more.
+    assert half.largest_difference == 0 or half.form in ("plain", "dense")
+    assert half.relative_difference < 0.01
 
 
 @pytest.mark.exports
