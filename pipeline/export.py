@@ -7,25 +7,8 @@ huggingface, onnx, pt2 or dense; keys: form, dtype, network, dynamic, normalise,
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
+from pipeline.config.commands import run_command
 from pipeline.config.exporting import run_export
-from pipeline.lowrank.errors import LowRankError
-
-CONF = Path(__file__).resolve().parent.parent / "conf"
-
-
-def main() -> None:
-    if not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-        return
-    try:
-        run_export(CONF, sys.argv[1:])
-    except LowRankError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-
 
 if __name__ == "__main__":
-    main()
+    run_command(__doc__, run_export)

@@ -7,25 +7,8 @@ folder of this project, or a .safetensors file.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
+from pipeline.config.commands import run_command
 from pipeline.config.extraction import run_extraction
-from pipeline.lowrank.errors import LowRankError
-
-CONF = Path(__file__).resolve().parent.parent / "conf"
-
-
-def main() -> None:
-    if not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-        return
-    try:
-        run_extraction(CONF, sys.argv[1:])
-    except LowRankError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-
 
 if __name__ == "__main__":
-    main()
+    run_command(__doc__, run_extraction)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from pipeline.data.files import DATA_JSON, load_facts, load_split
+from pipeline.data.splits import Values
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.files import load
 from pipeline.reporting.run.layers import LayerRow, read_layers
@@ -60,31 +61,33 @@ def has_model(client: MlflowClient, run_id: str) -> bool:
 
 def log_model(client: MlflowClient, run_id: str, root: Path) -> None:
     """Logs the fine-tuned network as an MLflow model (pt2: it loads without this project). Where
-    MLflow cannot hold it, that is told, and its folder is logged, which `lr.load` reads."""
-    folder = root / "out/fine_tuned"
-    inputs, _ = load_split(root / "out/data", "test").batch(slice(0, 2))
-    try:
-        if not isinstance(inputs, Tensor):
-            raise LowRankError("MLflow's models of torch take one tensor, this network several")
-        _log_as_model(run_id, folder, inputs)
-    except Exception as error:  # whatever torch.export, MLflow and its store give
-        reason = " ".join(str(error).split())[:200]
-        print(f"track: logged as a folder (network), not as an MLflow model: {reason}")
-        client.log_artifacts(run_id, str(folder), "network")
-
-
-def _log_as_model(run_id: str, folder: Path, inputs: Tensor) -> None:
+    MLflow cannot hold it, that is told, and its folder is logged, which `lr.load` reads; the run is
+    finished either way."""
     import mlflow
 
-    model = load(folder)
-    # A local build's suffix (+cpu) is known to no package index.
-    requirements = [f"{name}=={version(name).partition('+')[0]}" for name in _REQUIREMENTS]
+    folder = root / "out/fine_tuned"
+    inputs, _ = load_split(root / "out/data", "test").batch(slice(0, 2))
     with warnings.catch_warnings(), mlflow.start_run(run_id=run_id):
         warnings.simplefilter("ignore")
         logging.getLogger("torch.export").setLevel(logging.ERROR)
-        mlflow.pytorch.log_model(
-            model,
-            name="model",
-            input_example=inputs.numpy(),
-            pip_requirements=requirements,
-        )
+        try:
+            _log_as_model(folder, inputs)
+        except Exception as error:  # whatever torch.export, MLflow and its store give
+            reason = " ".join(str(error).split())[:200]
+            print(f"track: logged as a folder (network), not as an MLflow model: {reason}")
+            client.log_artifacts(run_id, str(folder), "network")
+
+
+def _log_as_model(folder: Path, inputs: Values) -> None:
+    import mlflow
+
+    if not isinstance(inputs, Tensor):
+        raise LowRankError("MLflow's models of torch take one tensor, this network several")
+    # A local build's suffix (+cpu) is known to no package index.
+    requirements = [f"{name}=={version(name).partition('+')[0]}" for name in _REQUIREMENTS]
+    mlflow.pytorch.log_model(
+        load(folder),
+        name="model",
+        input_example=inputs.numpy(),
+        pip_requirements=requirements,
+    )

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.typed import load_record, save_record
 from pipeline.tracking.options import TrackOptions
 from pipeline.tracking.store import (
@@ -70,7 +69,7 @@ def curve_logger(stage: str) -> Iterator[Log]:
     try:
         yield curve.log
     except BaseException:
-        with suppress(LowRankError):  # no store: what the training failed of is to be told
+        with suppress(Exception):  # a store that is gone: what the training failed of is told
             curve.fail()
         raise
     curve.finish()

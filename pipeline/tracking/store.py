@@ -94,11 +94,13 @@ def _environment_kept(name: str) -> Iterator[None]:
     """A context after which a variable of the environment is as before: MLflow notes there where it
     logs, which would be taken for the user's wish."""
     before = os.environ.get(name)
-    yield
-    if before is None:
-        os.environ.pop(name, None)
-    else:
-        os.environ[name] = before
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
 
 
 @contextmanager

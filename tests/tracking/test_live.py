@@ -96,3 +96,14 @@ def test_a_training_that_fails_tells_its_own_error_where_the_store_is_gone(
     logger = curve_logger("baseline")
     logger.__enter__()({"train_loss": 7.0}, 1)
     assert not logger.__exit__(ValueError, ValueError("NaN"), None)
+
+
+def test_the_trainings_own_error_is_told_where_the_store_was_lost_before(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "PERIOD", 0.0)
+    logger = curve_logger("baseline")
+    logger.__enter__()({"train_loss": 7.0}, 1)
+    for file in Path().glob("mlflow.db*"):
+        file.write_bytes(b"damaged" * 4096)
+    assert not logger.__exit__(ValueError, ValueError("NaN"), None)

@@ -12,15 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.forms.surgery import FORWARD_HOOKS
 
 _BASE = ("transformers.modeling_utils", "PreTrainedModel")
-_HOOKS = (
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-)
 _LENGTH = 12  # tokens of an example that is made here
 
 
@@ -33,8 +27,8 @@ def is_transformer(model: nn.Module) -> bool:
 def as_transformers_calls(model: nn.Module) -> Iterator[None]:
     """A context without the hooks of the model itself, by which this project gives it one tensor
     and takes one: an export is called by keywords and answers with all that the model gives."""
-    kept = {name: getattr(model, name) for name in _HOOKS}
-    for name in _HOOKS:
+    kept = {name: getattr(model, name) for name in FORWARD_HOOKS}
+    for name in FORWARD_HOOKS:
         setattr(model, name, OrderedDict())
     try:
         yield

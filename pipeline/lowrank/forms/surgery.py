@@ -32,12 +32,15 @@ from pipeline.lowrank.network.targets import (
 )
 
 # The attributes of an nn.Module that hold what was registered to run with a layer.
-_HOOKS = (
+FORWARD_HOOKS = (
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
     "_forward_hooks_always_called",
+)
+_HOOKS = (
+    *FORWARD_HOOKS,
     "_backward_pre_hooks",
     "_backward_hooks",
     "_is_full_backward_hook",

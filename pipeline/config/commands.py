@@ -1,0 +1,26 @@
+"""What the commands beside the chain have in common: their words, and their errors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pipeline.lowrank.errors import LowRankError
+
+_CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+def run_command(usage: str | None, command: Callable[[Path, Sequence[str]], None]) -> None:
+    """Calls the command with the folder conf/ and the arguments of the command line; without any,
+    or for --help, the usage is shown. An error that a user can mend is one line, and exit code 1.
+    """
+    arguments = sys.argv[1:]
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(usage)
+        return
+    try:
+        command(_CONF, arguments)
+    except LowRankError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
