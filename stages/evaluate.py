@@ -45,7 +45,7 @@ def run() -> None:
     subject = spec.get("name") or f"{spec['_target_'].rpartition('.')[2]} on {data.name}"
     metrics = write_reports(REPORTS, facts, results, subject, task.measures)
     write_json(REPORTS / FILE, metrics.to_json())
-    measured_once(folders, DATA, options, single.threads)
+    measured_once(folders, DATA, options, single.threads, again_if_busy=True)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,29 @@ from pathlib import Path
 from pipeline.lowrank.typed import load_record
 
 FOLDER = "timings"  # of the scratch folder
+# Quiet machines give the thread that runs a network 0.98 of the time and more; beside other
+# processes it was 0.2 to 0.5. Times of a quiet machine spread by a few percent.
+_LEAST_SHARE, _WIDEST = 0.9, 0.25
 
 
 @dataclass(frozen=True)
 class Latency:
-    """The time of one forward pass: the median and the interquartile range."""
+    """The time of one forward pass: the median and the interquartile range.
+
+    own_share: the fraction of the wall time for which the thread that ran the network had a
+        processor (the median over the repetitions); 1 in stores of older versions.
+    """
 
     latency_ms: float
     iqr_ms: float
+    own_share: float = 1.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether the machine was busy with other things: the thread waited for a processor, or the
+        middle half of the times spreads over more than a quarter of the median. Such a time says
+        little of the network."""
+        return self.own_share < _LEAST_SHARE or self.iqr_ms > _WIDEST * self.latency_ms
 
 
 @dataclass(frozen=True)
@@ -46,6 +61,11 @@ class Timings:
     speedup: float
     tokens: int | None = None
     forms: Mapping[str, str] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether the machine was busy while one of the networks was measured."""
+        return any(latency.busy for latency in self.networks.values())
 
     @property
     def networks(self) -> dict[str, Latency]:

@@ -81,11 +81,12 @@ def track_run(root: Path, params: Mapping[str, Any]) -> tuple[str, RunName]:
     return run_id, RunName(track.experiment, config, lock)
 
 
-def measured(root: Path, params: Mapping[str, Any]) -> Timings:
-    """Latencies of the networks in `root`, measured or remembered."""
+def measured(root: Path, params: Mapping[str, Any], *, again_if_busy: bool = False) -> Timings:
+    """Latencies of the networks in `root`, measured or remembered as by `measured_once`."""
     folders = {name: root / folder for name, folder in FOLDERS.items()}
     options = options_from(EvaluateOptions, params["evaluate"], "evaluate")
-    return measured_once(folders, root / "out/data", options, params["fabric"]["threads"])
+    threads = params["fabric"]["threads"]
+    return measured_once(folders, root / "out/data", options, threads, again_if_busy=again_if_busy)
 
 
 def lock_hash(root: Path) -> str:
@@ -169,7 +170,10 @@ def _metrics(root: Path, params: Mapping[str, Any], plan: Plan) -> dict[str, flo
 
 
 def _latencies(timings: Timings) -> dict[str, dict[str, float]]:
-    return {name: asdict(latency) for name, latency in timings.networks.items()}
+    return {
+        name: {**asdict(latency), "busy": latency.busy}
+        for name, latency in timings.networks.items()
+    }
 
 
 def _provenance(root: Path) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,46 @@ def test_the_median_is_no_mean(monkeypatch: pytest.MonkeyPatch) -> None:
         {"only": Sleeper()}, torch.zeros(1), repetitions=3, warmup=0, threads=1
     )
     assert times["only"].latency_ms == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize(("own", "busy"), [(0.99, False), (0.5, True)])
+def test_a_thread_that_waits_for_a_processor_tells_of_a_busy_machine(
+    own: float, busy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steady load, which no spread of the times tells of."""
+    now = [0.0]
+
+    class Sleeper(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            now[0] += 1e6
+            return x
+
+    clocks = "pipeline.evaluation.latency.time."
+    monkeypatch.setattr(f"{clocks}perf_counter_ns", lambda: now[0])
+    monkeypatch.setattr(f"{clocks}thread_time_ns", lambda: own * now[0])
+    times = latency.interleaved_latencies(
+        {"only": Sleeper()}, torch.zeros(1), repetitions=9, warmup=1, threads=1
+    )
+    assert times["only"] == Latency(1.0, 0.0, pytest.approx(own))
+    assert times["only"].busy is busy
+
+
+def test_what_a_busy_machine_spoilt_is_measured_again_on_request(
+    networks: dict[str, Path], digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = iter([0.3, 0.99])
+
+    def timed(runs: dict[tuple[str, str], nn.Module], *_: Any, **__: Any) -> Any:
+        share = next(shares)
+        return {run: Latency(1.0, 0.0, share) for run in runs}
+
+    monkeypatch.setattr(latency, "interleaved_latencies", timed)
+    once = partial(latency.measured_once, networks, digits, OPTIONS, threads=1)
+    assert once().busy
+    assert once().busy
+    assert not once(again_if_busy=True).busy
+    assert not once(again_if_busy=True).busy
+    assert not once().busy
 
 
 def test_all_forms_are_one_function() -> None:

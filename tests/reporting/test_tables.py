@@ -25,6 +25,7 @@ from pipeline.reporting.run.metrics import (
     read_metrics,
 )
 from pipeline.reporting.run.spectral import spectral_figures
+from pipeline.reporting.run.timings import quiet_latency_ms
 from pipeline.reporting.words import human_bytes, human_count
 from tests.reporting.report_case import (
     NETWORKS,
@@ -135,9 +136,24 @@ def test_latency_with_and_without_timings(tmp_path: Path, monkeypatch: pytest.Mo
     assert "Latency was not measured on this machine" in without
     monkeypatch.setattr(tables, "find_timings", lambda root: TIMINGS)
     found = _summary(root, 80)
-    expected = ["latency, batch of 32", "12.35 ms", "6.50 ms", "6.17 ms", "2.00× faster"]
+    expected = ["latency, batch of 32", "12.35 ms", "6.50 ms", "6.17 ms", "2.00 ± 0.02× faster"]
     assert _cells(found, "latency") == expected
     assert "not measured" not in found
+    assert "busy" not in found
+
+
+def test_latencies_of_a_busy_machine_are_no_speedup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoilt = replace(TIMINGS, fine_tuned=Latency(227.0, 1.0, own_share=0.3))
+    root = _reports(tmp_path)
+    monkeypatch.setattr(tables, "find_timings", lambda root: spoilt)
+    text = _summary(root, 80)
+    assert _cells(text, "latency")[-1] == "busy machine"
+    assert "measure again: dvc repro --force --single-item evaluate" in text
+    with pytest.raises(LowRankError, match="the machine was busy"):
+        quiet_latency_ms(spoilt)
+    assert quiet_latency_ms(TIMINGS) == 6.1725
 
 
 def test_what_is_certified_of_the_output(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def add_job(
         host="here",
         pid=1,
         run_id=f"run{number}",
-        timings=_timings(Latency(latency, iqr)) if latency else None,
+        timings=timings_of(Latency(latency, iqr)) if latency else None,
         log=LOG,
     )
     write_status(folder, replace(status, **changes))
@@ -71,7 +71,7 @@ def add_job(
         save_record(folder / "reports/layers.json", LayerTable(rows))
 
 
-def _timings(last: Latency) -> Timings:
+def timings_of(last: Latency) -> Timings:
     machine = Machine("abacus", 2, "Linux", "2", threads=1)
     return Timings(machine, {}, 32, Latency(2.0, 0.1), last, last, speedup=2.0 / last.latency_ms)
 

@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 
+from pipeline.evaluation.timings import Latency
 from pipeline.lowrank.errors import LowRankError
 from pipeline.reporting.sweep.entries import Comparison, read_comparison
 from pipeline.reporting.sweep.front import COST_AXES, find_front, pareto
 from pipeline.reporting.sweep.series import ranks_along_front, steps
 from pipeline.reporting.sweep.write import write_comparison
-from pipeline.sweeps import publish
+from pipeline.sweeps import again, publish
 from pipeline.sweeps.publish import publish_comparison
 from pipeline.tracking.options import TrackOptions
-from tests.sweeps.sweep_case import DENSE, add_job, make_sweep
+from tests.sweeps.sweep_case import DENSE, add_job, make_sweep, timings_of
 
 PARAMS, MACS, LATENCY = COST_AXES
 
@@ -256,3 +257,20 @@ def test_latencies_of_a_busy_machine_are_marked(tmp_path: Path) -> None:
     assert "Not to be relied on" not in Page(write_comparison(tmp_path)[0]).text
     add_job(tmp_path, 2, network(0.9, 20, 10), latency=1.0, iqr=0.3)
     assert "Not to be relied on for 1 of 2 jobs (2)" in Page(write_comparison(tmp_path)[0]).text
+    steady = Latency(0.1, 0.0, own_share=0.5)  # steady load: no spread tells of it
+    add_job(tmp_path, 3, network(0.9, 20, 10), timings=timings_of(steady))
+    assert "for 2 of 3 jobs (2, 3)" in Page(write_comparison(tmp_path)[0]).text
+    shown = find_front(read_comparison(tmp_path), LATENCY).points
+    assert [point.entry.number for point in shown] == [1]
+
+
+def test_what_a_busy_machine_spoilt_is_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_sweep(tmp_path)
+    for number, share in ((1, 1.0), (2, 0.5)):
+        add_job(tmp_path, number, None, timings=timings_of(Latency(1.0, 0.0, share)))
+        (tmp_path / str(number) / "params.yaml").write_text("{}")
+    monkeypatch.setattr(again, "measured", lambda *_, **__: timings_of(Latency(0.5, 0.0)))
+    assert list(again.measure_again(tmp_path)) == ["job 2: measured again, 2.00 times as fast"]
+    assert list(again.measure_again(tmp_path)) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 MOST_LAYERS = 16
 ABSENT = "—"
+_MEASURE = "dvc repro --force --single-item evaluate"
 # Numbers from here on are written short, so that the tables fit 80 characters.
 _MOST_DIGITS, _MOST_DIGITS_A_LAYER = 10_000_000, 1_000_000
 # For terminals and pipes that cannot show them (LANG=C, some Windows consoles).
@@ -45,9 +47,10 @@ def print_summary(root: Path, console: Console | None = None) -> None:
     console.print()
     console.print(networks_table(metrics, timings, console))
     if timings is None:
-        _say(console, "Latency was not measured on this machine: run dvc repro --force evaluate")
-    elif sentence := forms_sentence(timings):
-        _say(console, sentence)
+        _say(console, f"Latency was not measured on this machine: run {_MEASURE}")
+    else:
+        for sentence in filter(None, (busy_sentence(timings), forms_sentence(timings))):
+            _say(console, sentence)
     console.print()
     console.print(layers_table(layers, console))
     if len(layers) > MOST_LAYERS:
@@ -60,6 +63,13 @@ def print_summary(root: Path, console: Console | None = None) -> None:
     ):
         _say(console, sentence)
     console.print()
+
+
+def busy_sentence(timings: Timings) -> str | None:
+    """Says that other work spoilt the latencies, and how they are measured again."""
+    if not timings.busy:
+        return None
+    return f"Busy machine; measure again: {_MEASURE}"
 
 
 def forms_sentence(timings: Timings) -> str | None:
@@ -190,10 +200,19 @@ def _latency_cells(timings: Timings | None) -> list[str]:
     if timings is None:
         return ["latency", ABSENT, ABSENT, ABSENT, ABSENT]
     cells = [_duration(network.latency_ms) for network in timings.networks.values()]
-    speedup = timings.speedup
-    change = f"{speedup:.2f}× faster" if speedup >= 1 else f"{1 / speedup:.2f}× slower"
     tokens = f" × {timings.tokens}" if timings.tokens else ""
-    return [f"latency, batch of {timings.batch_size}{tokens}", *cells, change]
+    return [f"latency, batch of {timings.batch_size}{tokens}", *cells, _speedup(timings)]
+
+
+def _speedup(timings: Timings) -> str:
+    """How much faster, ± half the interquartile ranges of the two times, relative, as one."""
+    if timings.busy:
+        return "busy machine"
+    two = (timings.dense, timings.fine_tuned)
+    spread = math.hypot(*(one.iqr_ms / one.latency_ms / 2 for one in two))
+    slower = timings.speedup < 1
+    ratio = 1 / timings.speedup if slower else timings.speedup
+    return f"{ratio:.2f} ± {spread * ratio:.2f}× {'slower' if slower else 'faster'}"
 
 
 def _duration(milliseconds: float) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.evaluation.latency import machine_facts
 from pipeline.evaluation.timings import FOLDER, Timings, load_timings
+from pipeline.lowrank.errors import LowRankError
 from pipeline.machine.checksums import file_sha256
 from pipeline.machine.scratch import scratch
 
@@ -29,6 +30,17 @@ def find_timings(root: Path) -> Timings | None:
         if timings.weights == weights and timings.machine == here:
             return timings
     return None
+
+
+def quiet_latency_ms(timings: Timings) -> float:
+    """The latency of the last network, as an objective. Raises LowRankError where a busy machine
+    spoilt it: a search would take the noise for a gain."""
+    if timings.fine_tuned.busy:
+        raise LowRankError(
+            "objectives: the machine was busy while latency_ms was measured, twice; leave a core "
+            "to each job (n_jobs, fabric.threads), or take macs instead"
+        )
+    return timings.fine_tuned.latency_ms
 
 
 def _age(path: Path) -> tuple[int, str]:

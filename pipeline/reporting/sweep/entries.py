@@ -22,13 +22,14 @@ from pipeline.reporting.sweep.status import DONE, LOG
 @dataclass(frozen=True)
 class NetworkFigures:
     """`quality` is in the sweep's measure; `macs` are of one example, `latency_ms` (median) and
-    `iqr_ms` (interquartile range) of a batch."""
+    `iqr_ms` (interquartile range) of a batch; `busy` says that the machine was, meanwhile."""
 
     quality: float
     params: int
     macs: int
     latency_ms: float | None
     iqr_ms: float | None
+    busy: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ def _figures(network: Network, latency: Latency | None, measure: Measure) -> Net
         macs=network.size.macs,
         latency_ms=latency.latency_ms if latency else None,
         iqr_ms=latency.iqr_ms if latency else None,
+        busy=latency is not None and latency.busy,
     )
 
 

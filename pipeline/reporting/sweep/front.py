@@ -11,8 +11,6 @@ from pipeline.reporting.words import human_count
 
 # Values this far apart, as a ratio, are read better on a logarithmic axis.
 _WIDE = 5.0
-# An interquartile range above this fraction of the median tells of a busy machine.
-_NOISY = 0.25
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,8 @@ class CostAxis:
 
 def _relative_latency(network: NetworkFigures, dense: NetworkFigures) -> float | None:
     """The latency relative to that of the dense network, which was measured beside it: two jobs are
-    measured at different times, under different loads."""
-    if network.latency_ms is None or dense.latency_ms is None:
+    measured at different times, under different loads. What a busy machine spoilt is not known."""
+    if network.latency_ms is None or dense.latency_ms is None or network.busy or dense.busy:
         return None
     return network.latency_ms / dense.latency_ms
 
@@ -108,15 +106,8 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def is_noisy(entry: Entry) -> bool:
-    """Whether the latency of a job, or of the dense network beside it, is too noisy to be
-    trusted."""
-    return any(
-        network is not None
-        and network.latency_ms is not None
-        and network.iqr_ms is not None
-        and network.iqr_ms > _NOISY * network.latency_ms
-        for network in (entry.last, entry.dense)
-    )
+    """Whether a busy machine spoilt the latency of a job, or of the dense network beside it."""
+    return any(network is not None and network.busy for network in (entry.last, entry.dense))
 
 
 def is_wide(values: Sequence[float]) -> bool:

@@ -91,8 +91,8 @@ def _noise(comparison: Comparison) -> str:
         return ""
     return (
         f'<p class="note">Not to be relied on for {len(noisy)} of {len(comparison.compared)} jobs '
-        f"({', '.join(noisy)}): the machine was busy, and the middle half of the times spreads "
-        "over more than a quarter of the median.</p>"
+        f"({', '.join(noisy)}), which are left out: the machine was busy. Measured again "
+        "by <code>python -m pipeline.report SWEEP --measure</code>.</p>"
     )
 
 

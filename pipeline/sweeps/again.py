@@ -1,0 +1,34 @@
+"""Latencies of a sweep's jobs that a busy machine spoilt, measured again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+from pipeline.reporting.sweep.record import read_jobs, read_record
+from pipeline.reporting.sweep.status import DONE, read_status, write_status
+from pipeline.tracking.run import measured
+from pipeline.tracking.store import main_root
+
+
+def measure_again(sweep: Path) -> Iterator[str]:
+    """Measures the latencies of the jobs that are done and whose machine was busy, one job after
+    the other, and writes them into their status; a line for each. Raises LowRankError where `sweep`
+    is no sweep."""
+    read_record(sweep)
+    os.environ.setdefault("LOWRANK_SCRATCH", str(main_root() / ".scratch"))
+    for job in read_jobs(sweep):
+        if job.state != DONE or job.timings is None or not job.timings.busy:
+            continue
+        workspace = sweep / job.folder
+        params = yaml.safe_load((workspace / "params.yaml").read_text())
+        timings = measured(workspace, params, again_if_busy=True)
+        write_status(workspace, replace(read_status(workspace), timings=timings))
+        told = (
+            "the machine is busy still" if timings.busy else f"{timings.speedup:.2f} times as fast"
+        )
+        yield f"job {job.job}: measured again, {told}"
