@@ -169,7 +169,7 @@ def test_what_is_certified_of_the_output(tmp_path: Path) -> None:
 def test_a_slower_network_is_called_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = replace(TIMINGS, fine_tuned=Latency(24.69, 0.1), speedup=0.5)
     monkeypatch.setattr(tables, "find_timings", lambda root: slow)
-    assert _cells(_summary(_reports(tmp_path), 80), "latency")[-1] == "2.00× slower"
+    assert _cells(_summary(_reports(tmp_path), 80), "latency")[-1] == "2.00 ± 0.01× slower"
 
 
 def test_forms_that_are_not_the_stored_ones_are_told(
