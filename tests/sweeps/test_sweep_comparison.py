@@ -272,5 +272,5 @@ def test_what_a_busy_machine_spoilt_is_measured_again(
         add_job(tmp_path, number, None, timings=timings_of(Latency(1.0, 0.0, share)))
         (tmp_path / str(number) / "params.yaml").write_text("{}")
     monkeypatch.setattr(again, "measured", lambda *_, **__: timings_of(Latency(0.5, 0.0)))
-    assert list(again.measure_again(tmp_path)) == ["job 2: measured again, 2.00 times as fast"]
+    assert list(again.measure_again(tmp_path)) == ["job 2: measured again, 4.00 times as fast"]
     assert list(again.measure_again(tmp_path)) == []
