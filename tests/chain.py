@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.reporting.chain import STAGES as STAGES
 from tests.imports import ROOT
 
 _NOT_COPIED = shutil.ignore_patterns(
@@ -20,17 +21,6 @@ _NOT_COPIED = shutil.ignore_patterns(
     ".live_run.json",
     "*.egg-info",
 )  # fmt: skip
-STAGES = (
-    "configure",
-    "prepare",
-    "baseline",
-    "analyze",
-    "rank-select",
-    "decompose",
-    "fine-tune",
-    "evaluate",
-    "track",
-)
 
 
 @dataclass(frozen=True)
@@ -75,12 +65,13 @@ class Tree:
 
 
 def ran(output: str) -> list[str]:
-    """Stages that were run (not restored from the run-cache) according to DVC's output."""
-    return re.findall(r"^Running stage '([^']+)'", output, flags=re.MULTILINE)
+    """Stages that were run (not restored from the run-cache): each says so at its beginning."""
+    return re.findall(r"^stage \d of 9: ([\w-]+)$", output, flags=re.MULTILINE)
 
 
 def restored(output: str) -> list[str]:
-    return re.findall(r"^Stage '([^']+)' is cached", output, flags=re.MULTILINE)
+    """Stages of a job of python -m pipeline that came from the run-cache."""
+    return re.findall(r"^stage \d of 9: ([\w-]+), from the cache$", output, flags=re.MULTILINE)
 
 
 def make_tree(path: Path, *, git: bool = True, quick: bool = True) -> Tree:

@@ -21,7 +21,7 @@ from pipeline.lowrank.tasks import Task
 from pipeline.lowrank.tasks.options import TaskOptions
 from pipeline.lowrank.typed import options_from
 from pipeline.reporting.objectives import check_directions, chosen_objectives
-from pipeline.reporting.sweep.record import read_record
+from pipeline.reporting.sweep.record import RECORD, read_record
 from pipeline.sweeps.record import SweepDescription
 from pipeline.tracking.options import TrackOptions
 
@@ -78,7 +78,7 @@ def describe_sweep(conf: Path, command: Command) -> SweepDescription:
     try:
         with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
             config = compose("config", overrides=fixed, return_hydra_config=True)
-            folder = Path(config.hydra.sweep.dir).absolute()
+            folder = command.resume or Path(config.hydra.sweep.dir).absolute()
             task = made_task(config)
             objectives = chosen_objectives(config.objectives, task)
             track = OmegaConf.to_container(config.track, resolve=True)
@@ -90,13 +90,31 @@ def describe_sweep(conf: Path, command: Command) -> SweepDescription:
                 _check_optuna(sweeper, objectives, task)
     except (HydraException, OmegaConfBaseException) as error:
         raise LowRankError(explain(error)) from error
+    _check_free(folder, command.overrides)
     return SweepDescription(
-        folder=command.resume or folder,
+        folder=folder,
         overrides=tuple(command.overrides),
         objectives=tuple(objectives),
         track=options_from(TrackOptions, {str(k): v for k, v in track.items()}, "track"),
         total=total,
     )
+
+
+def _check_free(folder: Path, overrides: Sequence[str]) -> None:
+    """Raises LowRankError where the folder holds the jobs of another sweep."""
+    if not (folder / RECORD).is_file():
+        return
+    asked, there = (_of_the_chain(lines) for lines in (overrides, read_record(folder).overrides))
+    if asked != there:
+        raise LowRankError(
+            f"hydra.sweep.dir={folder}: another sweep is there ({' '.join(there)}); choose another "
+            f"folder, or go on with that one by python -m pipeline --resume {folder}"
+        )
+
+
+def _of_the_chain(overrides: Sequence[str]) -> list[str]:
+    """Those that are not Hydra's own (launcher, workers, folders)."""
+    return [line for line in overrides if not _key(_parse([line])[0]).startswith("hydra")]
 
 
 def hydra_arguments(command: Command, folder: Path) -> list[str]:

@@ -31,11 +31,15 @@ from dvc.repo import Repo
 from dvc.stage.exceptions import StageCmdFailedError
 from filelock import FileLock
 
+from pipeline.reporting.chain import headline
 from pipeline.reporting.sweep.status import read_status, write_status
 from pipeline.sweeps.warm import parent_ended, warm_stages
 
 # Outcomes of a stage: computed here, restored from the run-cache, or as it was already.
 RAN, CACHED, UNCHANGED = "ran", "cached", "unchanged"
+_TOLD = {CACHED: "from the cache", UNCHANGED: "as it was"}
+# Bytes of a file up to which a workspace has it for itself.
+_SMALL = 16 << 20
 
 
 class _Watch(logging.Handler):
@@ -85,6 +89,8 @@ def reproduce_here(locks: Path) -> None:
         if done:
             changed.append(done)
         outcomes[name] = watch.outcome
+        if watch.outcome != RAN:  # else the stage has told it itself
+            print(f"{headline(name)}, {_TOLD[watch.outcome]}", flush=True)
         return done
 
     try:
@@ -92,7 +98,27 @@ def reproduce_here(locks: Path) -> None:
     finally:
         if changed:
             changed[0].dvcfile.dump_stages(changed, update_pipeline=False)
+        own_small_files(repo.cache.local, Path())
         _note(stage=None, outcomes=outcomes)
+
+
+def own_small_files(cache: Any, workspace: Path) -> None:
+    """Puts copies in the place of links into the cache, but for large files: what a person writes
+    into a result reaches no other run then, and `dvc gc` or another place of the repository takes
+    no result away. `cache` is DVC's local cache, whose own way this is."""
+    for folder in ("out", "reports"):
+        for path in (workspace / folder).rglob("*"):
+            if path.is_symlink() and path.is_file() and path.stat().st_size <= _SMALL:
+                cache.unprotect(str(path))
+
+
+def _say_only_warnings() -> None:
+    """Of DVC's messages: the stages and `headline` say what runs, and the end where results are.
+    They are heard all the same, by `_Watch`."""
+    logging.getLogger("dvc").setLevel(logging.INFO)
+    for handler in logging.getLogger("dvc").handlers:
+        handler.setLevel(logging.WARNING)
+    logging.getLogger("dvc.progress").setLevel(logging.WARNING)  # bars of what takes no time
 
 
 def _note(stage: str | None, outcomes: dict[str, str]) -> None:
@@ -142,7 +168,7 @@ def stdin_closed() -> None:
 def main(parent_gone: Callable[[], None] = stdin_closed) -> int:
     end_with_parent(parent_gone)
     _parse_params_once()
-    logging.getLogger("dvc").setLevel(logging.INFO)
+    _say_only_warnings()
     try:
         reproduce_here(Path(os.environ["LOWRANK_SCRATCH"]) / "locks")
     except DvcException as error:

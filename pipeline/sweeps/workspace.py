@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import yaml
+from configobj import ConfigObj
 
 from pipeline.config.compose import write_params
 from pipeline.lowrank.errors import LowRankError
@@ -36,11 +37,7 @@ def make_workspace(root: Path, workspace: Path, params: Mapping[str, Any]) -> No
     (workspace / ".dvc").mkdir(parents=True, exist_ok=True)
     # Nothing runs here now. A DVC that was killed may have left half of it, which no other reads.
     (workspace / ".dvc" / "tmp" / "rwlock").unlink(missing_ok=True)
-    (workspace / ".dvc" / "config").write_text(
-        "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
-        f"[cache]\n    dir = {root.absolute() / '.dvc' / 'cache'}\n"
-        "    type = reflink,symlink,copy\n"
-    )
+    _write_dvc_config(workspace, root.absolute() / ".dvc" / "cache")
     chain = yaml.safe_load(dvc_file.read_text())
     chain["stages"] = {n: s for n, s in chain["stages"].items() if n not in NOT_IN_JOBS}
     (workspace / "dvc.yaml").write_text(yaml.safe_dump(chain, sort_keys=False))
@@ -52,6 +49,15 @@ def make_workspace(root: Path, workspace: Path, params: Mapping[str, Any]) -> No
         ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
         shutil.copytree(root / name, workspace / name, ignore=ignore)
     write_params(workspace / "params.yaml", dict(params))
+
+
+def _write_dvc_config(workspace: Path, cache: Path) -> None:
+    """Written by the library that DVC reads it with: a path may hold "#", commas and quotes."""
+    config = ConfigObj(encoding="utf-8")
+    config["core"] = {"no_scm": True, "analytics": False, "check_update": False}
+    config["cache"] = {"dir": str(cache), "type": "reflink,symlink,copy"}
+    with (workspace / ".dvc" / "config").open("wb") as file:
+        config.write(file)
 
 
 class StoppedError(LowRankError):

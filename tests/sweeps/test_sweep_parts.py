@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.repo import Repo
 from filelock import FileLock
 from rich.console import Console
 
@@ -34,7 +35,7 @@ from pipeline.reporting.sweep.status import JobStatus, read_status, write_status
 from pipeline.sweeps import view as sweep_view
 from pipeline.sweeps.command import describe_sweep, hydra_arguments, parse_command
 from pipeline.sweeps.record import SweepDescription, opened, stop_jobs
-from pipeline.sweeps.runner import stage_key
+from pipeline.sweeps.runner import own_small_files, stage_key
 from pipeline.sweeps.workspace import make_workspace
 from pipeline.tracking.options import TrackOptions
 from tests.chain import wait_for
@@ -123,6 +124,16 @@ def test_resuming_keeps_the_sweep_and_may_change_the_launcher(tmp_path: Path) ->
         parse_command(["--resume", str(tmp_path), "seed=3"])
     with pytest.raises(LowRankError, match=r"no sweep \(sweep.json is missing\)"):
         parse_command(["--resume", str(tmp_path / "none")])
+
+
+def test_a_folder_is_that_of_one_sweep(tmp_path: Path) -> None:
+    """Its record says which; another one would take its jobs for its own."""
+    make_sweep(tmp_path, overrides=("seed=1,2", "hydra.launcher.n_jobs=2"))
+    here = f"hydra.sweep.dir={tmp_path}"
+    again = parse_command(["-m", "seed=1,2", here])
+    assert describe_sweep(CONF, again).folder == tmp_path
+    with pytest.raises(LowRankError, match=r"another sweep is there \(seed=1,2\); choose another"):
+        describe_sweep(CONF, parse_command(["-m", "seed=1,3", here]))
 
 
 def test_single_runs_are_as_before() -> None:
@@ -333,6 +344,35 @@ def test_half_a_lock_file_of_a_killed_dvc_does_not_stay(tmp_path: Path) -> None:
     left.write_text('{"out/data": ')
     make_workspace(ROOT, tmp_path / "job", {"seed": 0})
     assert not left.exists()
+
+
+@pytest.mark.parametrize("name", ["a, b", "#1", "it's “ü”", 'a "b"'])
+def test_a_workspace_finds_its_cache_under_any_name(tmp_path: Path, name: str) -> None:
+    root = tmp_path / name
+    root.mkdir()
+    for file in ("dvc.yaml", ".dvcignore", "pipeline", "stages"):
+        (root / file).symlink_to(ROOT / file)
+    make_workspace(root, root / "job", {"seed": 0})
+    cache = Repo(root / "job").cache.local
+    assert Path(cache.path) == root / ".dvc/cache/files/md5"
+
+
+def test_small_results_are_no_links_into_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written into one reaches no other run, and no `dvc gc` takes it away."""
+    monkeypatch.setattr("pipeline.sweeps.runner._SMALL", 10)
+    make_workspace(ROOT, tmp_path, {"seed": 0})
+    for name, content in {"small": "0123456789", "large": "0123456789a"}.items():
+        (tmp_path / name).write_text(content)
+        (tmp_path / name).chmod(0o444)
+        (tmp_path / "out/data").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out/data" / name).symlink_to(tmp_path / name)
+    own_small_files(Repo(tmp_path).cache.local, tmp_path)
+    result = tmp_path / "out/data/small"
+    assert not result.is_symlink() and (tmp_path / "out/data/large").is_symlink()
+    result.write_text("edited")
+    assert (tmp_path / "small").read_text() == "0123456789"
 
 
 def _state(pid: int) -> str:

@@ -87,7 +87,7 @@ def test_a_cold_parallel_sweep_computes_shared_stages_once(tree: Tree) -> None:
         "prepare": 1, "baseline": 1, "analyze": 1,
     }  # fmt: skip
     assert counted["rank-select"] == 6
-    # DVC's own words say the same.
+    # What the jobs said is the same.
     logs = [(tree.path / "first" / job["folder"] / job["log"]).read_text() for job in sweep["jobs"]]
     assert Counter(ran("\n".join(logs))) == counted
     plans = {(tree.path / f"first/{n}/out/plan.json").read_text() for n in range(6)}
@@ -235,7 +235,7 @@ def test_ctrl_c_leaves_nothing_and_resume_computes_the_rest(
 ) -> None:
     logs = [tree.path / "interrupted" / n / "job.log" for n in ("0", "1")]
     started = lambda: any(  # noqa: E731
-        log.is_file() and "Running stage 'baseline'" in log.read_text() for log in logs
+        log.is_file() and "of 9: baseline" in log.read_text() for log in logs
     )
     wait_for("baseline", started, 300)
     interrupted.send_signal(signal.SIGINT)
