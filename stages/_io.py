@@ -14,7 +14,7 @@ import yaml
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.typed import options_from
-from pipeline.reporting.chain import STAGES, headline
+from pipeline.reporting.chain import say_which
 
 T = TypeVar("T")
 
@@ -59,11 +59,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def main(run: Callable[[], None]) -> None:
-    """Runs a stage, the file that Python was started with, after a line that says which it is;
-    errors that a user can mend are one line on stderr and exit code 1."""
-    name = Path(sys.argv[0]).stem.replace("_", "-")
-    if name in STAGES:
-        print(headline(name), flush=True)
+    """Runs a stage and says which; errors that a user can mend are one line on stderr and exit
+    code 1."""
+    say_which(sys.argv[0])
     try:
         run()
     except (LowRankError, OSError) as error:

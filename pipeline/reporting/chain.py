@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 STAGES = (
     "configure",
     "prepare",
@@ -18,3 +20,10 @@ STAGES = (
 def headline(stage: str) -> str:
     """The stage and where in the chain it is: stage 4 of 9: analyze."""
     return f"stage {STAGES.index(stage) + 1} of {len(STAGES)}: {stage}"
+
+
+def say_which(program: str) -> None:
+    """Prints the line of the stage whose file `program` is; nothing for another program."""
+    stage = Path(program).stem.replace("_", "-")
+    if stage in STAGES:
+        print(headline(stage), flush=True)
