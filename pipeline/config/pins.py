@@ -39,7 +39,8 @@ def pin(params: dict[str, Any], directory: Path) -> dict[str, Any]:
     """Fills in missing checksums and makes the paths absolute (relative to `directory`).
 
     With its inputs named by content, a run's DVC keys are exact: another file under the same
-    name is another run. Raises LowRankError for a file that is missing.
+    name is another run. Raises LowRankError for a file that is missing, and for code that is no
+    longer what it was pinned as (files are verified by what reads them).
     """
     pinned = copy.deepcopy(params)
     for key, sha256 in _files(params).items():
@@ -54,9 +55,22 @@ def pin(params: dict[str, Any], directory: Path) -> dict[str, Any]:
         elif not (key in _OR_A_NAME or value.startswith((PYPI, DEBIAN, DATASETS))):
             raise LowRankError(f"{key}={path}: no such file; correct the path")
     for sections, key in _CODE.items():
-        if value_at(pinned, key) is None:
-            _set(pinned, key, _code_sha256([value_at(pinned, one) for one in sections], directory))
+        specs = [value_at(pinned, section) for section in sections]
+        found, meant = _code_sha256(specs, directory), value_at(pinned, key)
+        if meant is not None and meant != found:
+            raise LowRankError(_other_code(key, sorted(_targets(specs)), meant, found))
+        _set(pinned, key, found)
     return pinned
+
+
+def _other_code(key: str, targets: Sequence[str], meant: str, found: str | None) -> str:
+    named = ", ".join(targets)
+    if found is None:
+        return f"{key}={meant}: {named or 'nothing'} is no code of your own; set it to null"
+    return (
+        f"{key}={meant}: the code of {named} has sha256 {found} now; get the code that was meant "
+        f"again, or set {key}={found}"
+    )
 
 
 def _code_sha256(specs: Sequence[Mapping[str, Any] | None], directory: Path) -> str | None:

@@ -7,12 +7,9 @@ import hashlib
 from pathlib import Path
 
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.typed.content import file_sha256
 
-
-def file_sha256(path: Path) -> str:
-    """Checksum of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+__all__ = ["check_sha256", "content_sha256", "file_sha256", "files_at"]
 
 
 def files_at(place: Path) -> list[Path]:

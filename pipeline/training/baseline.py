@@ -20,7 +20,7 @@ from pipeline.models.huggingface import self_contained
 from pipeline.training.curve import Curve, OnStep
 from pipeline.training.imported import check_imported
 from pipeline.training.options import BaselineOptions
-from pipeline.training.snapshots import INIT, Snapshots
+from pipeline.training.snapshots import INIT, Snapshots, states_in
 from pipeline.training.train import train, unchanged_curve
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ def make_baseline(
             on_state=Snapshots(folder, options.snapshots),
         )
     if fabric.is_global_zero:
-        save(model, folder, self_contained(spec, model))
+        states = states_in(folder) if options.source == "train" else []
+        save(model, folder, self_contained(spec, model), beside=states)
         save_preprocessing(folder, facts.preprocessing)
     return curve
 

@@ -101,7 +101,9 @@ class Loop:
     def _begin(self) -> int:
         """Returns the number of steps that an interrupted training has done; 0 for a new one."""
         resumption = self.parts.resumption
-        kept = resumption and resumption.load(self.fabric, self.wrapped, self.optimizer)
+        kept = resumption and resumption.load(
+            self.fabric, self.wrapped, self.optimizer, self.total_steps
+        )
         if not kept:
             self.best = BestState(self.model, self._validate(0, 0))
             self.probe.at(0, self.model)

@@ -11,7 +11,8 @@ from torch import nn
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.building import build_model
-from pipeline.lowrank.forms.files import load_weights, read_network
+from pipeline.lowrank.forms.files import NETWORK, load_weights, read_network
+from pipeline.lowrank.typed.content import checked
 
 INIT = "init.safetensors"
 FOLDER = "snapshots"
@@ -51,15 +52,25 @@ def training_states(folder: Path, before: int) -> Iterator[tuple[int, nn.Module]
     folder: a network folder of the baseline stage that holds init.safetensors. One module, whose
     matrices change from one state to the next; all else in it stays initial.
     """
-    builder = read_network(folder).builder
-    assert builder is not None, "the stage baseline writes it"
-    model = build_model(builder)
-    load_weights(model, folder / INIT)
+    file = read_network(folder)
+    assert file.builder is not None, "the stage baseline writes it"
+    model = build_model(file.builder)
+    load_weights(model, checked(folder, INIT, file.checksums, NETWORK))
     yield 0, model
-    for path in sorted((folder / FOLDER).glob("*.safetensors")):
-        if int(path.stem) < before:
-            _load_matrices(model, path)
-            yield int(path.stem), model
+    for name in states_in(folder)[1:]:
+        step = int(Path(name).stem)
+        if step < before:
+            _load_matrices(model, checked(folder, name, file.checksums, NETWORK))
+            yield step, model
+
+
+def states_in(folder: Path) -> list[str]:
+    """The files of states in a network folder of the baseline stage, by their names in it: the
+    initial one, and the snapshots in their order."""
+    return [
+        INIT,
+        *(f"{FOLDER}/{path.name}" for path in sorted((folder / FOLDER).glob("*.safetensors"))),
+    ]
 
 
 def _load_matrices(model: nn.Module, path: Path) -> None:

@@ -279,7 +279,14 @@ def test_external_inputs_are_pinned_by_content(tmp_path: Path) -> None:
     assert pinned["baseline"]["model_sha256"] == file_sha256(tmp_path / "my_net.py")
     assert params["data"]["path"] == "data.npz", "the given configuration is left alone"
     (tmp_path / "my_net.py").write_text("class Net: changed = True\n")
-    assert pin(params, tmp_path)["baseline"] != pinned["baseline"]
+    changed = pin(params, tmp_path)["baseline"]
+    assert changed != pinned["baseline"]
+    told = rf"model_sha256={pinned['baseline']['model_sha256']}: .*{changed['model_sha256']} now"
+    with pytest.raises(LowRankError, match=told):
+        pin(pinned, tmp_path)
+    pinned["model"]["_target_"] = "torch.nn.Flatten"
+    with pytest.raises(LowRankError, match=r"torch\.nn\.Flatten is no code of your own; set it"):
+        pin(pinned, tmp_path)
 
 
 def test_an_edited_plan_is_pinned_by_content(tmp_path: Path) -> None:

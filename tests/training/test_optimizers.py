@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.data.splits import Split
 from pipeline.lowrank import LowRankError
 from pipeline.lowrank.tasks import Classification
-from pipeline.training.losses import Batch, Objective, label_loss
 from pipeline.training.muon import orthogonalized
 from pipeline.training.optimizers import Clock, make_optimizer, one_cycle
 from pipeline.training.options import TrainingOptions
-from pipeline.training.resumption import Resumption
 from pipeline.training.train import train
 
 OPTIONS = TrainingOptions(epochs=3, batch_size=10, learning_rate=0.05, augment="crop_flip")
@@ -141,79 +138,3 @@ def test_no_time_is_refused() -> None:
         LowRankError, match=r"optimizer='lion': unknown; choose one of sgd, adamw, muon"
     ):
         replace(OPTIONS, optimizer="lion")  # type: ignore[arg-type]
-
-
-class StoppedError(Exception):
-    pass
-
-
-def interrupted(after: int) -> Objective:
-    """The cross-entropy, until it was asked for so often."""
-    calls = []
-
-    def objective(model: nn.Module, batch: Batch) -> Tensor:
-        calls.append(batch)
-        if len(calls) > after:
-            raise StoppedError
-        return label_loss(Classification(), 0.0)(model, batch)
-
-    return objective  # type: ignore[return-value]
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
-@pytest.mark.parametrize("after", [9, 17, 18, 19, 35])
-def test_a_stopped_training_goes_on_to_the_same_bits(
-    splits: tuple[Split, Split],
-    fabric: Fabric,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    optimizer: str,
-    after: int,
-) -> None:
-    monkeypatch.setenv("LOWRANK_SCRATCH", str(tmp_path))
-    options = replace(OPTIONS, optimizer=optimizer)
-
-    def trained(resumption: Resumption | None, objective: Objective | None = None) -> tuple:
-        model = network()
-        curve = train(
-            model,
-            *splits,
-            options,
-            Classification(),
-            fabric=fabric,
-            seed=3,
-            objective=objective,
-            resumption=resumption,
-            descent_points=3,
-        )
-        return model.state_dict(), curve
-
-    torch.manual_seed(7)
-    whole, whole_curve = trained(None)
-    torch.manual_seed(7)
-    with pytest.raises(StoppedError):
-        trained(Resumption(["a"], fabric, seconds=0.0), interrupted(after))
-    kept = Resumption(["a"], fabric, seconds=0.0)
-    assert kept.file.is_file()
-    taken: list[int] = []
-
-    def counting(model: nn.Module, batch: Batch) -> Tensor:
-        taken.append(1)
-        return label_loss(Classification(), 0.0)(model, batch)
-
-    state, curve = trained(kept, counting)  # type: ignore[arg-type]
-    assert curve == whole_curve
-    assert all(torch.equal(state[name], value) for name, value in whole.items())
-    assert len(taken) == 3 * 10 + 3 * 2 * 4 - after  # steps and measurements that were left
-    assert not kept.file.exists()
-
-
-def test_another_training_starts_afresh(
-    fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LOWRANK_SCRATCH", str(tmp_path))
-    one = Resumption([{"b": 1, "a": 2}], fabric)
-    assert one.file == Resumption([{"a": 2, "b": 1}], fabric).file
-    other = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
-    assert len({x.file for x in (one, Resumption([2], fabric), Resumption([1], fabric))}) == 3
-    assert Resumption([1], fabric).file != Resumption([1], other).file

@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.lowrank import LowRankError
-from pipeline.lowrank.forms.files import load, save
+from pipeline.lowrank.forms.files import load, save, save_weights
 from pipeline.lowrank.typed import save_record
 from pipeline.machine.devices import FabricOptions, make_fabric
 from pipeline.training.baseline import make_baseline
 from pipeline.training.curve import CURVE, Curve, EpochPoint
-from pipeline.training.snapshots import snapshot_steps, training_states
+from pipeline.training.snapshots import snapshot_steps, states_in, training_states
 from pipeline.training.weight_history import weights_in_training
 from tests.training.test_baseline import SPEC, TRAIN, build
 
@@ -88,9 +88,14 @@ def test_networks_that_were_not_trained_here_say_so(tmp_path: Path, digits: Path
 
 
 def test_a_snapshot_of_another_network_is_named(tmp_path: Path) -> None:
-    save(build(), tmp_path, SPEC)
-    (tmp_path / "model.safetensors").rename(tmp_path / "init.safetensors")
+    model = build()
+    save_weights(model, tmp_path / "init.safetensors")
     (tmp_path / "snapshots").mkdir()
-    save_file({"head.0.weight": torch.ones(2, 3)}, tmp_path / "snapshots/00000005.safetensors")
+    file = tmp_path / "snapshots/00000005.safetensors"
+    save_file({"head.0.weight": torch.ones(2, 3)}, file)
+    save(model, tmp_path, SPEC, beside=states_in(tmp_path))
     with pytest.raises(LowRankError, match=r"00000005\.safetensors: does not fit the model"):
+        list(training_states(tmp_path, before=9))
+    save_file({"head.0.weight": torch.ones(3, 3)}, file)
+    with pytest.raises(LowRankError, match=r"00000005\.safetensors: the file is damaged or"):
         list(training_states(tmp_path, before=9))

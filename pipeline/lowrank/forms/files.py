@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from pipeline.lowrank.forms.surgery import Factorized, layer_at, unfilled
 from pipeline.lowrank.network.inner.narrowing import NarrowedLayer, narrowing_of, resized
 from pipeline.lowrank.network.opening import replace_
 from pipeline.lowrank.typed import load_record, save_record
+from pipeline.lowrank.typed.content import Checksums, checked, checksums_of
 
 WEIGHTS, NETWORK = "model.safetensors", "network.json"
 
@@ -46,22 +47,32 @@ class NetworkFile:
         known.
     layers: {name of a factorized layer: its form and ranks}.
     narrowed: {name of a layer with fewer channels than it was built with: its sizes}.
+    checksums: {name of a file of weights in the folder: its sha256}, verified on load.
     """
 
     format: Literal[2]
     builder: Mapping[str, Any] | None
     layers: Mapping[str, FactorizedLayer]
     narrowed: Mapping[str, NarrowedLayer] = field(default_factory=dict)
+    checksums: Checksums = field(default_factory=dict)
 
 
-def save(model: nn.Module, folder: Path | str, builder: Mapping[str, Any] | None = None) -> None:
+def save(
+    model: nn.Module,
+    folder: Path | str,
+    builder: Mapping[str, Any] | None = None,
+    *,
+    beside: Iterable[str] = (),
+) -> None:
     """Writes a network, compressed or not, to a folder: weights and buffers (model.safetensors),
-    and which layers are factorized (network.json). No code is pickled.
+    and which layers are factorized, with the checksum of the weights (network.json). No code is
+    pickled.
 
     folder: made where it does not exist.
     builder: how `load` builds the dense module: `_target_`, the import path of its class or of a
         function, and keyword arguments. None takes the builder of a network that `build_model`
         made; where there is none the folder is for `load_`, which is given the module.
+    beside: names of other files in the folder whose checksums are kept with those of the weights.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +85,9 @@ def save(model: nn.Module, folder: Path | str, builder: Mapping[str, Any] | None
     sizes = {name: narrowing_of(module) for name, module in model.named_modules()}
     narrowed = {name: one for name, one in sizes.items() if one is not None}
     known = known_builder(model) if builder is None else builder
-    save_record(folder / NETWORK, NetworkFile(2, known and dict(known), layers, narrowed))
+    checksums = checksums_of(folder, [WEIGHTS, *beside])
+    file = NetworkFile(2, known and dict(known), layers, narrowed, checksums)
+    save_record(folder / NETWORK, file)
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -114,6 +127,7 @@ def load_(model: nn.Module, folder: Path | str) -> nn.Module:
     """
     folder = Path(folder)
     file = read_network(folder)
+    weights = checked(folder, WEIGHTS, file.checksums, NETWORK)
     builder = known_builder(model)
     for name, sizes in file.narrowed.items():
         model = replace_(model, name, resized(name, layer_at(model, name), sizes))
@@ -121,7 +135,7 @@ def load_(model: nn.Module, folder: Path | str) -> nn.Module:
         module = layer_at(model, name, in_first=layer.in_first, split=layer.split)
         built = unfilled(name, module, get_form(layer.form), layer.ranks)
         model = replace_(model, name, built)
-    load_weights(model, folder / WEIGHTS, keep_dtypes=True)
+    load_weights(model, weights, keep_dtypes=True)
     if builder is not None:
         setattr(model, BUILDER, builder)
     return model.eval()

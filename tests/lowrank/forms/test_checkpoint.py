@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,30 @@ def test_bad_checkpoints_name_what_is_wrong(
 def test_bad_model_specs(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(LowRankError, match=message):
         build_model(spec)
+
+
+def test_weights_that_are_not_those_that_were_written_are_refused(folder: Path) -> None:
+    """A flipped bit and an emptied file are named, and so is a file whose checksum nobody kept:
+    with it in network.json, by hand, the folder loads again."""
+    path, record = folder / "model.safetensors", folder / "network.json"
+    written, told = path.read_bytes(), record.read_text()
+    for damaged in (written[:-3] + bytes([written[-3] ^ 1]) + written[-2:], b"", written[:40]):
+        path.write_bytes(damaged)
+        with pytest.raises(LowRankError, match=r"model\.safetensors: the file is damaged") as info:
+            load(folder)
+        sums = [hashlib.sha256(content).hexdigest() for content in (damaged, written)]
+        assert all(one in str(info.value) for one in sums) and "\n" not in str(info.value)
+    path.write_bytes(written)
+    record.write_text(json.dumps(json.loads(told) | {"checksums": {}}))
+    with pytest.raises(LowRankError, match="holds no checksum of it") as info:
+        load(folder)
+    added = re.search(r"add (\{.*\}) to checksums", str(info.value))
+    assert added is not None
+    record.write_text(json.dumps(json.loads(told) | {"checksums": json.loads(added[1])}))
+    assert load(folder)(TOKENS).isfinite().all()
+    path.unlink()
+    with pytest.raises(LowRankError, match=r"model\.safetensors: no such file; get the folder"):
+        load(folder)
 
 
 def test_a_network_file_that_does_not_fit(folder: Path) -> None:

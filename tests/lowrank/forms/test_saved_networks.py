@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline import lowrank as lr
@@ -166,11 +165,8 @@ def test_ties_are_ties_again(tmp_path: Path) -> None:
 def test_damage_is_refused(key: str, value: float, tmp_path: Path) -> None:
     """Infinity is damage in a parameter; in a buffer it may be meant."""
     net = compressed("causal")
+    net.state_dict()[key].view(-1)[0] = value
     lr.save(net, tmp_path)
-    path = tmp_path / "model.safetensors"
-    state = load_file(path)
-    state[key].view(-1)[0] = value
-    save_file(state, path)
     if key == "mask" and value == float("inf"):
         assert torch.isinf(lr.load_(Causal(), tmp_path).mask[0, 0])
         return
