@@ -18,13 +18,13 @@ from pipeline.lowrank.factorize.narrow import Narrowed
 from pipeline.lowrank.factorize.proof import put_in_
 from pipeline.lowrank.forms.dense import dense_of, multiplied_out
 from pipeline.lowrank.forms.surgery import check_ranks_fit, layer_at
+from pipeline.lowrank.methods.interpolative import is_narrower
 from pipeline.lowrank.network.by_hand import stack_candidates
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.finding import find_targets
 from pipeline.lowrank.network.opening import opened
 from pipeline.lowrank.network.stacks import Stack
 from pipeline.lowrank.planning.expected import checked, with_eliminations
-from pipeline.lowrank.planning.narrowing import NARROWED
 from pipeline.lowrank.planning.plan import DENSE, Plan
 from pipeline.lowrank.typed import keywords_checked
 
@@ -138,9 +138,9 @@ def apply_(
             layers = dimension.built()
         built |= layers
         if certified:
-            reports |= dimension.reports(layers, plan.expected)
+            reports |= dimension.reports(layers)
     for name, layer in plan.factorized.items():
-        if layer.method == NARROWED:
+        if is_narrower(layer.method):
             continue
         expected = plan.expected.layers[name]
         method = plan.methods[layer.method]
@@ -164,8 +164,7 @@ def apply_(
 def _narrowed(plan: Plan, model: nn.Module, analysis: Analysis) -> Iterator[tuple[str, Narrowed]]:
     for name, width in plan.widths.items():
         assert plan.narrowing is not None
-        dimension, elimination = plan.narrowing.found[name], plan.narrowing.eliminations[name]
-        yield name, Narrowed(dimension, elimination, width, model, analysis)
+        yield name, Narrowed(plan, name, width, model, analysis)
 
 
 def _analyzed(model: nn.Module, plan: Plan, example: object) -> Analysis:
@@ -197,5 +196,5 @@ def _check_fit(model: nn.Module, plan: Plan, analysis: Analysis | None) -> None:
             module = layer_at(model, name, in_first=target.in_first, split=target.split)
         elif isinstance(module, Stack):
             continue
-        if layer.method not in (DENSE, NARROWED):
+        if layer.method != DENSE and not is_narrower(layer.method):
             check_ranks_fit(name, dense_of(module), plan.methods[layer.method].form, layer.ranks)

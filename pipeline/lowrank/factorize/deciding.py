@@ -31,6 +31,7 @@ from pipeline.lowrank.network.calling import count_examples, rows_of
 from pipeline.lowrank.planning.expected import checked, with_eliminations
 from pipeline.lowrank.planning.files import load_plan
 from pipeline.lowrank.planning.from_file import FromFile
+from pipeline.lowrank.planning.further import candidates_further
 from pipeline.lowrank.planning.making import check_joint, make_plan
 from pipeline.lowrank.planning.narrowing import Narrowing
 from pipeline.lowrank.planning.offers import make_offers, without_factors
@@ -152,13 +153,19 @@ def plan_from(
         return choose_plan(model, policy, partial(make, offers), divergence)
     check_joint(policy, narrower.name)
     shown = analysis.example if example is None else example
-    joint = partial(make, narrowing=Narrowing.of(model, analysis, narrower, shown))
+    narrowing = Narrowing.of(model, analysis, narrower, shown)
+    if not names:
+        return choose_plan(model, policy, partial(make, offers, narrowing=narrowing), divergence)
+    widths = {name: narrower.shared_widths(one) for name, one in narrowing.found.items()}
+    narrowing = narrowing.with_spectra(model, analysis, widths)
+    further = candidates_further(narrowing, analysis.targets, names, known)
     # What is predicted is local: either kind alone may measure better than both.
     parts = {
         "no layer narrower": partial(make, offers),
-        "no layer factorized": partial(joint, without_factors(offers)),
+        "no layer factorized": partial(make, without_factors(offers), narrowing=narrowing),
     }
-    return choose_plan(model, policy, partial(joint, offers), divergence, parts if names else None)
+    both = partial(make, offers, narrowing=narrowing, further=further)
+    return choose_plan(model, policy, both, divergence, parts)
 
 
 def plan_in_file(

@@ -5,66 +5,68 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.analysis.analysis import Analysis
-from pipeline.lowrank.factorize.layer import LayerReport, checked_report
-from pipeline.lowrank.forms.surgery import layer_at
-from pipeline.lowrank.methods.elimination import Elimination, Ordered, Reader
-from pipeline.lowrank.network.inner.dimension import InnerDimension, Member
+from pipeline.lowrank.factorize.layer import LayerFactorization, LayerReport, checked_report
+from pipeline.lowrank.forms.surgery import Factorized, layer_at
+from pipeline.lowrank.methods import Certificate, Method
+from pipeline.lowrank.methods.interpolative import after_narrowing
+from pipeline.lowrank.methods.narrower import NarrowerLayer
+from pipeline.lowrank.network.inner.dimension import Member
 from pipeline.lowrank.network.inner.narrowing import narrowed
 from pipeline.lowrank.network.opening import replace_
 from pipeline.lowrank.network.targets import dense_weight, write_weight_
-from pipeline.lowrank.planning.plan import Expected, ExpectedLayer
+from pipeline.lowrank.planning.plan import Plan
 
 _EXACT = "regression on the kept channels"
 _KEPT = "kept channels stay as they are"
 
 
 class Narrowed:
-    """A dimension that keeps `width` channels: the first ones of the elimination's order."""
+    """A dimension that keeps `width` channels, the first ones of the elimination's order; some of
+    its layers may be factorized too."""
 
     def __init__(
-        self,
-        dimension: InnerDimension,
-        elimination: Elimination,
-        width: int,
-        model: nn.Module,
-        analysis: Analysis,
+        self, plan: Plan, name: str, width: int, model: nn.Module, analysis: Analysis
     ) -> None:
-        self.dimension, self.width, self.analysis = dimension, width, analysis
-        self.order, self.kept = elimination.order, elimination.kept(width)
-        self.dense = {member.layer: layer_at(model, member.layer) for member in dimension}
-        self.readers = {
-            member.layer: Ordered(
-                Reader(
-                    member,
-                    dense_weight(self.dense[member.layer]),
-                    analysis.metrics.get(member.layer),
-                    dimension.width,
-                ),
-                self.order,
-            )
-            for member in dimension.readers
-        }
+        """name: of the dimension, which the plan narrows to this width."""
+        assert plan.narrowing is not None
+        self.dimension, elimination = plan.narrowing.found[name], plan.narrowing.eliminations[name]
+        self.width, self.analysis, self.expected = width, analysis, plan.expected
+        self.kept = elimination.kept(width)
+        self.dense = {member.layer: layer_at(model, member.layer) for member in self.dimension}
+        self.ends: dict[str, NarrowerLayer] = {}
+        self.methods: dict[str, Method] = {}
+        self.factorized: dict[str, LayerFactorization] = {}
+        for member in self.dimension.ends:
+            layer = member.layer
+            given = dense_weight(self.dense[layer]), analysis.metrics.get(layer)
+            self.ends[layer] = NarrowerLayer(member, *given, self.dimension, elimination)
+            if further := after_narrowing(plan.layers[layer].method):
+                self.methods[layer] = plan.methods[further]
 
     def built(self) -> dict[str, nn.Module]:
         """{layer: the layer with fewer channels}. Biases take up the mean error where the metric
         knows E[x]."""
-        return {
-            member.layer: self._reader(member) if member.role == "reads" else self._other(member)
-            for member in self.dimension
-        }
+        return {member.layer: self._built(member) for member in self.dimension}
 
-    def _other(self, member: Member) -> nn.Module:
-        module = self.dense[member.layer]
-        return narrowed(module, member, self.kept, self.dimension.width)
+    def _built(self, member: Member) -> nn.Module:
+        layer = narrowed(self.dense[member.layer], member, self.kept, self.dimension.width)
+        if member.role == "reads":
+            self._take_up_(member, layer)
+        if member.layer not in self.methods:
+            return layer
+        one = self.factorized[member.layer] = self._factorization(member.layer, layer)
+        return one.built()
 
-    def _reader(self, member: Member) -> nn.Module:
-        layer = self._other(member)
-        write_weight_(layer, self.readers[member.layer].narrowed(self.width))
+    def _take_up_(self, member: Member, layer: nn.Module) -> None:
+        """Writes the weight into a layer that reads the channels, and the mean error into its
+        bias."""
+        write_weight_(layer, self.ends[member.layer].weight(self.width))
         metric = self.analysis.metrics.get(member.layer)
         if metric is not None and metric.mean is not None:
             change = dense_weight(self.dense[member.layer]).double() - self._wide(member, layer)
@@ -73,63 +75,90 @@ class Narrowed:
             assert isinstance(bias, Tensor)
             moved = bias.detach() + update.to(bias.dtype)
             layer.bias = nn.Parameter(moved, bias.requires_grad)
-        return layer
+
+    def _factorization(self, name: str, layer: nn.Module) -> LayerFactorization:
+        """The factorization of a narrowed layer."""
+        end, expected = self.ends[name], self.expected.layers[name]
+        return LayerFactorization(
+            name,
+            layer,
+            replace(expected, ranks=expected.ranks[1:]),
+            self.methods[name],
+            end.metric_at(self.width),
+            weight=end.weight(self.width),
+        )
 
     def _wide(self, member: Member, layer: nn.Module) -> Tensor:
-        """The narrowed layer's weight as one that reads all channels, with zeros, float64."""
+        """The weight of a narrowed layer as one that has all channels, float64: zeros where a layer
+        that reads them does not read one, the dense weight where one that makes them makes none."""
+        if isinstance(layer, Factorized):
+            return self._spread(member, layer.dense_weight())
         return self._spread(member, dense_weight(layer).double())
 
     def _spread(self, member: Member, weight: Tensor) -> Tensor:
-        wide = torch.zeros_like(dense_weight(self.dense[member.layer]), dtype=torch.float64)
-        return wide.index_copy_(1, member.index(self.kept, self.dimension.width), weight)
+        dense = dense_weight(self.dense[member.layer]).double()
+        if member.role == "reads":
+            return torch.zeros_like(dense).index_copy_(1, self._index(member), weight)
+        return dense.index_copy(0, self._index(member), weight)
 
-    def reports(self, built: Mapping[str, nn.Module], expected: Expected) -> dict[str, LayerReport]:
+    def _index(self, member: Member) -> Tensor:
+        """The layer's own channels that are kept."""
+        device = dense_weight(self.dense[member.layer]).device
+        return member.index(self.kept.to(device), self.dimension.width)
+
+    def reports(self, built: Mapping[str, nn.Module]) -> dict[str, LayerReport]:
         """Measures the layers that `built` gave. Raises LowRankError where an error is not the one
         that was predicted."""
         return {
-            member.layer: self._report(member, built[member.layer], expected.layers[member.layer])
+            member.layer: self._report(member, built[member.layer])
             for member in self.dimension.layers
         }
 
-    def _report(self, member: Member, layer: nn.Module, expected: ExpectedLayer) -> LayerReport:
-        if member.role != "reads":
+    def _report(self, member: Member, layer: nn.Module) -> LayerReport:
+        name, expected = member.layer, self.expected.layers[member.layer]
+        if member.role != "reads" and name not in self.factorized:
             return checked_report(
-                member.layer, expected, measured=0, lower=0, upper=0, theorem=_KEPT, rounding=1e-7
+                name, expected, measured=0, lower=0, upper=0, theorem=_KEPT, rounding=1e-7
             )
-        reader = self.readers[member.layer]
-        exact = self._spread(member, reader.narrowed(self.width))
-        stored = self._wide(member, layer)
-        bound = self._relative(member, reader.errors()[self.width].sqrt())
+        end = self.ends[name]
+        dense, stored = dense_weight(self.dense[name]).double(), self._wide(member, layer)
+        exact, certificate = end.weight(self.width), Certificate(0.0, 0.0, "")
+        if one := self.factorized.get(name):
+            exact = one.method.form.reconstruct(one.factors)
+            certificate = one.method.certify(one.spectra, one.expected.ranks)
+        given_up = 0.0 if end.ordered is None else end.ordered.errors()[self.width].item()
+        lower, upper = (given_up + more for more in (certificate.lower, certificate.upper))
+        norm = self.analysis.spectra[name].squared_norm or 1.0
         return checked_report(
-            member.layer,
+            name,
             expected,
-            measured=self._length(member, dense_weight(self.dense[member.layer]).double() - stored),
-            lower=bound,
-            upper=bound,
-            theorem=_EXACT,
-            rounding=self._length(member, stored - exact) + 1e-7,
+            measured=self._length(member, dense - stored),
+            lower=(lower / norm) ** 0.5,
+            upper=(upper / norm) ** 0.5,
+            theorem=", ".join(filter(None, [_EXACT if end.ordered else "", certificate.theorem])),
+            rounding=self._length(member, stored - self._spread(member, exact)) + 1e-7,
         )
 
     def _length(self, member: Member, change: Tensor) -> float:
-        return self._relative(member, self.analysis.whiten(member.layer, change).norm())
-
-    def _relative(self, member: Member, length: Tensor) -> float:
-        norm = self.analysis.spectra[member.layer].squared_norm
-        return length.item() / (norm**0.5 or 1.0)
+        length = float(self.analysis.whiten(member.layer, change).norm())
+        return length / (self.analysis.spectra[member.layer].squared_norm ** 0.5 or 1.0)
 
     def widen_(self, network: nn.Module) -> nn.Module:
         """Puts layers with all channels in the place of the narrowed ones: those of the dense
-        network, and in the readers zeros for the channels that are not kept. The function stays the
-        same.
+        network, with the weights that are left (multiplied out where they are factorized), and in
+        the readers zeros for the channels that are not kept. The function stays the same.
 
         network: one that has the narrowed layers.
         """
         for member in self.dimension:
             layer = copy.deepcopy(self.dense[member.layer])
-            if member.role == "reads":
+            if member.layer in self.ends:
                 small = layer_at(network, member.layer)
                 write_weight_(layer, self._wide(member, small))
                 if isinstance(small.bias, Tensor):
-                    layer.bias = nn.Parameter(small.bias.detach().clone())
+                    bias = small.bias.detach().clone()
+                    if member.role != "reads":
+                        bias = layer.bias.detach().index_copy(0, self._index(member), bias)  # type: ignore[operator]
+                    layer.bias = nn.Parameter(bias)
             network = replace_(network, member.layer, layer)
         return network

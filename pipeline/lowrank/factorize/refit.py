@@ -29,12 +29,12 @@ from pipeline.lowrank.factorize.layer import LayerFactorization, LayerReport
 from pipeline.lowrank.factorize.report import RefitDivergence, RefitReport
 from pipeline.lowrank.forms.dense import multiplied_out
 from pipeline.lowrank.forms.surgery import Factorized
+from pipeline.lowrank.methods.interpolative import is_narrower
 from pipeline.lowrank.network.blocks import BlockStates, find_blocks, record_calls, targets_in
 from pipeline.lowrank.network.calling import padding_mask
 from pipeline.lowrank.network.opening import opened, replace_
 from pipeline.lowrank.network.rows import input_rows
 from pipeline.lowrank.network.targets import Target, dense_weight
-from pipeline.lowrank.planning.narrowing import NARROWED
 from pipeline.lowrank.planning.plan import Plan
 from pipeline.lowrank.tasks import Task
 
@@ -124,7 +124,7 @@ def refit_(
     names = [
         name
         for name, layer in plan.factorized.items()
-        if layer.method != NARROWED and _reads_states(analysis.targets[name])
+        if not is_narrower(layer.method) and _reads_states(analysis.targets[name])
     ]
     with multiplied_out(dense) as (dense, _), opened(dense):
         for name, drift in _drifts(dense, compressed, names, batches) if names else ():

@@ -12,13 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.analysis.analysis import Analysis
+from pipeline.lowrank.analysis.spectra import Spectra
 from pipeline.lowrank.errors import LowRankError, suggest
 from pipeline.lowrank.methods import Method, check_method_fits, exact_candidate
 from pipeline.lowrank.methods.candidate import Candidate, dense_candidate
-from pipeline.lowrank.methods.interpolative import narrowed_candidate
+from pipeline.lowrank.methods.interpolative import (
+    after_narrowing,
+    further_candidate,
+    is_narrower,
+)
 from pipeline.lowrank.network.costs import CostUnit, Totals
 from pipeline.lowrank.network.targets import Target
-from pipeline.lowrank.planning.narrowing import NARROWED, Narrowing
+from pipeline.lowrank.planning.narrowing import Narrowing
 from pipeline.lowrank.planning.plan import DENSE, Expected, ExpectedLayer, Plan, PlannedLayer
 
 
@@ -66,12 +71,18 @@ def expected_of(
 
 
 def with_eliminations(plan: Plan, model: nn.Module, analysis: Analysis) -> Plan:
-    """The plan with the eliminations of the inner dimensions that it narrows, which a plan from a
-    file does not have."""
-    widths = plan.widths
-    if plan.narrowing is None or not widths:
+    """The plan with the eliminations of the inner dimensions that it narrows, and the spectra of
+    those whose layers it factorizes further, which a plan from a file does not have."""
+    widths, narrowing = plan.widths, plan.narrowing
+    if narrowing is None or not widths:
         return plan
-    return replace(plan, narrowing=plan.narrowing.eliminated(model, analysis, widths))
+    further = {
+        name: [width]
+        for name, width in widths.items()
+        if any(after_narrowing(plan.layers[m.layer].method) for m in narrowing.found[name].layers)
+    }
+    known = narrowing.eliminated(model, analysis, widths).with_spectra(model, analysis, further)
+    return replace(plan, narrowing=known)
 
 
 def checked(
@@ -91,7 +102,7 @@ def checked(
     candidates = {
         name: _candidate(analysis, analysis.targets[name], layer, plan, weights)
         for name, layer in plan.layers.items()
-        if layer.method != NARROWED
+        if not is_narrower(layer.method)
     }
     narrower = dict(_narrower(plan, analysis))
     candidates = {name: {**candidates, **narrower}[name] for name in plan.layers}
@@ -151,12 +162,29 @@ def _narrower(plan: Plan, analysis: Analysis) -> Iterator[tuple[str, Candidate]]
     """(layer, what it becomes) of the layers of inner dimensions that are narrowed."""
     for name, width in plan.widths.items():
         assert plan.narrowing is not None
-        dimension, elimination = plan.narrowing.found[name], plan.narrowing.eliminations[name]
+        dimension = plan.narrowing.found[name]
         for member in dimension.layers:
-            errors = elimination.errors.get(member.layer)
-            error = 0.0 if errors is None else errors[width].item()
-            target = analysis.targets[member.layer]
-            yield member.layer, narrowed_candidate(member, target, dimension, width, error)
+            target, layer = analysis.targets[member.layer], plan.layers[member.layer]
+            narrower = plan.narrowing.candidate(name, member, target, width)
+            if method := plan.methods.get(after_narrowing(layer.method)):
+                small = member.narrowed(target, width, dimension.width)
+                spectra = plan.narrowing.spectra[name][width][member.layer]
+                narrower = _further(narrower, small, method, spectra, layer.ranks[1:])
+            yield member.layer, narrower
+
+
+def _further(
+    narrower: Candidate, target: Target, method: Method, spectra: Spectra, ranks: tuple[int, ...]
+) -> Candidate:
+    found = None
+    if not method.reads_weight:
+        found = exact_candidate(method, target, {}, spectra, ranks)
+    if found is None:
+        raise LowRankError(
+            f"layer {target.name!r}: {method.name} has no ranks {list(ranks)} after it was narrowed"
+            "; correct the plan"
+        )
+    return further_candidate(narrower, found)
 
 
 def _as_known(

@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from pipeline.lowrank.methods.candidate import Candidate, dense_candidate
-from pipeline.lowrank.methods.interpolative import narrowed_candidate
+from pipeline.lowrank.methods.interpolative import is_narrower
 from pipeline.lowrank.network.costs import CostUnit, Totals
 from pipeline.lowrank.network.inner.dimension import InnerDimension
 from pipeline.lowrank.network.targets import Target
-from pipeline.lowrank.planning.narrowing import NARROWED, Narrowing
+from pipeline.lowrank.planning.further import Further
+from pipeline.lowrank.planning.narrowing import Narrowing
 from pipeline.lowrank.planning.policies.base import Choice, Offer, Selection
 from pipeline.lowrank.planning.policies.knapsack import along_hull
 
@@ -74,11 +75,14 @@ class JointOffer(Offer):
         return front
 
 
-def joined(offers: Mapping[str, Offer], narrowing: Narrowing, unit: CostUnit) -> dict[str, Offer]:
+def joined(
+    offers: Mapping[str, Offer], narrowing: Narrowing, unit: CostUnit, further: Further
+) -> dict[str, Offer]:
     """The offers with those of the layers of each inner dimension made one, under the name of the
     dimension. A dimension stays apart where an override decides one of its layers.
 
     unit: in which the policy saves.
+    further: what the layers may become that are narrowed and then factorized.
     """
     found = dict(offers)
     for name, dimension in narrowing.found.items():
@@ -87,7 +91,9 @@ def joined(offers: Mapping[str, Offer], narrowing: Narrowing, unit: CostUnit) ->
             continue
         for layer in members:
             del found[layer]
-        found[name] = _joint_offer(name, members, narrowing, unit)
+        offer = _joint_offer(name, members, narrowing, unit)
+        both = _further(offer, further.get(name, {}), narrowing, name, unit)
+        found[name] = replace(offer, candidates=[*offer.candidates, *both])
     return found
 
 
@@ -109,7 +115,7 @@ def _parts(name: str, offer: JointOffer, choice: Choice) -> dict[str, Choice]:
     found = {}
     for layer, part in choice.candidate.parts.items():
         settled, why = offer.members[layer].settled, choice.why
-        if part.method == NARROWED:
+        if is_narrower(part.method):
             why = f"{part.ranks[0]} of the {offer.dimension.width} channels before {name}; {why}"
         elif part.method == "dense":
             why = settled.why if settled else _DENSE
@@ -156,34 +162,73 @@ def _joint(
 
 def _narrower(name: str, members: Mapping[str, Offer], narrowing: Narrowing) -> Iterator[Joint]:
     """All layers with fewer channels, one candidate for each width that is tried."""
-    dimension, errors = narrowing.found[name], narrowing.eliminations[name].errors
+    dimension = narrowing.found[name]
     for width in narrowing.method.widths(dimension):
         parts = {
-            member.layer: narrowed_candidate(
-                member,
-                members[member.layer].target,
-                dimension,
-                width,
-                errors[member.layer][width].item() if member.role == "reads" else 0.0,
-            )
+            member.layer: narrowing.candidate(name, member, members[member.layer].target, width)
             for member in dimension.layers
         }
         yield _joint(members, parts, narrowing.saved({name: width}))
 
 
 def _layer_by_layer(members: Mapping[str, Offer], unit: CostUnit) -> Iterator[Joint]:
-    """Each layer by itself: of all combinations those that are best at some price of the error, in
-    either scale of errors."""
+    """Each layer by itself, in either scale of errors."""
     fronts = {name: offer.front(unit) for name, offer in members.items()}
-    costs = [torch.tensor([members[n].cost(c, unit) for c in front]) for n, front in fronts.items()]
     for relative in (False, True):
-        errors = [
-            torch.tensor(
-                [members[n].relative_squared(c) if relative else c.squared_error for c in front],
-                dtype=torch.float64,
-            )
-            for n, front in fronts.items()
+        for parts in _at_prices(members, fronts, unit, relative=relative):
+            yield _joint(members, parts)
+
+
+def _further(
+    offer: JointOffer,
+    inside: Mapping[int, Mapping[str, Sequence[Candidate]]],
+    narrowing: Narrowing,
+    name: str,
+    unit: CostUnit,
+) -> Iterator[Joint]:
+    """All layers with fewer channels, and some of them factorized too: of all widths those that
+    neither one another nor a candidate of `offer` beats, in either scale of errors.
+
+    inside: {width: {layer: what it may become there}}.
+    """
+    fronts = {
+        width: {n: replace(offer.members[n], candidates=c).front(unit) for n, c in own.items()}
+        for width, own in inside.items()
+    }
+    for relative in (False, True):
+        known = offer.front(unit, relative=relative)
+        made = [
+            (width, parts)
+            for width, own in fronts.items()
+            for parts in _at_prices(offer.members, own, unit, relative=relative)
         ]
-        for items in along_hull(costs, errors):
-            places = zip(fronts.items(), items, strict=True)
-            yield _joint(members, {name: front[item] for (name, front), item in places})
+        joints = [_joint(offer.members, p, narrowing.saved({name: w})) for w, p in made]
+        best = replace(offer, candidates=[*known, *joints]).front(unit, relative=relative)
+        kept = {id(one) for one in best}
+        yield from (joint for joint in joints if id(joint) in kept)
+
+
+def _at_prices(
+    members: Mapping[str, Offer],
+    fronts: Mapping[str, Sequence[Candidate]],
+    unit: CostUnit,
+    *,
+    relative: bool,
+) -> Iterator[dict[str, Candidate]]:
+    """Of all combinations of the candidates of several layers those that are best at some price of
+    the error.
+
+    fronts: {layer: its candidates by rising cost and falling error}.
+    relative: errors relative to each layer's ‖W‖² are added up.
+    """
+    costs = [torch.tensor([members[n].cost(c, unit) for c in front]) for n, front in fronts.items()]
+    errors = [
+        torch.tensor(
+            [members[n].relative_squared(c) if relative else c.squared_error for c in front],
+            dtype=torch.float64,
+        )
+        for n, front in fronts.items()
+    ]
+    for items in along_hull(costs, errors):
+        places = zip(fronts.items(), items, strict=True)
+        yield {name: front[item] for (name, front), item in places}

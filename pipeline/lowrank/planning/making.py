@@ -12,6 +12,7 @@ from pipeline.lowrank.methods import Method
 from pipeline.lowrank.network.costs import CostUnit
 from pipeline.lowrank.network.skipped import largest
 from pipeline.lowrank.planning.expected import expected_of
+from pipeline.lowrank.planning.further import Further
 from pipeline.lowrank.planning.joint import apart, joined
 from pipeline.lowrank.planning.narrowing import Narrowing
 from pipeline.lowrank.planning.plan import Plan, PlannedLayer
@@ -29,6 +30,7 @@ def make_plan(
     methods: Mapping[str, Method],
     seed: int = 0,
     narrowing: Narrowing | None = None,
+    further: Further | None = None,
 ) -> Plan:
     """The policy's choice among the offers, with the uniform plan of the same cost beside it.
 
@@ -36,6 +38,7 @@ def make_plan(
     methods: {name: method} of all methods that an offer may name.
     seed: of the analysis and the methods, for the record.
     narrowing: the inner dimensions whose layers may be narrowed too; None narrows nothing.
+    further: what narrowed layers may become that are factorized too; None factorizes none of them.
 
     Raises LowRankError where the policy cannot choose.
     """
@@ -46,7 +49,7 @@ def make_plan(
         )
     choosable = offers
     if narrowing is not None:
-        choosable = joined(offers, narrowing, policy.cost_unit)
+        choosable = joined(offers, narrowing, policy.cost_unit, further or {})
     try:
         selection = policy.select(choosable, analysis.totals)
     except OutOfReachError as error:

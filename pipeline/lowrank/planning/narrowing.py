@@ -3,21 +3,29 @@ the layers of a plan say."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.lowrank.analysis.analysis import Analysis
+from pipeline.lowrank.analysis.spectra import Spectra
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.methods.candidate import Candidate
 from pipeline.lowrank.methods.elimination import Elimination, eliminate
-from pipeline.lowrank.methods.interpolative import Interpolative
+from pipeline.lowrank.methods.interpolative import (
+    Interpolative,
+    after_narrowing,
+    is_narrower,
+    narrowed_candidate,
+)
+from pipeline.lowrank.methods.narrower import spectra_inside
 from pipeline.lowrank.network.costs import Totals
-from pipeline.lowrank.network.inner.dimension import InnerDimension
+from pipeline.lowrank.network.inner.dimension import InnerDimension, Member
 from pipeline.lowrank.network.inner.finding import find_inner
 from pipeline.lowrank.network.opening import module_at
-from pipeline.lowrank.network.targets import dense_weight
+from pipeline.lowrank.network.targets import Target, dense_weight
 
 NARROWED = Interpolative.name  # stands in place of a layer's method where its dimension is narrower
 
@@ -31,12 +39,17 @@ class Narrowing:
     left: {name: why these channels are no dimension that may be narrowed}.
     eliminations: {name: the order in which its channels go}; computed again where it is missing, as
         in a plan from a file.
+    spectra: {name: {width: {layer: its spectra there}}}, from which candidates are made that are
+        factorized further.
     """
 
     method: Interpolative
     found: Mapping[str, InnerDimension]
     left: Mapping[str, str] = field(default_factory=dict)
     eliminations: Mapping[str, Elimination] = field(default_factory=dict, repr=False, compare=False)
+    spectra: Mapping[str, Mapping[int, Mapping[str, Spectra]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @classmethod
     def of(
@@ -59,12 +72,26 @@ class Narrowing:
         found = {}
         for name in missing:
             dimension = self.found[name]
-            weights = {
-                member.layer: dense_weight(module_at(model, member.layer))
-                for member in dimension.readers
-            }
+            weights = _weights(model, dimension.readers)
             found[name] = eliminate(dimension, weights, analysis.metrics)
         return replace(self, eliminations={**self.eliminations, **found})
+
+    def with_spectra(
+        self, model: nn.Module, analysis: Analysis, widths: Mapping[str, Sequence[int]]
+    ) -> Narrowing:
+        """The same with the spectra of the layers of these dimensions at these widths.
+
+        widths: {name: ascending}; the eliminations of these dimensions are known.
+        """
+        found = dict(self.spectra)
+        for name, wanted in widths.items():
+            known, dimension = found.get(name, {}), self.found[name]
+            missing = [width for width in wanted if width not in known]
+            if missing:
+                weights = _weights(model, dimension.ends)
+                given = (self.eliminations[name], weights, analysis.metrics, missing)
+                found[name] = {**known, **spectra_inside(dimension, *given)}
+        return replace(self, spectra=found)
 
     def widths(self, layers: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, int]:
         """{dimension: its width} of those that are narrowed.
@@ -76,20 +103,27 @@ class Narrowing:
         found = {}
         for name, dimension in self.found.items():
             said = {member.layer: layers.get(member.layer) for member in dimension.layers}
-            narrowed = {n: one for n, one in said.items() if one and one[0] == NARROWED}
+            narrowed = {n: one for n, one in said.items() if one and is_narrower(one[0])}
             if not narrowed:
                 continue
-            layer, first = next(iter(narrowed.items()))
-            _check_width(layer, first[1], dimension)
-            other = next((n for n in said if said[n] != first), None)
+            for layer, one in narrowed.items():
+                _check_width(layer, *one, dimension)
+            layer, (_, (width, *_)) = next(iter(narrowed.items()))
+            other = next((n for n in said if n not in narrowed or narrowed[n][1][0] != width), None)
             if other is not None:
                 raise LowRankError(
                     f"layers {layer!r} and {other!r} are of one inner dimension, and one of them "
-                    f"alone says {NARROWED} {first[1][0]}: give all of them that method and width "
+                    f"alone says {NARROWED} {width}: give all of them that method and width "
                     f"({', '.join(said)}), or none"
                 )
-            found[name] = first[1][0]
+            found[name] = width
         return found
+
+    def candidate(self, name: str, member: Member, target: Target, width: int) -> Candidate:
+        """What one layer of a dimension becomes where `width` of its channels are kept."""
+        errors = self.eliminations[name].errors.get(member.layer)
+        error = 0.0 if errors is None else errors[width].item()
+        return narrowed_candidate(member, target, self.found[name], width, error)
 
     def saved(self, widths: Mapping[str, int]) -> Totals:
         """What narrower dimensions save in layers that are no targets, such as norms."""
@@ -101,9 +135,24 @@ class Narrowing:
         )
 
 
-def _check_width(layer: str, ranks: tuple[int, ...], dimension: InnerDimension) -> None:
-    if len(ranks) != 1 or not 1 <= ranks[0] < dimension.width:
+def _weights(model: nn.Module, members: Iterable[Member]) -> dict[str, Tensor]:
+    return {one.layer: dense_weight(module_at(model, one.layer)) for one in members}
+
+
+def _check_width(
+    layer: str, method: str, ranks: tuple[int, ...], dimension: InnerDimension
+) -> None:
+    further = after_narrowing(method)
+    several = len(ranks) > 1 if further else len(ranks) == 1
+    if not several or not 1 <= ranks[0] < dimension.width:
+        then_ranks = f", then the ranks of {further}" if further else ""
         raise LowRankError(
-            f"layer {layer!r}: {NARROWED} takes one width in 1..{dimension.width - 1}, not "
-            f"{list(ranks)}; correct it, or give dense in all layers of the dimension"
+            f"layer {layer!r}: {method} takes one width in 1..{dimension.width - 1}{then_ranks}, "
+            f"not {list(ranks)}; correct it, or give dense in all layers of the dimension"
+        )
+    passes = any(one.layer == layer and one.role == "passes" for one in dimension.layers)
+    if further and passes:
+        raise LowRankError(
+            f"layer {layer!r} passes channels on, each by itself, and is not factorized after it "
+            f"was narrowed; give {NARROWED} [{ranks[0]}] there"
         )

@@ -15,6 +15,7 @@ from pipeline.lowrank.analysis.options import MetricName
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.methods import Method, get_method
 from pipeline.lowrank.methods.candidate import ErrorKind
+from pipeline.lowrank.methods.interpolative import after_narrowing, is_narrower
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.skipped import Skipped
 from pipeline.lowrank.planning.narrowing import NARROWED, Narrowing
@@ -133,7 +134,8 @@ class Plan:
     analysis: Analysis | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        named = {layer.method for layer in self.layers.values()} - {DENSE, NARROWED, *self.methods}
+        single = {after_narrowing(m) or m for m in {one.method for one in self.layers.values()}}
+        named = single - {DENSE, NARROWED, *self.methods}
         if named:
             given = {**self.methods, **{name: get_method(name)() for name in sorted(named)}}
             object.__setattr__(self, "methods", given)
@@ -162,7 +164,7 @@ class Plan:
             if self.narrowing
             for member in self.narrowing.found[name].layers
         }
-        outside = [n for n, (method, _) in said.items() if method == NARROWED and n not in inside]
+        outside = [n for n, (method, _) in said.items() if is_narrower(method) and n not in inside]
         if outside:
             raise LowRankError(
                 f"layer {outside[0]!r} says {NARROWED}, and the plan has no inner dimension that "

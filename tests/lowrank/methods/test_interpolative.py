@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Literal
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from pipeline import lowrank as lr
 from pipeline.lowrank.analysis.metrics import Metric
 from pipeline.lowrank.analysis.options import MetricName
 from pipeline.lowrank.methods.elimination import Elimination, Ordered, Reader, eliminate
+from pipeline.lowrank.methods.interpolative import then
+from pipeline.lowrank.methods.narrower import NarrowerLayer
 from pipeline.lowrank.network.costs import network_totals
 from pipeline.lowrank.network.inner.dimension import InnerDimension, Member
 from pipeline.lowrank.planning.narrowing import NARROWED, Narrowing
@@ -118,6 +121,30 @@ def test_several_readers_share_one_order() -> None:
         assert torch.allclose(ordered.errors(), together.errors[layer])
 
 
+@pytest.mark.parametrize("left", ["full", "diagonal", "none"])
+@pytest.mark.parametrize("role", ["makes", "reads"])
+@pytest.mark.parametrize("other", [5, 40], ids=["few", "many"])
+def test_spectra_of_all_widths_are_those_of_the_narrowed_weights(
+    role: Literal["makes", "reads"], left: str, other: int
+) -> None:
+    """What is computed for all widths at once is what each width's own weight and metric give."""
+    generator = torch.Generator().manual_seed(0)
+    member, dimension = Member("layer", role, 2, 1), InnerDimension(12, (), 0)
+    shape = (24, other) if role == "makes" else (other, 24)
+    weight = torch.randn(shape, generator=generator, dtype=torch.float64)
+    roots = [torch.randn(1, n, n, generator=generator, dtype=torch.float64) for n in shape]
+    lower = [torch.linalg.cholesky(root @ root.mT) for root in roots]
+    sides = {"full": lower[0].mT, "diagonal": lower[0].diagonal(dim1=1, dim2=2), "none": None}
+    metric = Metric(sides[left], lower[1])
+    order = torch.randperm(12, generator=generator)
+    one = NarrowerLayer(member, weight, metric, dimension, Elimination(order, {}))
+    for width, spectra in one.spectra([1, 4, 11]).items():
+        known = one.metric_at(width)
+        assert known is not None
+        own = torch.linalg.svdvals(known.whiten(one.weight(width)))
+        assert torch.allclose(spectra.views["mode0"].singular_values, own, rtol=1e-6, atol=1e-6)
+
+
 def dense_plan(case: InnerCase, metric: MetricName) -> lr.Plan:
     """A plan that leaves every layer dense and knows the inner dimensions."""
     net, inputs = case.network(), case.inputs()
@@ -133,6 +160,43 @@ def narrower(plan: lr.Plan, share: float) -> lr.Plan:
     widths = {n: max(1, int(share * d.width)) for n, d in plan.narrowing.found.items()}
     members = {m.layer: widths[n] for n, d in plan.narrowing.found.items() for m in d.layers}
     return plan.with_layers(**{n: lr.PlannedLayer(NARROWED, (k,)) for n, k in members.items()})
+
+
+def further(plan: lr.Plan) -> lr.Plan:
+    """The plan with the layers that make and read narrowed dimensions factorized too, at about half
+    of their ranks."""
+    assert plan.narrowing is not None
+    assert plan.analysis is not None
+    layers = dict(plan.layers)
+    for name, width in plan.widths.items():
+        for member in plan.narrowing.found[name].ends:
+            target = plan.analysis.targets[member.layer]
+            small = member.narrowed(target, width, plan.narrowing.found[name].width)
+            method, sides = ("svd", 1) if small.is_matrix else ("tucker2", 2)
+            ranks = [-(-min(small.shape[:2]) // 2)] * sides
+            layers[member.layer] = lr.PlannedLayer(then(method), (width, *ranks))
+    return replace(plan, layers=layers)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("case", FOUND, ids=lambda case: case.name)
+def test_layers_narrowed_and_factorized_cost_and_err_as_expected(
+    case: InnerCase, metric: MetricName
+) -> None:
+    net, inputs = case.network(), case.inputs()
+    done = lr.apply_(net, further(narrower(dense_plan(case, metric), 0.6)))
+    assert done.ran
+    assert network_totals(net, inputs[:1]) == done.totals
+    for name, report in done.layers.items():
+        exact = report.error_kind == "exact"
+        assert exact or "tucker2" in done.plan.layers[name].method
+        least, most = (report.lower_bound, report.upper_bound)
+        assert least - report.rounding <= report.measured_relative_error <= most + report.rounding
+        off = report.measured_relative_error - report.predicted_relative_error
+        assert -report.rounding * exact - (not exact) <= off <= report.rounding
+    wide = done.widened(net)
+    assert torch.allclose(wide(inputs), net(inputs), rtol=1e-7, atol=1e-9)
+    assert [p.shape for p in wide.parameters()] == [p.shape for p in case.network().parameters()]
 
 
 @pytest.mark.parametrize("metric", METRICS)

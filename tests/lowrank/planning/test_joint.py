@@ -14,8 +14,12 @@ from pipeline import lowrank as lr
 from pipeline.lowrank import LowRankError
 from pipeline.lowrank.analysis.analysis import Analysis
 from pipeline.lowrank.factorize.deciding import plan_in_file
+from pipeline.lowrank.methods import with_matrices
+from pipeline.lowrank.methods.interpolative import after_narrowing, then
 from pipeline.lowrank.network.costs import CostUnit, network_totals
+from pipeline.lowrank.planning.making import make_plan
 from pipeline.lowrank.planning.narrowing import NARROWED
+from pipeline.lowrank.planning.offers import make_offers
 from tests.lowrank.inner_cases import named
 
 BOTH = (lr.PivotedTucker2(), lr.Interpolative())
@@ -59,6 +63,39 @@ def test_a_budget_holds_and_both_kinds_are_no_worse_than_one(
     assert both.uniform is not None
     assert both.uniform.expected.planned.cost(unit) <= done.totals.cost(unit)
     assert all(layer.why for layer in both.layers.values())
+
+
+def test_narrowed_layers_are_factorized_too_where_that_is_better(
+    analysis: Analysis, tmp_path: Path
+) -> None:
+    """Width and ranks are chosen together: no more error than with either of them alone, and the
+    plan's file builds the same network."""
+    policy = lr.Budget(params=0.25, error_scale="absolute")
+    plan = lr.plan_from(network(), analysis, policy, methods=BOTH)
+    both = {n: one for n, one in plan.layers.items() if after_narrowing(one.method)}
+    assert both
+    for one in both.values():
+        assert len(one.ranks) > 1
+        assert one.why.startswith(f"{one.ranks[0]} of the ")
+    narrowing, known = plan.narrowing, with_matrices(BOTH[:1])
+    assert narrowing is not None
+    offers = make_offers(
+        analysis, analysis.whitened(network()), ["pivoted_tucker2"], known, "params"
+    )
+    apart = make_plan(analysis, offers, policy, known, narrowing=narrowing)
+    assert not any(after_narrowing(one.method) for one in apart.layers.values())
+    assert total_error(plan) < total_error(apart)
+    lr.save_plan(tmp_path / "plan.json", plan)
+    read, told = plan_in_file(network(), analysis, tmp_path / "plan.json")
+    assert not told
+    nets = [network(), network()]
+    for net, chosen in zip(nets, (plan, read), strict=True):
+        lr.apply_(net, chosen, analysis)
+    inputs = CASE.inputs(dtype=torch.float32)
+    assert torch.equal(nets[0](inputs), nets[1](inputs))
+    lr.save(nets[0], tmp_path)
+    again = lr.load_(network(), tmp_path)
+    assert torch.equal(again(inputs), nets[0](inputs))
 
 
 def test_narrower_dimensions_alone(analysis: Analysis) -> None:
@@ -156,6 +193,12 @@ def test_edits_are_checked(analysis: Analysis) -> None:
     for changes, words in (
         ({pair[0]: ("dense", ())}, "are of one inner dimension"),
         ({pair[1]: (NARROWED, (width + 1,))}, "are of one inner dimension"),
+        (dict.fromkeys(pair, (then("tucker2"), (3, 99, 1))), r"out rank 99 is not in"),
+        (
+            dict.fromkeys(pair, (then("svd"), (3,))),
+            r"takes one width in 1..7, then the ranks of svd",
+        ),
+        ({pair[0]: (then("tucker2"), (3, 1, 1)), pair[1]: (NARROWED, (4,))}, "are of one inner"),
         (dict.fromkeys(pair, (NARROWED, (99,))), r"takes one width in 1\.\.7, not \[99\]"),
         ({"stem.0": (NARROWED, (2,))}, "no inner dimension that it is in"),
     ):

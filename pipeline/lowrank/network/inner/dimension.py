@@ -4,13 +4,13 @@ channels."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pipeline.lowrank.network.targets import Target
+from pipeline.lowrank.network.targets import Costs, Target
 
 Role = Literal["makes", "passes", "reads"]
 
@@ -64,6 +64,17 @@ class Member:
         params = (target.params - bias) * kept // width + bias
         return params, target.macs * kept // width
 
+    def narrowed(self, target: Target, kept: int, width: int) -> Target:
+        """The layer as a target where `kept` of the `width` channels are left: one that makes or
+        reads them."""
+        side = 1 if self.role == "reads" else 0
+        shape = list(target.shape)
+        shape[side] = shape[side] * kept // width
+        present = None
+        if target.present is not None:
+            present = Costs(*self.cost(target, kept, width))
+        return replace(target, shape=tuple(shape), present=present)
+
 
 @dataclass(frozen=True)
 class InnerDimension:
@@ -93,6 +104,11 @@ class InnerDimension:
     def readers(self) -> tuple[Member, ...]:
         """The members that read the channels."""
         return tuple(member for member in self.members if member.role == "reads")
+
+    @property
+    def ends(self) -> tuple[Member, ...]:
+        """The members that are targets and make or read the channels."""
+        return tuple(member for member in self.layers if member.role != "passes")
 
     def of(self, role: Role) -> list[str]:
         """The names of the members of one role."""
