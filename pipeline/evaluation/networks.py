@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from torch import nn
 
 from pipeline.data.splits import Split
-from pipeline.evaluation.quality import split_scores
+from pipeline.evaluation.quality import side_by_side
 from pipeline.lowrank.tasks import Task
 
 Scores = dict[str, dict[str, float]]
@@ -17,19 +18,19 @@ Scores = dict[str, dict[str, float]]
 def compare_networks(
     networks: Mapping[str, nn.Module], splits: Mapping[str, Split], task: Task, batch_size: int
 ) -> Scores:
-    """{network: {measure: value}}; the first network is the dense one.
+    """{network: {measure: value}}; the first network is the dense one. Beside the measures of the
+    task stands the `divergence` from the dense network, and for categories the `agreement` with its
+    answers, both as means over the units.
 
     splits: "test", and for text perhaps "ood", whose measures are prefixed by "ood_".
     """
     found: Scores = {name: {} for name in networks}
-    first = next(iter(networks.values()))
     for split_name, split in splits.items():
         prefix = "" if split_name == "test" else f"{split_name}_"
-        dense = None
-        for name, network in networks.items():
-            scores = split_scores(network, split, task, batch_size, first)
-            dense = scores if dense is None else dense
-            values = task.quality(scores, dense)
+        compared = side_by_side([*networks.values()], split, task, batch_size)
+        for name, (scores, distance) in zip(networks, compared, strict=True):
+            apart = {k: v for k, v in asdict(distance).items() if v is not None}
+            values = apart | task.quality(scores, compared[0][0])
             found[name] |= {f"{prefix}{key}": value for key, value in values.items()}
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.data.files import example_input
 from pipeline.data.splits import Split, moved, tensors
+from pipeline.lowrank.analysis.divergence import Apart, Distance, normalised
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.calling import answer, padding_mask
 from pipeline.lowrank.tasks import Given, Task
@@ -41,6 +42,30 @@ def split_scores(
     """The task's scores of all examples of a split, batch by batch; its measures are made of
     them. dense: what quality is measured against where examples have no labels."""
     return list(_scores(model, split, torch.arange(len(split)), task, batch_size, dense))
+
+
+def side_by_side(
+    networks: Sequence[nn.Module], split: Split, task: Task, batch_size: int
+) -> list[tuple[list[ExampleScores], Distance]]:
+    """For each network its scores of all examples, as `split_scores` gives them, and its distance
+    from the first one. The networks, all of them on one device, take turns on each batch."""
+    dense, *_ = networks
+    parts = list(_parts(split, torch.arange(len(split)), batch_size))
+    # Only a task of numbers looks at the outputs, which are computed as it does.
+    fitted = task.fitted(_answer(dense, split.batch(part)[0])[0] for part in parts)
+    scores: list[list[ExampleScores]] = [[] for _ in networks]
+    apart = [Apart(fitted) for _ in networks]
+    for part in parts:
+        batch = split.batch(part)
+        first, device = _answer(dense, batch[0])
+        given = _given(batch, device, None if task.supervised else first)
+        aim = normalised(fitted, first, given)
+        for index, network in enumerate(networks):
+            output = first if network is dense else _answer(network, batch[0])[0]
+            with torch.no_grad():
+                scores[index].append(task.scores(output, task.target(given)))
+                apart[index].add(aim, normalised(fitted, output, given))
+    return [(one, sums.distance()) for one, sums in zip(scores, apart, strict=True)]
 
 
 def joined(scores: list[ExampleScores]) -> ExampleScores:
@@ -76,24 +101,35 @@ def _scores(
     batch_size: int,
     dense: nn.Module | None,
 ) -> Iterator[ExampleScores]:
-    """Batch by batch, in eval mode and without gradients; a batch of tokens is cut to what fits
-    the memory."""
+    """Batch by batch, in eval mode and without gradients."""
+    for part in _parts(split, chosen, batch_size):
+        batch = split.batch(part)
+        output, device = _answer(model, batch[0])
+        compared = _answer(dense, batch[0])[0] if dense and not task.supervised else None
+        with torch.no_grad():
+            yield task.scores(output, task.target(_given(batch, device, compared)))
+
+
+def _parts(split: Split, chosen: Tensor, batch_size: int) -> Sequence[Tensor]:
+    """The chosen examples in batches; a batch of tokens is cut to what fits the memory."""
     if batch_size < 1:
         raise LowRankError(f"batch_size={batch_size}: give at least 1")
     longest = max((one.shape[1] for one in tensors(split.stored) if _is_text(one)), default=0)
     if longest:
         batch_size = max(1, min(batch_size, _MOST_TOKENS // longest))
-    for part in torch.split(chosen, batch_size):
-        inputs, labels = split.batch(part)
-        output, device = _answer(model, inputs)
-        given = Given(
-            inputs=moved(inputs, device),
-            labels=labels if labels is None else moved(labels, device),
-            padding=padding_mask(moved(inputs, device)),
-            dense=_answer(dense, inputs)[0] if dense and not task.supervised else None,
-        )
-        with torch.no_grad():
-            yield task.scores(output, task.target(given))
+    return torch.split(chosen, batch_size)
+
+
+def _given(batch: tuple[Any, Any], device: torch.device, dense: Any) -> Given:
+    """What is known of a batch, on the device of the output that it is compared with."""
+    inputs, labels = batch
+    there = moved(inputs, device)
+    return Given(
+        inputs=there,
+        labels=labels if labels is None else moved(labels, device),
+        padding=padding_mask(there),
+        dense=dense,
+    )
 
 
 def _is_text(stored: Tensor) -> bool:

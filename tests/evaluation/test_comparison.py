@@ -14,6 +14,7 @@ from pipeline.lowrank.network.calling import PADDING
 from pipeline.lowrank.tasks import CausalLM, Encoder
 from pipeline.lowrank.tasks.encoder import recall
 from pipeline.lowrank.tasks.intervals import bootstrap
+from pipeline.reporting.run.measures import measures
 
 CLASSES = 50
 
@@ -51,6 +52,21 @@ def test_perplexity_is_one_over_the_probability() -> None:
     for end in ("_low", "_high"):
         assert scores["compressed"][f"perplexity_ratio{end}"] == pytest.approx(2, rel=1e-5)
         assert scores["dense"][f"perplexity{end}"] == pytest.approx(1 / 0.8, rel=1e-5)
+
+
+def test_the_distance_to_the_dense_network_stands_beside_the_perplexity() -> None:
+    """KL of the two probabilities by hand, per token that is not padding; a network that finds the
+    right token least likely of all never has the dense network's answer."""
+    split = sequences(6)
+    split.stored[0, 15:] = PADDING
+    networks = {"dense": Sure(0.8), "less sure": Sure(0.4), "wrong": Sure(0.001)}
+    scores = compare_networks(networks, {"test": split}, CausalLM(), batch_size=4)
+    assert (scores["dense"]["divergence"], scores["dense"]["agreement"]) == (0, 1)
+    for name, other in (("less sure", 0.4), ("wrong", 0.001)):
+        expected = 0.8 * math.log(0.8 / other) + 0.2 * math.log(0.2 / (1 - other))
+        assert scores[name]["divergence"] == pytest.approx(expected, rel=1e-5)
+    assert (scores["less sure"]["agreement"], scores["wrong"]["agreement"]) == (1, 0)
+    assert [m.name for m in measures(scores["dense"])][-2:] == ["agreement", "divergence"]
 
 
 def test_out_of_domain_stands_beside_it_and_intervals_hold_the_value() -> None:
@@ -103,10 +119,12 @@ def test_fidelity_of_turned_mirrored_and_unrelated_embeddings() -> None:
     }
     scores = compare_networks(networks, {"test": split}, Encoder(), batch_size=50)
     for name in ("dense", "longer"):
-        assert scores[name] == pytest.approx({"cosine": 1, "recall_at_10": 1}, abs=1e-6)
+        same = {"cosine": 1, "recall_at_10": 1, "divergence": 0}
+        assert scores[name] == pytest.approx(same, abs=1e-6)
     # Nearest neighbours don't mind a rotation; the cosine to the dense embedding does.
     assert scores["turned"]["recall_at_10"] > 0.99 and abs(scores["turned"]["cosine"]) < 0.5
     assert scores["mirrored"]["cosine"] == pytest.approx(-1, abs=1e-6)
+    assert scores["mirrored"]["divergence"] == pytest.approx(2, abs=1e-6)
     chance = 10 / 119
     assert scores["unrelated"]["recall_at_10"] < 3 * chance
 

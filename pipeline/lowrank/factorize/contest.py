@@ -129,5 +129,7 @@ def _measure(model: nn.Module, plan: Plan, allocation: str, divergence: Divergen
     """Builds the plan on a copy of the model and measures it."""
     built = apply_(copy.deepcopy(model), plan, certified=False).network
     totals, predicted = plan.expected.planned, plan.expected.loss_increase
-    measured = divergence.of(built)
-    return Contestant(allocation, totals.params, totals.macs, predicted, measured)
+    apart = divergence.distance(built)
+    return Contestant(
+        allocation, totals.params, totals.macs, predicted, apart.divergence, apart.agreement
+    )

@@ -91,6 +91,8 @@ class Contestant:
     params, macs: costs of the network.
     predicted_loss_increase: what the metric predicts, in nats per unit; None but under `fisher`.
     measured_divergence: the measured divergence from the dense network, in the task's unit.
+    agreement: the share of predictions whose answer is the dense network's; None where they are no
+        categories, and in plans of older versions.
     """
 
     allocation: str
@@ -98,6 +100,7 @@ class Contestant:
     macs: int
     predicted_loss_increase: float | None
     measured_divergence: float
+    agreement: float | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from pipeline.lowrank.analysis.tables import Table, ranks_text, skipped_note
-from pipeline.lowrank.planning.plan import DENSE, ExpectedLayer, Plan, PlannedLayer
+from pipeline.lowrank.planning.plan import DENSE, Contestant, ExpectedLayer, Plan, PlannedLayer
+from pipeline.lowrank.tasks.measure import percent
 
 _SIGNS = {"exact": "", "upper_bound": "≤ ", "estimate": "≈ "}
 
@@ -73,6 +74,11 @@ def _contest(plan: Plan) -> list[str]:
     if not plan.contest:
         return []
     entries = ", ".join(
-        f"{entry.allocation} {entry.measured_divergence:.4g}" for entry in plan.contest
+        f"{entry.allocation} {entry.measured_divergence:.4g}{_agreement(entry)}"
+        for entry in plan.contest
     )
     return [f"measured divergence from the dense network, the least is chosen: {entries}"]
+
+
+def _agreement(entry: Contestant) -> str:
+    return "" if entry.agreement is None else f" ({percent(entry.agreement)} same answers)"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,9 +11,7 @@ from torch import Tensor
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.tasks.base import Examples, ExampleScores, Given, Task
-from pipeline.lowrank.tasks.measure import Measure
-
-AGREEMENT = Measure("agreement", "agreement with dense", "maximize", "%", "percent")
+from pipeline.lowrank.tasks.measure import AGREEMENT, DIVERGENCE
 
 
 def no_labels(task: str) -> LowRankError:
@@ -30,13 +29,12 @@ class Agreement(Task):
 
     labels = None
 
-    def __init__(self, task: Task, agree: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """agree: the dense network's normalised rows and another's → (units, …), true or false,
-        where both predict the same."""
+    def __init__(self, task: Task) -> None:
+        """task: of categories, one whose predictions can agree (`Task.agree`)."""
         super().__init__(output=task.output)
-        self.task, self._agree = task, agree
+        self.task = task
         self.name, self.unit, self.inputs = task.name, task.unit, task.inputs
-        apart = Measure("divergence", "divergence from dense", "minimize", self.unit, "four digits")
+        apart = replace(DIVERGENCE, unit=self.unit)
         self.measures, self.watched = (AGREEMENT, apart), AGREEMENT
 
     def rows(self, output: Any, mask: Tensor | None) -> Tensor:
@@ -53,6 +51,9 @@ class Agreement(Task):
 
     def divergence(self, dense: Tensor, other: Tensor) -> Tensor:
         return self.task.divergence(dense, other)
+
+    def agree(self, dense: Tensor, other: Tensor) -> Tensor | None:
+        return self.task.agree(dense, other)
 
     def sampled_loss(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         return self.task.sampled_loss(rows, generator)
@@ -81,7 +82,9 @@ class Agreement(Task):
         """The means over the units of the batch, for each of its examples alike."""
         dense_output, mask = labels
         other, dense = (self.normalised(self.rows(o, mask)) for o in (output, dense_output))
-        same = self._agree(dense, other).double().mean()
+        agreeing = self.agree(dense, other)
+        assert agreeing is not None, "a task of categories"
+        same = agreeing.double().mean()
         apart = self.divergence(dense, other).double() / len(dense)
         count = len(self.prediction(output))
         return {"agreement": same.expand(count).cpu(), "divergence": apart.expand(count).cpu()}

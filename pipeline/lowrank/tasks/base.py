@@ -155,6 +155,11 @@ class Task(ABC):
     def divergence(self, dense: Tensor, other: Tensor) -> Tensor:
         """The scalar divergence of two networks' normalised rows, ≥ 0, summed over the units."""
 
+    def agree(self, dense: Tensor, other: Tensor) -> Tensor | None:
+        """(units, …) bool, true where two networks' normalised rows have the same answer: the
+        class of the largest logit. None where predictions are no categories."""
+        return None
+
     @abstractmethod
     def sampled_loss(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """The scalar sampled loss of the rows, summed over the units. Its random numbers are drawn

@@ -13,7 +13,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.tasks.agreement import no_labels
 from pipeline.lowrank.tasks.base import Examples, ExampleScores, Given, Labels
 from pipeline.lowrank.tasks.gaussian import Gaussian
-from pipeline.lowrank.tasks.measure import Measure
+from pipeline.lowrank.tasks.measure import DIVERGENCE, Measure
 from pipeline.lowrank.tasks.metrics import gather, measured
 from pipeline.lowrank.tasks.outputs import Selector, described, flattened, leaves, numbers
 
@@ -23,7 +23,7 @@ _FAULTS = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
 _LOSS = Measure("loss", "loss", "minimize", "", "four digits")
 _APART = Measure("mse", "squared error, to dense", "minimize", "", "short")
 
-_TAKEN = (_LOSS.name, _APART.name, "params", "macs", "file_bytes", "latency_ms")
+_TAKEN = (_LOSS.name, _APART.name, DIVERGENCE.name, "params", "macs", "file_bytes", "latency_ms")
 
 
 class Custom(Gaussian):

@@ -35,8 +35,11 @@ class Logits(Task):
             labels = torch.multinomial(probabilities, 1, generator=generator).flatten()
         return functional.cross_entropy(rows.float(), labels.to(rows.device), reduction="sum")
 
+    def agree(self, dense: Tensor, other: Tensor) -> Tensor:
+        return dense.argmax(-1) == other.argmax(-1)
+
     def unlabelled(self) -> Task:
-        return Agreement(self, lambda dense, other: dense.argmax(-1) == other.argmax(-1))
+        return Agreement(self)
 
     def prediction(self, output: Any) -> Tensor:
         return logits_of(self.selected(output), self.name)

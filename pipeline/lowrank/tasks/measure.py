@@ -91,3 +91,6 @@ _SHOWN: dict[Style, Callable[[float], str]] = {
 }
 ACCURACY = Measure("accuracy", "accuracy", "maximize", "%", "percent")
 LOSS = Measure("loss", "loss", "minimize", "nats", "four digits")
+# Against the dense network: the divergence is in the task's unit.
+AGREEMENT = Measure("agreement", "agreement with dense", "maximize", "%", "percent")
+DIVERGENCE = Measure("divergence", "divergence from dense", "minimize", "", "short")

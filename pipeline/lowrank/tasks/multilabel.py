@@ -46,8 +46,11 @@ class Multilabel(Task):
             )
         return found[:, None] if found.dim() == 1 else found
 
+    def agree(self, dense: Tensor, other: Tensor) -> Tensor:
+        return (dense > 0) == (other > 0)
+
     def unlabelled(self) -> Task:
-        return Agreement(self, lambda dense, other: (dense > 0) == (other > 0))
+        return Agreement(self)
 
     def rows(self, output: Any, mask: Tensor | None) -> Tensor:
         return self.prediction(output)

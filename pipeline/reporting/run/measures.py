@@ -6,19 +6,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pipeline.lowrank.tasks import TASKS, Task
-from pipeline.lowrank.tasks.agreement import AGREEMENT
-from pipeline.lowrank.tasks.measure import Measure
+from pipeline.lowrank.tasks.measure import AGREEMENT, DIVERGENCE, Measure
 
 ELSEWHERE = "ood_"  # before the name of a measure on the second text
 
 
 def measures(scores: Mapping[str, float], given: Sequence[Measure] | None = None) -> list[Measure]:
     """The measures of the task in which a network was scored, the most telling one first; each is
-    followed by the same measure on a text of another domain, where there is one.
+    followed by the same measure on a text of another domain, where there is one. At the end stands
+    what compares with the dense network.
 
     given: those of the task; None where the names of the scores tell them.
     """
-    return [m for m in _all(known_measures(scores) if given is None else given) if m.name in scores]
+    own = known_measures(scores) if given is None else given
+    names = {measure.name for measure in own}
+    beside = [one for one in (AGREEMENT, DIVERGENCE) if one.name not in names]
+    return [m for m in (*_all(own), *beside) if m.name in scores]
 
 
 def known_measures(scores: Mapping[str, float]) -> tuple[Measure, ...]:

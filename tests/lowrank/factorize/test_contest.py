@@ -78,6 +78,9 @@ def test_the_plan_that_measures_best_wins_and_never_loses_to_the_uniform_one(
     assert len({round(value, 6) for value in measured.values()}) > 1, "a contest of equals"
     built = apply_(nn.Sequential(*net), won).network
     assert divergence.of(built) == pytest.approx(min(measured.values()), rel=1e-5)
+    answers = [torch.cat([one(b) for b in divergence.batches]).argmax(1) for one in (net, built)]
+    best = min(won.contest, key=lambda entry: entry.measured_divergence)
+    assert best.agreement == pytest.approx((answers[0] == answers[1]).double().mean().item())
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert all(e.params <= 0.3 * won.expected.dense.params for e in won.contest)
     again = hold_contest(net, plans, divergence)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import pipeline.lowrank as lr
 from pipeline.data.splits import Split
 from pipeline.evaluation.networks import compare_networks
+from pipeline.lowrank.analysis.divergence import Divergence
 from pipeline.lowrank.tasks.base import Given
 from pipeline.lowrank.tasks.options import TaskOptions
 from pipeline.lowrank.typed import options_from
@@ -87,6 +88,7 @@ def test_its_own_loss_and_measures_are_in_the_results() -> None:
             {
                 "box_error": box_error(output, labels(50)).item(),
                 "loss": box_loss(output, Given(inputs(50, 5), labels(50))).item(),
+                "divergence": Divergence(networks["dense"], [inputs(50, 5)], task).of(net),
             },
             rel=1e-5,
         )

@@ -39,6 +39,9 @@ def test_divergence_is_zero_for_equal_predictions_alone(task: Task) -> None:
     assert dense.dtype == torch.float32
     assert task.divergence(dense, dense).item() == pytest.approx(0, abs=1e-6)
     assert task.divergence(dense, other).item() > 0.1
+    if (same := task.agree(dense, dense)) is not None:
+        apart = task.agree(dense, other)
+        assert same.all() and apart is not None and not apart.all() and len(apart) == len(dense)
     halves = (task.divergence(dense[part], other[part]) for part in (slice(3), slice(3, None)))
     assert task.divergence(dense, other).item() == pytest.approx(sum(map(float, halves)), rel=1e-5)
 

@@ -80,7 +80,8 @@ def test_it_is_trained_distilled_and_compared(task: Task, fabric: Fabric) -> Non
     errors = {name: found["squared_error"] for name, found in scores.items()}
     assert errors["dense"] < 0.15 * errors["random"]
     assert errors["student"] < 0.3 * errors["random"]
-    (measure,) = measures(scores["dense"])
+    measure, apart = measures(scores["dense"])
+    assert scores["dense"][apart.name] == 0 < scores["student"][apart.name], "no categories"
     assert measure.direction == "minimize" and measure.show(errors["dense"]).startswith("0.")
 
 
