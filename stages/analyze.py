@@ -9,9 +9,9 @@ from pipeline.data.files import load_task
 from pipeline.lowrank.analysis.analysis import analyze, save_analysis
 from pipeline.lowrank.analysis.options import AnalysisOptions
 from pipeline.lowrank.forms.files import load
+from pipeline.machine.devices import FabricOptions, one_device
 from pipeline.machine.memory import peak_memory_gib
 from pipeline.machine.number_formats import check_bfloat16
-from pipeline.machine.threads import set_threads
 from pipeline.training.weight_history import weights_in_training
 from stages._io import main, section, section_options
 
@@ -19,10 +19,10 @@ DATA, BASELINE = Path("out/data"), Path("out/baseline")
 
 
 def run() -> None:
-    set_threads(section("fabric")["threads"])
-    check_bfloat16({"analyze": section("analyze")})
+    device = one_device(section_options("fabric", FabricOptions))
+    check_bfloat16({"fabric": {"accelerator": device.type}, "analyze": section("analyze")})
     chosen = section_options("analyze", AnalysisOptions)
-    model = load(BASELINE)
+    model = load(BASELINE).to(device)
     analysis = analyze(
         model,
         calibration=statistics_batches(DATA, chosen.batch_size),

@@ -20,19 +20,19 @@ from pipeline.lowrank.factorize.report import CompressionReport
 from pipeline.lowrank.forms.files import load, read_network, save
 from pipeline.lowrank.planning.files import load_plan
 from pipeline.lowrank.typed import save_record
+from pipeline.machine.devices import FabricOptions, one_device
 from pipeline.machine.number_formats import check_bfloat16
-from pipeline.machine.threads import set_threads
 from stages._io import main, section, section_options
 
 DATA, BASELINE = Path("out/data"), Path("out/baseline")
 
 
 def run() -> None:
-    set_threads(section("fabric")["threads"])
-    check_bfloat16({"refit": section("refit")})
+    device = one_device(section_options("fabric", FabricOptions))
+    check_bfloat16({"fabric": {"accelerator": device.type}, "refit": section("refit")})
     chosen = section_options("refit", RefitOptions)
-    dense, refit = load(BASELINE), None
-    plan, analysis = load_plan(Path("out/plan.json")), load_analysis(Path("out/analysis"))
+    dense, refit = load(BASELINE).to(device), None
+    plan, analysis = load_plan(Path("out/plan.json")), load_analysis(Path("out/analysis"), device)
     example = statistics_batches(DATA, 1, most=1)[0]
     done = apply_(copy.deepcopy(dense), plan, analysis, example=example)
     model, reports, plan = done.network, dict(done.layers), done.plan

@@ -15,18 +15,19 @@ from pipeline.lowrank.methods.options import MethodsOptions
 from pipeline.lowrank.planning.files import save_plan
 from pipeline.lowrank.planning.options import RankSelectOptions
 from pipeline.lowrank.planning.overrides import make_overrides
-from pipeline.machine.threads import set_threads
+from pipeline.machine.devices import FabricOptions, one_device
 from stages._io import main, section, section_options
 
 DATA = Path("out/data")
 
 
 def run() -> None:
-    set_threads(section("fabric")["threads"])
+    device = one_device(section_options("fabric", FabricOptions))
     chosen = section_options("rank_select", RankSelectOptions)
     methods = section_options("methods", MethodsOptions)
     seed, most = section("seed"), chosen.contest_examples
-    analysis, model = load_analysis(Path("out/analysis")), load(Path("out/baseline"))
+    analysis = load_analysis(Path("out/analysis"), device)
+    model = load(Path("out/baseline")).to(device)
 
     def divergence() -> Divergence:
         held_out = held_out_batches(DATA, section("analyze")["batch_size"], most=most)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -77,6 +78,16 @@ def make_fabric(chosen: FabricOptions, seed: int) -> Fabric:
         ) from error
     check_bfloat16({"fabric": {"accelerator": fabric.device.type, "precision": chosen.precision}})
     return fabric
+
+
+def one_device(chosen: FabricOptions) -> torch.device:
+    """The one device of a stage that is a single process, which is made deterministic. Raises
+    LowRankError for an accelerator that this machine doesn't have."""
+    if chosen.accelerator == "cpu":  # spares the import of Fabric
+        set_threads(chosen.threads)
+        return torch.device("cpu")
+    single = replace(chosen, devices=1, num_nodes=1, strategy="auto")
+    return make_fabric(single, seed=0).device
 
 
 def set_deterministic(threads: int | None) -> None:

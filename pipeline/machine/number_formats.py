@@ -17,12 +17,14 @@ def check_bfloat16(params: Mapping[str, Mapping[str, Any]]) -> None:
     """Raises LowRankError where options ask for bfloat16 and this CPU multiplies in it many
     times slower than in float32: hours would become days.
 
-    params: any of the sections `fabric` (a precision matters if the accelerator is the CPU),
-    `analyze` and `refit` (both always run on the CPU). Asked by the stages, not before them:
+    params: any of the sections `fabric`, `analyze` and `refit`, which matter where the network runs
+    on the CPU: where `fabric` says so, or is not given. Asked by the stages, not before them:
     results that another machine computed are taken from the cache anywhere.
     """
     fabric, remedies = params.get("fabric", {}), []
-    if fabric.get("accelerator") == "cpu" and fabric["precision"].startswith("bf16"):
+    if fabric.get("accelerator", "cpu") != "cpu":
+        return
+    if fabric.get("precision", "").startswith("bf16"):
         remedies.append("fabric.precision=32-true")
     analyze, refit = params.get("analyze", {}), params.get("refit", {})
     if analyze.get("bf16") and analyze["metric"] != "weight":

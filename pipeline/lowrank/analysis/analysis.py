@@ -38,7 +38,7 @@ from pipeline.lowrank.analysis.survey import Survey, survey
 from pipeline.lowrank.analysis.whitened import WhitenedWeights
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.dense import multiplied_out
-from pipeline.lowrank.network.calling import evenly, first_example
+from pipeline.lowrank.network.calling import beside, device_of, evenly, first_example, placed
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.opening import opened
 from pipeline.lowrank.network.skipped import Skipped
@@ -98,7 +98,7 @@ class Analysis:
             f"G is diagonal: more than {WIDEST:,} outputs": wide,
             "no gradient at any layer: errors are those of its output, no nats": left is not None
             and not wide
-            and bool((left == torch.eye(left.shape[-1], dtype=left.dtype)).all()),
+            and bool((left == torch.eye(left.shape[-1]).to(left)).all()),
         }
         return "; ".join(note for note, applies in notes.items() if note and applies)
 
@@ -135,8 +135,10 @@ def analyze(
     """
     if chosen is None:
         chosen = AnalysisOptions(metric="fisher" if len(calibration) else "weight")
+    calibration = beside(model, calibration)
     if example is None:
         example = first_example(calibration)
+    place = device_of(model)
     limit = round(chosen.memory_gib * 2**30)
     some, others = evenly(calibration, chosen.gradient_share)
     moments = None
@@ -145,10 +147,11 @@ def analyze(
         # From the survey on: the hooks are put on the layers that it finds.
         network, factorized = stack.enter_context(multiplied_out(model))
         stack.enter_context(opened(network))
+        example = placed(example, place)
         found = survey(network, example, chosen.include, chosen.exclude, calibration)
         if chosen.metric != "weight":
             check_measurable(network, found.targets, limit)
-            stack.enter_context(torch.autocast("cpu", torch.bfloat16, enabled=chosen.bf16))
+            stack.enter_context(torch.autocast(place.type, torch.bfloat16, enabled=chosen.bf16))
             moments = collect_moments(
                 network,
                 some,
@@ -225,16 +228,17 @@ def save_analysis(folder: Path, analysis: Analysis, weights: WeightSpectra | Non
     save_record(folder / FILE, record)
 
 
-def load_analysis(folder: Path) -> Analysis:
-    """Reads what `save_analysis` wrote. Raises LowRankError when it is missing or damaged."""
+def load_analysis(folder: Path, device: torch.device | str = "cpu") -> Analysis:
+    """Reads what `save_analysis` wrote; bases and metrics to `device`, where the network lies whose
+    plan is to be made. Raises LowRankError when it is missing or damaged."""
     record = load_record(folder / FILE, AnalysisRecord, "rerun analyze")
     return Analysis(
         metric=record.metric,
         totals=record.network,
         targets={name: entry.target for name, entry in record.targets.items()},
-        spectra=load_spectra(folder),
+        spectra=load_spectra(folder, device),
         skipped=record.skipped,
-        metrics=load_metrics(folder) if record.metric != "weight" else {},
+        metrics=load_metrics(folder, device) if record.metric != "weight" else {},
         damping=record.damping,
         notes=record.notes,
     )

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.network.calling import answer, padding_mask
+from pipeline.lowrank.network.calling import answer, beside, padding_mask
 from pipeline.lowrank.tasks import Classification, Given, Task
 
 
@@ -70,9 +70,9 @@ class Divergence:
                 "data.calibration, or do without: rank_select.contest_examples=0 refit=none"
             )
         chosen = task or Classification()
-        self.batches, self.unit = batches, chosen.unit
-        self._task = chosen.fitted(answer(dense, batch) for batch in batches)
-        self._dense = [self._normalised(dense, batch) for batch in batches]
+        self.batches, self.unit = beside(dense, batches), chosen.unit
+        self._task = chosen.fitted(answer(dense, batch) for batch in self.batches)
+        self._dense = [self._normalised(dense, batch) for batch in self.batches]
 
     def of(self, model: nn.Module) -> float:
         """The mean divergence of this model's predictions per unit (an example, or a token that is

@@ -242,8 +242,9 @@ def save_metrics(folder: Path, metrics: Mapping[str, Metric]) -> None:
     save_file(tensors, folder / _FILE)
 
 
-def load_metrics(folder: Path) -> dict[str, Metric]:
-    """Reads what `save_metrics` wrote. Raises LowRankError when it is missing or damaged."""
+def load_metrics(folder: Path, device: torch.device | str = "cpu") -> dict[str, Metric]:
+    """Reads what `save_metrics` wrote, to `device`. Raises LowRankError when it is missing or
+    damaged."""
     path = folder / _FILE
     try:
         tensors = load_file(path)
@@ -252,7 +253,7 @@ def load_metrics(folder: Path) -> dict[str, Metric]:
     parts: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, part = key.rpartition("/")
-        parts.setdefault(name, {})[part] = value.double()
+        parts.setdefault(name, {})[part] = value.to(device).double()
     return {
         name: Metric(found.get("left"), found["right"], found.get("mean"))
         for name, found in parts.items()

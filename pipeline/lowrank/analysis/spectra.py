@@ -20,8 +20,9 @@ from pipeline.lowrank.network.linalg import left_eigenbasis, split_groups, tails
 class View:
     """One unfolding of a weight.
 
-    eigenvalues: (r,) squared singular values, descending, float64.
-    basis: (groups, size of the mode, r) their left singular vectors, float64.
+    eigenvalues: (r,) squared singular values, descending, float64, on the CPU, where plans are
+        made.
+    basis: (groups, size of the mode, r) their left singular vectors, float64, where the weight is.
 
     For a grouped convolution each eigenvalue is the sum over the groups of their i-th one: with the
     same rank in each group, its tail sums are then the exact errors of the whole layer.
@@ -85,7 +86,7 @@ def analyze_weight(weight: Tensor, groups: int = 1) -> Spectra:
     out_basis, in_basis = views["mode0"].basis, views["mode1"].basis
     turned = (out_basis.mT @ unfold(kernel, 0)).reshape(groups, -1, *kernel.flatten(3).shape[2:])
     core = torch.einsum("gait,gib->gabt", turned, in_basis)
-    return Spectra(squared_norm, views, core.square().sum((0, 3)))
+    return Spectra(squared_norm, views, core.square().sum((0, 3)).cpu())
 
 
 def truncated_svd(weight: Tensor, spectra: Spectra, rank: int) -> tuple[Tensor, Tensor]:
@@ -109,7 +110,7 @@ def spatial_matrix(kernel: Tensor) -> Tensor:
 def _view(matrices: Tensor) -> View:
     """The view of one matrix a group: (groups, size, others)."""
     eigenvalues, basis = left_eigenbasis(matrices)
-    return View(eigenvalues.sum(0), basis)
+    return View(eigenvalues.sum(0).cpu(), basis)
 
 
 def save_spectra(folder: Path, spectra: Mapping[str, Spectra]) -> None:
@@ -127,9 +128,9 @@ def save_spectra(folder: Path, spectra: Mapping[str, Spectra]) -> None:
     save_file(tensors, folder / "spectra.safetensors", metadata=metadata)
 
 
-def load_spectra(folder: Path) -> dict[str, Spectra]:
-    """Reads what `save_spectra` wrote, targets in the model's order. Raises LowRankError where it
-    is missing or damaged."""
+def load_spectra(folder: Path, device: torch.device | str = "cpu") -> dict[str, Spectra]:
+    """Reads what `save_spectra` wrote, targets in the model's order, bases to `device`. Raises
+    LowRankError where it is missing or damaged."""
     path = folder / "spectra.safetensors"
     try:
         with safe_open(path, framework="pt") as file:
@@ -137,7 +138,8 @@ def load_spectra(folder: Path) -> dict[str, Spectra]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, TypeError) as error:
         raise LowRankError(f"{path}: no readable spectra ({error}); rerun analyze") from error
-    return {name: _spectra_of(name, tensors) for name in names}
+    placed = {k: t.to(device) if k.endswith("/basis") else t for k, t in tensors.items()}
+    return {name: _spectra_of(name, placed) for name in names}
 
 
 def _spectra_of(name: str, tensors: Mapping[str, Tensor]) -> Spectra:

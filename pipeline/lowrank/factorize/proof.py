@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.network.calling import call, evaluating
+from pipeline.lowrank.network.calling import call, device_of, evaluating, placed
 from pipeline.lowrank.network.opening import Structure, replace_
 
 
@@ -63,7 +63,7 @@ def _failure(model: nn.Module, example: Any) -> str | None:
     """What the model raises for the example, in one line; None where it runs."""
     try:
         with torch.no_grad(), evaluating(model):
-            call(model, example)
+            call(model, placed(example, device_of(model)))
     except Exception as error:  # whatever other people's code raises
         text = " ".join(str(error).split())
         return f"{type(error).__name__}: {text[:200]}"

@@ -31,7 +31,7 @@ from pipeline.lowrank.forms.dense import multiplied_out
 from pipeline.lowrank.forms.surgery import Factorized
 from pipeline.lowrank.methods.interpolative import is_narrower
 from pipeline.lowrank.network.blocks import BlockStates, find_blocks, record_calls, targets_in
-from pipeline.lowrank.network.calling import padding_mask
+from pipeline.lowrank.network.calling import beside, device_of, padding_mask
 from pipeline.lowrank.network.opening import opened, replace_
 from pipeline.lowrank.network.rows import input_rows
 from pipeline.lowrank.network.targets import Target, dense_weight
@@ -87,7 +87,7 @@ def refit_if_closer(
     """
     divergence = Divergence(dense, held_out, task)
     model = copy.deepcopy(compressed)
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with torch.autocast(device_of(dense).type, torch.bfloat16, enabled=bf16):
         reports = refit_(dense, model, plan, analysis, batches, share=share)
     without, after = divergence.of(compressed), divergence.of(model)
     if after >= without:
@@ -120,7 +120,7 @@ def refit_(
     """
     if not len(batches):
         raise LowRankError("the calibration set is empty: give at least one batch of examples")
-    reports = {}
+    batches, reports = beside(dense, batches), {}
     names = [
         name
         for name, layer in plan.factorized.items()

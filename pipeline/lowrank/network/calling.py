@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import compress
+from itertools import chain, compress
 from typing import Any
 
 import torch
@@ -100,6 +100,30 @@ def count_examples(batch: Any) -> int:
         f"a batch is a {type(batch).__name__} without a tensor: give tensors, or tuples or dicts "
         "of them"
     )
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's first parameter or buffer lies; the CPU for one that has none."""
+    tensors = chain(model.parameters(), model.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+def placed(batch: Any, device: torch.device) -> Any:
+    """A batch with its tensors on a device."""
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        return {key: placed(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        there = [placed(value, device) for value in batch]
+        return there if isinstance(batch, list) else tuple(there)
+    return batch
+
+
+def beside(model: nn.Module, batches: Sequence[Any]) -> list[Any]:
+    """The batches with their tensors where the model lies."""
+    device = device_of(model)
+    return [placed(batch, device) for batch in batches]
 
 
 @contextmanager

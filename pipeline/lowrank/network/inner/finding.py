@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.network.calling import evaluating
+from pipeline.lowrank.network.calling import device_of, evaluating, placed
 from pipeline.lowrank.network.inner.dimension import InnerDimension
 from pipeline.lowrank.network.inner.flow import Junction, find_junctions
 from pipeline.lowrank.network.inner.proof import Proofs
@@ -52,7 +52,7 @@ def find_inner(model: nn.Module, example: Any, targets: Collection[str]) -> Inne
     with opened(trial), evaluating(trial):
         sizes = {name: p.element_size() for name, p in trial.named_parameters()}
         _disturb_(trial)
-        example, junctions = _first_pass(trial, example)
+        example, junctions = _first_pass(trial, placed(example, device_of(trial)))
         left: dict[str, str] = {}
         proposed: dict[str, list[InnerDimension]] = {}
         for one in junctions:
