@@ -112,7 +112,7 @@ class Ordered:
     def errors(self) -> Tensor:
         """(width + 1,) the squared errors of keeping the first channels of the order."""
         squares = self.layer.times_left(self.white).square().sum((0, 1))
-        return tails(squares.reshape(-1, self.layer.each).sum(1))
+        return tails(squares.reshape(-1, self.layer.each).sum(1).cpu())
 
     def narrowed(self, width: int) -> Tensor:
         """(out, width · each, *kernel) float64: the weight that reads the first `width` channels of

@@ -57,7 +57,7 @@ class Tucker(Method):
         bases = [spectra.views[view].basis for view in self.views[: weight.ndim]]
         kernel = split_groups(weight.double(), 1)
         core, _ = hooi(kernel, bases, iterations=0, tolerance=0.0)
-        kept = core[0].square()
+        kept = core[0].square().cpu()
         for mode in range(kept.ndim):
             kept = kept.cumsum(mode)
         return (spectra.squared_norm - kept).clamp_min(0.0)

@@ -53,12 +53,22 @@ def left_eigenbasis(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """
     exact = matrix.to(torch.float64)
     tall = exact.shape[-2] > exact.shape[-1]
-    eigenvalues, vectors = torch.linalg.eigh(exact.mT @ exact if tall else exact @ exact.mT)
+    eigenvalues, vectors = _eigh(exact.mT @ exact if tall else exact @ exact.mT)
     eigenvalues, vectors = eigenvalues.flip(-1).clamp_min(0.0), vectors.flip(-1)
     # A fixed sign (largest entry of each vector positive) makes factors reproducible.
     pivot = vectors.gather(-2, vectors.abs().argmax(dim=-2, keepdim=True))
     vectors = vectors * torch.where(pivot < 0, -1.0, 1.0).to(torch.float64)
     return eigenvalues, _left_of_right(exact, vectors) if tall else vectors
+
+
+def _eigh(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """As torch.linalg.eigh; a batch of one as the one that it is, which on a GPU goes another way,
+    many times faster."""
+    if gram.dim() == 3 and len(gram) == 1:
+        values, vectors = torch.linalg.eigh(gram[0])
+        return values[None], vectors[None]
+    values, vectors = torch.linalg.eigh(gram)
+    return values, vectors
 
 
 def leading(matrix: Tensor, rank: int) -> tuple[float, Tensor]:
@@ -105,11 +115,11 @@ def _left_of_right(matrix: Tensor, right: Tensor) -> Tensor:
 def singular_values(matrix: Tensor) -> Tensor:
     """(min(m, n),) singular values of an (m, n) matrix, descending, float64; as
     torch.linalg.svdvals. They come from the smaller Gram matrix: those below 1e-8·σ₁ are noise, as
-    in `left_eigenbasis`."""
+    in `left_eigenbasis`. They are on the CPU."""
     wide = matrix.to(torch.float64)
     gram = wide @ wide.T if wide.shape[0] <= wide.shape[1] else wide.T @ wide
     eigenvalues: Tensor = torch.linalg.eigvalsh(gram)
-    return eigenvalues.flip(0).clamp_min(0.0).sqrt()
+    return eigenvalues.flip(0).clamp_min(0.0).sqrt().cpu()
 
 
 def tails(squared: Tensor) -> Tensor:
