@@ -76,6 +76,8 @@ def make_fabric(chosen: FabricOptions, seed: int) -> Fabric:
             f"devices={chosen.devices}, strategy={chosen.strategy}, "
             f"precision={chosen.precision}); correct the fabric section"
         ) from error
+    if fabric.device.type != "cpu":
+        _as_far_as_known()
     check_bfloat16({"fabric": {"accelerator": fabric.device.type, "precision": chosen.precision}})
     return fabric
 
@@ -88,6 +90,14 @@ def one_device(chosen: FabricOptions) -> torch.device:
         return torch.device("cpu")
     single = replace(chosen, devices=1, num_nodes=1, strategy="auto")
     return make_fabric(single, seed=0).device
+
+
+def _as_far_as_known() -> None:
+    """Some operations have no deterministic kernel on a GPU, as the gradient of an upsampling:
+    torch warns of them. Decompositions are cuSOLVER's: MAGMA's, for batches, are slow for large
+    matrices."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cuda.preferred_linalg_library("cusolver")
 
 
 def set_deterministic(threads: int | None) -> None:
