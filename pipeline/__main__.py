@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import traceback
 from pathlib import Path
 
 import hydra
@@ -21,7 +20,7 @@ from omegaconf import DictConfig
 
 from pipeline.config.compose import check_overrides
 from pipeline.config.help import print_help, version
-from pipeline.lowrank.errors import LowRankError
+from pipeline.machine.faults import one_line, told
 from pipeline.reporting.sweep.status import DONE
 from pipeline.sweeps.command import (
     Command,
@@ -41,10 +40,11 @@ def run(config: DictConfig) -> float | tuple[float, ...] | None:
     """Runs one job; returns its objectives to the sweeper, None when it failed."""
     try:
         values = tuple(run_job(config, Job.current(ROOT)).values())
-    except LowRankError as error:
+    except Exception as error:
+        line = told(error, "pipeline", ROOT)
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             return None  # the other jobs go on; the job's status.json says why
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(1)
     return values[0] if len(values) == 1 else values
 
@@ -64,13 +64,8 @@ def sweep(command: Command) -> int:
             except (KeyboardInterrupt, SystemExit):
                 opened_sweep.interrupted = interrupted = True
             except Exception as error:  # a launcher or a sweeper may raise anything
-                (folder / "launcher.log").write_text(traceback.format_exc())
-                first = str(error).partition("\n")[0]
-                print(
-                    f"error: the sweep ended early: {type(error).__name__}: {first}\n"
-                    f"       (all of it in {folder / 'launcher.log'})",
-                    file=sys.stderr,
-                )
+                line = told(error, "launcher", ROOT)
+                print(f"error: the sweep ended early: {line}", file=sys.stderr)
     record = opened_sweep.record
     print_outcome(folder, record)
     if interrupted:
@@ -85,7 +80,12 @@ def sweep(command: Command) -> int:
 def main() -> None:
     # A job's processes are ended on the way out, also when someone else ends this one.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    arguments = sys.argv[1:]
+    with one_line("pipeline", ROOT):
+        run_command(sys.argv[1:])
+
+
+def run_command(arguments: list[str]) -> None:
+    """What the command line asks for."""
     try:
         if "--version" in arguments:
             print(version(ROOT))
@@ -99,11 +99,6 @@ def main() -> None:
         if command.multirun:
             sys.exit(sweep(command))
         run()
-    except LowRankError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline.lowrank.errors import LowRankError
+from pipeline.machine.faults import one_line
 from pipeline.reporting.sweep.write import write_comparison
 
 MEASURE = "--measure"
@@ -22,7 +22,7 @@ def main() -> None:
     if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
         print(__doc__)
         sys.exit(0 if arguments in (["-h"], ["--help"]) else 2)
-    try:
+    with one_line("report", Path(__file__).resolve().parents[1]):
         if MEASURE in sys.argv:
             from pipeline.sweeps.again import measure_again  # torch and MLflow: seconds
 
@@ -30,9 +30,6 @@ def main() -> None:
                 print(line)
         for file in write_comparison(Path(arguments[0])):
             print(file)
-    except LowRankError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import yaml
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.typed import options_from
+from pipeline.machine.faults import one_line
 from pipeline.reporting.chain import say_which
 
 T = TypeVar("T")
@@ -59,11 +60,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def main(run: Callable[[], None]) -> None:
-    """Runs a stage and says which; errors that a user can mend are one line on stderr and exit
-    code 1."""
+    """Runs a stage and says which; any error is one line on stderr and exit code 1."""
     say_which(sys.argv[0])
-    try:
+    with one_line(sys.argv[0]):
         run()
-    except (LowRankError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.lowrank.errors import LowRankError
+from pipeline.machine.faults import one_line
 
 _CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -19,8 +19,5 @@ def run_command(usage: str | None, command: Callable[[Path, Sequence[str]], None
     if not arguments or {"-h", "--help"} & set(arguments):
         print(usage)
         return
-    try:
+    with one_line(command.__name__, _CONF.parent):
         command(_CONF, arguments)
-    except LowRankError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)

@@ -31,6 +31,8 @@ from dvc.repo import Repo
 from dvc.stage.exceptions import StageCmdFailedError
 from filelock import FileLock
 
+from pipeline.lowrank.errors import LowRankError
+from pipeline.machine.faults import one_line
 from pipeline.reporting.chain import headline
 from pipeline.reporting.sweep.status import read_status, write_status
 from pipeline.sweeps.warm import parent_ended, warm_stages
@@ -169,11 +171,11 @@ def main(parent_gone: Callable[[], None] = stdin_closed) -> int:
     end_with_parent(parent_gone)
     _parse_params_once()
     _say_only_warnings()
-    try:
-        reproduce_here(Path(os.environ["LOWRANK_SCRATCH"]) / "locks")
-    except DvcException as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    with one_line("job"):
+        try:
+            reproduce_here(Path(os.environ["LOWRANK_SCRATCH"]) / "locks")
+        except DvcException as error:
+            raise LowRankError(str(error)) from error
     return 0
 
 

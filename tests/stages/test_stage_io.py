@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import resource
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from pipeline.data.options import DataOptions
 from pipeline.lowrank import LowRankError
@@ -46,8 +52,54 @@ def test_errors_for_people_have_no_traceback(capsys: pytest.CaptureFixture[str])
     assert stopped.value.code == 1
     assert capsys.readouterr().err == "error: data.test=0: too small; choose more\n"
 
-    def broken() -> None:
-        raise KeyError("a bug")
 
-    with pytest.raises(KeyError, match=r"a bug"):
+@pytest.mark.parametrize(
+    "error",
+    [KeyError("a bug"), OSError("no file in it"), RuntimeError("first line\nsecond line")],
+)
+def test_what_nobody_foresaw_is_one_line_and_a_log(
+    error: Exception, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
         main(broken)
+    assert stopped.value.code == 1
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: {type(error).__name__}: ") and line.count("\n") == 1
+    (log,) = (here / ".scratch/logs").iterdir()
+    assert str(log.relative_to(here)) in line
+    written = log.read_text()
+    assert "in broken\n    raise error" in written and str(error) in written
+
+
+def full_by_python() -> None:
+    raise OSError(errno.ENOSPC, "No space left on device", "out/a.json")
+
+
+def full_by_torch() -> None:
+    torch.save({"a": torch.zeros(100_000)}, "a.pt")
+
+
+def full_by_safetensors() -> None:
+    save_file({"a": torch.zeros(100_000)}, "a.safetensors")
+
+
+@pytest.mark.parametrize("write", [full_by_python, full_by_torch, full_by_safetensors])
+def test_a_full_disk_is_one_line(
+    write: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever writes. The limit of a file's size stands for the disk's: both end a write."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    deaf = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(SystemExit):
+            main(write)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, deaf)
+    line = capsys.readouterr().err
+    assert "the disk is full, or a file may not grow; free some space" in line
+    assert line.count("\n") == 1
