@@ -25,7 +25,7 @@ test-exports: $(STAMP)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 -m exports
 
 ui: $(STAMP)
-	mlflow ui --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" --port 5000
+	python -m pipeline.tracking.ui --port 5000
 
 lint: $(STAMP)
 	ruff check .

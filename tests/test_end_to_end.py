@@ -17,8 +17,8 @@ from mlflow.entities import Run
 
 from pipeline.data.files import load_split
 from pipeline.lowrank.forms.files import load
-from pipeline.tracking.run import flatten
-from pipeline.tracking.store import TAG_CONFIG, TAG_LOCK
+from pipeline.tracking.figures import grouped
+from pipeline.tracking.store import TAG_CONFIG, TAG_LOCK, flatten
 from tests.chain import STAGES, Tree, make_tree, ran, restored
 
 pytestmark = pytest.mark.e2e
@@ -85,15 +85,23 @@ def test_one_run_in_mlflow_with_everything(tree: Tree, client: MlflowClient) -> 
     assert run.data.params == {key: str(value) for key, value in flatten(params)}
     metrics = read(tree, "reports/metrics.json")
     for key, value in flatten(metrics):
-        assert run.data.metrics[key] == pytest.approx(float(value)), key
-    assert run.data.metrics["fine_tuned.latency_ms"] > 0
-    assert run.data.metrics["speedup"] > 0
+        if isinstance(value, int | float):
+            assert run.data.metrics[grouped(key)] == pytest.approx(float(value)), key
+    groups = {name.partition("/")[0] for name in run.data.metrics}
+    assert groups >= {"quality", "size", "latency", "bounds", "spectra", "plan", "seconds"}
+    assert run.data.metrics["latency/fine_tuned.latency_ms"] > 0
+    assert run.data.metrics["latency/speedup"] > 0
+    took = sum(run.data.metrics[f"seconds/{stage}"] for stage in STAGES[1:-1])
+    assert (run.info.end_time - run.info.start_time) / 1000 >= took > 0
+    assert run.info.run_name.endswith("of params fine_tune all")
+    said = run.data.tags["mlflow.note.content"]
+    assert said.startswith("Accuracy ") and "dvc repro" in said and "pivoted_tucker2" in said
     curve = read(tree, "out/fine_tuned/curve.json")
-    logged = client.get_metric_history(run.info.run_id, "fine_tune.validation_loss")
+    logged = client.get_metric_history(run.info.run_id, "fine_tune/validation_loss")
     assert [(m.step, m.value) for m in logged] == [
         (e["step"], pytest.approx(e["validation_loss"])) for e in curve["epochs"]
     ]
-    steps = client.get_metric_history(run.info.run_id, "baseline.train_loss")
+    steps = client.get_metric_history(run.info.run_id, "baseline/train_loss")
     assert len(steps) == len(read(tree, "out/baseline/curve.json")["steps"])
     assert {"lowrank.config", "lowrank.lock", "mlflow.source.git.commit"} <= run.data.tags.keys()
     (data,) = run.inputs.dataset_inputs

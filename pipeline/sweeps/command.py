@@ -20,7 +20,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.tasks import Task
 from pipeline.lowrank.tasks.options import TaskOptions
 from pipeline.lowrank.typed import options_from
-from pipeline.reporting.objectives import check_directions, chosen_objectives
+from pipeline.reporting.objectives import check_directions, chosen_objectives, directions_of
 from pipeline.reporting.sweep.record import RECORD, read_record
 from pipeline.sweeps.record import SweepDescription
 from pipeline.tracking.options import TrackOptions
@@ -95,6 +95,7 @@ def describe_sweep(conf: Path, command: Command) -> SweepDescription:
         folder=folder,
         overrides=tuple(command.overrides),
         objectives=tuple(objectives),
+        directions=tuple(directions_of(task)[name] for name in objectives),
         track=options_from(TrackOptions, {str(k): v for k, v in track.items()}, "track"),
         total=total,
     )

@@ -70,12 +70,12 @@ def run_job(config: DictConfig, job: Job) -> dict[str, float]:
         check_network(params)
         parent = _enter(job)
         make_workspace(job.root, job.workspace, params)
-        if job.sweep is None:
-            reproduce(job.root, job.workspace)
-            values = _finish(job, config, params, parent)
-        else:
-            log = job.workspace / LOG
-            with _live_run_ended(job, params):
+        with _live_run_ended(job, params):
+            if job.sweep is None:
+                reproduce(job.root, job.workspace)
+                values = _finish(job, config, params, parent)
+            else:
+                log = job.workspace / LOG
                 reproduce(job.root, job.workspace, log=log, stop=job.sweep / STOP)
                 with log.open("a") as file, redirect_stdout(file), redirect_stderr(file):
                     values = _finish(job, config, params, parent)
@@ -173,6 +173,6 @@ def _live_run_ended(job: Job, params: dict[str, Any]) -> Iterator[None]:
         yield
     except StoppedError:
         raise
-    except LowRankError:
-        end_live_run(job.workspace, track_options(params))
+    except LowRankError as error:
+        end_live_run(job.workspace, track_options(params), str(error))
         raise

@@ -37,7 +37,7 @@ from pipeline.reporting.sweep.status import (
     write_status,
 )
 from pipeline.tracking.options import TrackOptions
-from pipeline.tracking.sweep import begin_sweep_run, log_to_sweep
+from pipeline.tracking.sweep import begin_sweep_run, end_sweep_run, log_to_sweep
 
 # Jobs on all machines end when this file appears in the sweep's folder.
 STOP = ".stop"
@@ -46,12 +46,13 @@ _PATIENCE = 15.0  # seconds: a job's children are asked first and killed after f
 
 @dataclass(frozen=True)
 class SweepDescription:
-    """The sweep that a command asks for; `total` is the number of jobs, None where only the sweeper
-    knows it."""
+    """The sweep that a command asks for; `directions` are those of the objectives; `total` is the
+    number of jobs, None where only the sweeper knows it."""
 
     folder: Path
     overrides: tuple[str, ...]
     objectives: tuple[str, ...]
+    directions: tuple[str, ...]
     track: TrackOptions
     total: int | None
 
@@ -68,10 +69,9 @@ class OpenSweep:
 def opened(folder: Path, described: SweepDescription, root: Path) -> Iterator[OpenSweep]:
     """The sweep, its record kept in sweep.json from beginning to end; only one launcher at a time.
 
-    The sweep's MLflow run is
-    created and ended here, before any job starts: that also creates the store, which two jobs
-    must not do at once. On the way out all jobs that still run are stopped; set `interrupted`
-    before where that is the user's wish.
+    The sweep's MLflow run is created before any job starts: that also creates the store, which two
+    jobs must not do at once. It ends with the sweep. On the way out all jobs that still run are
+    stopped; set `interrupted` before where that is the user's wish.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", timeout=0)
@@ -90,6 +90,7 @@ def opened(folder: Path, described: SweepDescription, root: Path) -> Iterator[Op
             sweep.record = _ended(sweep.record, read_jobs(folder))
             save_record(folder / RECORD, sweep.record)
             log_to_sweep(described.track, sweep.record.parent_run_id, [folder / RECORD])
+            end_sweep_run(described.track, sweep.record, described.directions)
     finally:
         lock.release()
 

@@ -22,10 +22,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pipeline.lowrank.typed import load_record, save_record
+from pipeline.tracking.naming import run_name
 from pipeline.tracking.options import TrackOptions
 from pipeline.tracking.store import (
     TAG_CONFIG,
+    close_failed,
     config_hash,
+    log_params,
     log_points,
     open_client,
     parent_tags,
@@ -58,8 +61,8 @@ def curve_logger(stage: str) -> Iterator[Log]:
     """Yields log(metrics, step), which sends the values to this configuration's MLflow run
     within PERIOD, or never where the training is over before.
 
-    Metric names get the stage in front (`fine_tune.train_loss`). Does nothing where
-    `track.live` is false. When the stage fails the run is marked as failed.
+    Metric names get the stage in front (`fine_tune/train_loss`). Does nothing where
+    `track.live` is false. When the stage fails the run is closed as failed, with the error.
     """
     params = yaml.safe_load(Path("params.yaml").read_text())
     if not track_options(params).live:
@@ -68,9 +71,9 @@ def curve_logger(stage: str) -> Iterator[Log]:
     curve = _LiveCurve(params, stage.replace("-", "_"))
     try:
         yield curve.log
-    except BaseException:
+    except BaseException as error:
         with suppress(Exception):  # a store that is gone: what the training failed of is told
-            curve.fail()
+            curve.fail(f"{stage}: {error or type(error).__name__}")
         raise
     curve.finish()
 
@@ -90,7 +93,7 @@ class _LiveCurve:
         if self._lost:
             return
         now = int(time.time() * 1000)
-        self._points += [(f"{self._prefix}.{k}", v, now, step) for k, v in metrics.items()]
+        self._points += [(f"{self._prefix}/{k}", v, now, step) for k, v in metrics.items()]
         if time.monotonic() - self._sent >= PERIOD:
             self._offer()
 
@@ -102,10 +105,12 @@ class _LiveCurve:
             return
         live = load_record(NOTE, LiveRun, _REMEDY)
         save_record(NOTE, replace(live, stages=(*live.stages, self._prefix)))
+        with suppress(Exception):  # the curve is there; this says only that no training runs
+            self._client.update_run(self._run_id, status="SCHEDULED")
 
-    def fail(self) -> None:
+    def fail(self, error: str) -> None:
         if not self._lost:
-            self._send().set_terminated(self._run_id, "FAILED")
+            close_failed(self._send(), self._run_id, error)
             NOTE.unlink(missing_ok=True)
 
     def _offer(self) -> None:
@@ -126,7 +131,7 @@ class _LiveCurve:
             for name, value in _PATIENCE.items():
                 os.environ.setdefault(name, value)
             self._client, experiment = open_client(track_options(self._params))
-            self._run_id = _run_for(self._client, experiment, config_hash(self._params))
+            self._run_id = _run_for(self._client, experiment, self._params)
         log_points(self._client, self._run_id, self._points)
         self._points, self._sent = [], time.monotonic()
         return self._client
@@ -140,26 +145,33 @@ def take_live_run(client: MlflowClient, root: Path, config: str) -> LiveRun | No
     return live
 
 
-def end_live_run(root: Path, track: TrackOptions) -> None:
-    """Marks as failed the live run that the failed job in `root` left behind, if any."""
+def end_live_run(root: Path, track: TrackOptions, error: str) -> None:
+    """Closes as failed, with the error, the live run that the failed job in `root` left behind, if
+    any."""
     note = root / NOTE
     if note.is_file():
         client, _ = open_client(track)
-        client.set_terminated(load_record(note, LiveRun, _REMEDY).run_id, "FAILED")
+        close_failed(client, load_record(note, LiveRun, _REMEDY).run_id, error)
         note.unlink()
 
 
-def _run_for(client: MlflowClient, experiment: str, config: str) -> str:
+def _run_for(client: MlflowClient, experiment: str, params: Mapping[str, Any]) -> str:
+    """The live run of the configuration: the noted one, else a new one with its name and its
+    parameters."""
+    config = config_hash(params)
     live = _noted_run(client, NOTE, config)
     if live is None:
-        run = client.create_run(experiment, tags={TAG_CONFIG: config, **parent_tags()})
+        tags = {TAG_CONFIG: config, **parent_tags()}
+        run = client.create_run(experiment, run_name=run_name(params), tags=tags)
         live = LiveRun(run.info.run_id)
         save_record(NOTE, live)
+        log_params(client, live.run_id, params)
     return live.run_id
 
 
 def _noted_run(client: MlflowClient, path: Path, config: str) -> LiveRun | None:
-    """The run in the note, if it still runs and is of this configuration."""
+    """The run in the note, if it still runs and is of this configuration; one of another is
+    closed."""
     from mlflow.exceptions import MlflowException
 
     if not path.is_file():
@@ -169,6 +181,11 @@ def _noted_run(client: MlflowClient, path: Path, config: str) -> LiveRun | None:
         run = client.get_run(live.run_id)
     except MlflowException:  # the store was deleted or changed meanwhile
         return None
-    if run.info.status == "RUNNING" and run.data.tags.get(TAG_CONFIG) == config:
+    if run.info.status not in ("RUNNING", "SCHEDULED"):
+        return None
+    if run.data.tags.get(TAG_CONFIG) == config:
+        client.update_run(live.run_id, status="RUNNING")
         return live
+    # Its process was killed, and nobody will go on with it: another configuration runs here now.
+    close_failed(client, live.run_id, "its process was killed")
     return None

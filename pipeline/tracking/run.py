@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,17 +20,22 @@ from pipeline.evaluation.latency import measured_once
 from pipeline.evaluation.options import EvaluateOptions
 from pipeline.evaluation.timings import Timings
 from pipeline.lowrank.planning.files import load_plan
-from pipeline.lowrank.planning.plan import Plan
+from pipeline.lowrank.planning.plan import DENSE
 from pipeline.lowrank.typed import options_from
-from pipeline.reporting.run.metrics import FILE as METRICS
-from pipeline.reporting.run.metrics import read_metrics
+from pipeline.machine.durations import durations
 from pipeline.reporting.run.timings import FOLDERS
 from pipeline.tracking.artifacts import has_model, log_artifacts, log_dataset, log_model
+from pipeline.tracking.description import description
+from pipeline.tracking.figures import figures
 from pipeline.tracking.live import take_live_run
+from pipeline.tracking.naming import run_name
 from pipeline.tracking.store import (
+    NOTE,
     TAG_CONFIG,
     TAG_LOCK,
+    close_failed,
     config_hash,
+    log_params,
     log_points,
     main_root,
     open_client,
@@ -42,7 +47,6 @@ from pipeline.training.curve import read_curve, values_at
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_BATCH = 100  # MLflow's limit on parameters a request
 _PACKAGES = ("torch", "tensorly", "lightning-fabric", "safetensors", "dvc", "hydra-core", "mlflow")
 
 
@@ -100,15 +104,6 @@ def lock_hash(root: Path) -> str:
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """{"a": {"b": 1}} → ("a.b", 1)."""
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            yield from flatten(item, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", item
-
-
 def _finished(client: MlflowClient, experiment: str, config: str, lock: str) -> str | None:
     runs = client.search_runs(
         [experiment],
@@ -127,14 +122,17 @@ def _log_run(
     tags: Mapping[str, str],
 ) -> str:
     live = take_live_run(client, root, tags[TAG_CONFIG])
-    run_id = live.run_id if live else client.create_run(experiment).info.run_id
+    run_id = live.run_id if live else _new_run(client, experiment, root)
     with _marked_if_failed(client, run_id):
-        plan = load_plan(root / "out/plan.json")
-        client.update_run(run_id, name=_run_name(params, plan))
-        for key, value in {**tags, **_provenance(root)}.items():
+        plan, timings = load_plan(root / "out/plan.json"), measured(root, params)
+        kept = plan.expected.planned.params / plan.expected.dense.params
+        methods = list(dict.fromkeys(layer.method for layer in plan.factorized.values()))
+        client.update_run(run_id, name=run_name(params, methods or [DENSE], kept))
+        told = {NOTE: description(root, timings, plan)}
+        for key, value in {**tags, **told, **_provenance()}.items():
             client.set_tag(run_id, key, value)
-        _log_params(client, run_id, params)
-        _log_metrics(client, run_id, _metrics(root, params, plan))
+        log_params(client, run_id, params)
+        _log_metrics(client, run_id, figures(root, timings, plan))
         for stage, folder in (("baseline", "baseline"), ("fine_tune", "fine_tuned")):
             if live is None or stage not in live.stages:
                 _log_curve(client, run_id, stage, root / "out" / folder)
@@ -144,39 +142,23 @@ def _log_run(
     return run_id
 
 
+def _new_run(client: MlflowClient, experiment: str, root: Path) -> str:
+    """A run that has taken as long as its stages did, those from the cache too."""
+    took = int(1000 * sum(durations(root).values()))
+    started = int(time.time() * 1000) - took
+    return str(client.create_run(experiment, start_time=started).info.run_id)
+
+
 @contextmanager
 def _marked_if_failed(client: MlflowClient, run_id: str) -> Iterator[None]:
     try:
         yield
-    except BaseException:
-        client.set_terminated(run_id, "FAILED")
+    except BaseException as error:
+        close_failed(client, run_id, str(error))
         raise
 
 
-def _run_name(params: Mapping[str, Any], plan: Plan) -> str:
-    """A short name that tells runs apart: data, methods, policy and how much it kept."""
-    kept = plan.expected.planned.params / plan.expected.dense.params
-    methods = "+".join(dict.fromkeys(layer.method for layer in plan.factorized.values()))
-    return f"{params['data']['name']} {methods} {plan.policy.name} {kept:.0%} of params"
-
-
-def _metrics(root: Path, params: Mapping[str, Any], plan: Plan) -> dict[str, float]:
-    timings = measured(root, params)
-    value = read_metrics(root / "reports" / METRICS).to_json()
-    value |= {name: network | value.get(name, {}) for name, network in _latencies(timings).items()}
-    value |= {"speedup": timings.speedup, "batch_size": timings.batch_size}
-    value |= {"tokens": timings.tokens, "optimality_gap": plan.optimality_gap}
-    return {key: float(one) for key, one in flatten(value) if isinstance(one, int | float)}
-
-
-def _latencies(timings: Timings) -> dict[str, dict[str, float]]:
-    return {
-        name: {**asdict(latency), "busy": latency.busy}
-        for name, latency in timings.networks.items()
-    }
-
-
-def _provenance(root: Path) -> dict[str, str]:
+def _provenance() -> dict[str, str]:
     """The commit, if there is one, and the versions with which a result was computed."""
     tags = {f"version.{name}": version(name) for name in _PACKAGES}
     git = subprocess.run(
@@ -189,14 +171,6 @@ def _provenance(root: Path) -> dict[str, str]:
     if git.returncode == 0:
         tags["mlflow.source.git.commit"] = git.stdout.strip()
     return tags
-
-
-def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
-    from mlflow.entities import Param
-
-    entries = [Param(key, str(value)) for key, value in flatten(params)]
-    for start in range(0, len(entries), _BATCH):
-        client.log_batch(run_id, params=entries[start : start + _BATCH])
 
 
 def _log_metrics(client: MlflowClient, run_id: str, values: Mapping[str, float]) -> None:
@@ -212,7 +186,7 @@ def _log_curve(client: MlflowClient, run_id: str, stage: str, folder: Path) -> N
     curve = read_curve(folder)
     now = int(time.time() * 1000)
     points = [
-        (f"{stage}.{name}", float(value), now, point.step)
+        (f"{stage}/{name}", float(value), now, point.step)
         for point in curve.points
         for name, value in values_at(point).items()
     ]

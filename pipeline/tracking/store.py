@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.typed import options_from
+from pipeline.tracking.moved import follow
 from pipeline.tracking.options import TrackOptions
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ PARENT = "LOWRANK_PARENT_RUN"
 _SQLITE = "sqlite:///"
 _URI = "MLFLOW_TRACKING_URI"
 _KEYWORDS = ("databricks", "uc")  # of MLflow: all other words are folders
-_POINTS = 1000  # MLflow's limit on points a request
+NOTE = "mlflow.note.content"  # MLflow's tag of a run's description, in Markdown
+# MLflow's limits: points and parameters a request, and (8000) characters of a tag.
+_POINTS, _BATCH, _MOST = 1000, 100, 7000
 
 
 def main_root() -> Path:
@@ -45,6 +48,11 @@ def tracking_uri(track: TrackOptions) -> str:
     if uri.startswith(_SQLITE):
         return f"{_SQLITE}{main_root() / uri.removeprefix(_SQLITE)}"
     return uri if ":" in uri or uri in _KEYWORDS else (main_root() / uri).as_uri()
+
+
+def artifacts_folder() -> Path:
+    """Where artifacts of a store in the repository lie."""
+    return main_root() / "mlartifacts"
 
 
 def without_password(uri: str) -> str:
@@ -81,12 +89,14 @@ def open_client(track: TrackOptions) -> tuple[MlflowClient, str]:
             mlflow.set_tracking_uri(uri)
         client = MlflowClient(uri)
         found = client.get_experiment_by_name(track.experiment)
-        if found is not None:
-            return client, found.experiment_id
         # SQLite keeps no files: artifacts go beside it; a server names its own place.
         local = uri.startswith("sqlite:")
-        location = (main_root() / "mlartifacts").as_uri() if local else None
-        return client, client.create_experiment(track.experiment, location)
+        place = artifacts_folder().as_uri() if local else None
+        if place is not None and uri.startswith(f"{_SQLITE}{main_root()}/"):
+            follow(uri, place)
+        if found is not None:
+            return client, found.experiment_id
+        return client, client.create_experiment(track.experiment, place)
 
 
 @contextmanager
@@ -130,6 +140,31 @@ def log_points(
     for start in range(0, len(points), _POINTS):
         batch = [Metric(*point) for point in points[start : start + _POINTS]]
         client.log_batch(run_id, metrics=batch)
+
+
+def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
+    """Logs a configuration's plain values, nested ones under names joined by dots. Values that are
+    there already stay."""
+    from mlflow.entities import Param
+
+    entries = [Param(key, str(value)) for key, value in flatten(params)]
+    for start in range(0, len(entries), _BATCH):
+        client.log_batch(run_id, params=entries[start : start + _BATCH])
+
+
+def close_failed(client: MlflowClient, run_id: str, error: str) -> None:
+    """Ends a run as failed, with the error as its description."""
+    client.set_tag(run_id, NOTE, without_password(error)[:_MOST])
+    client.set_terminated(run_id, "FAILED")
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """{"a": {"b": 1}} → ("a.b", 1)."""
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            yield from flatten(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", item
 
 
 def quiet_mlflow() -> None:

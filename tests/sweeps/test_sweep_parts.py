@@ -243,7 +243,7 @@ def test_running_jobs_see_the_stop_file(tmp_path: Path) -> None:
     assert read_jobs(tmp_path)[0].state == "stopped"
 
 
-DESCRIBED = SweepDescription(Path("sweep"), (), ("accuracy",), TrackOptions(), 1)
+DESCRIBED = SweepDescription(Path("sweep"), (), ("accuracy",), ("maximize",), TrackOptions(), 1)
 
 
 def test_one_launcher_a_sweep(tmp_path: Path) -> None:

@@ -98,6 +98,10 @@ def test_the_sweep_is_one_parent_with_a_child_a_job(tree: Tree, client: MlflowCl
     sweep = record(tree, "first")
     parent = client.get_run(sweep["parent_run_id"])
     assert parent.info.status == "FINISHED"
+    values = [job["objectives"]["accuracy"] for job in sweep["jobs"]]
+    assert parent.data.metrics["best/accuracy"] == max(values)
+    assert values[int(parent.data.metrics["best/accuracy.job"])] == max(values)
+    assert parent.data.metrics["jobs/done"] == 6
     query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
     children = client.search_runs([parent.info.experiment_id], query)
     assert {run.info.run_id for run in children} == {job["run_id"] for job in sweep["jobs"]}
@@ -105,7 +109,7 @@ def test_the_sweep_is_one_parent_with_a_child_a_job(tree: Tree, client: MlflowCl
         job = sweep["jobs"][int(run.data.tags[TAG_SWEEP + parent.info.run_id])]
         assert run.info.status == "FINISHED"
         assert run.info.run_id == job["run_id"]
-        assert run.data.metrics["fine_tuned.accuracy"] == job["objectives"]["accuracy"]
+        assert run.data.metrics["quality/fine_tuned.accuracy"] == job["objectives"]["accuracy"]
         chosen = dict(override.split("=") for override in job["overrides"])
         assert run.data.params["rank_select.policy"] == chosen["rank_select"]
         assert {TAG_CONFIG, TAG_LOCK, "mlflow.source.git.commit"} <= run.data.tags.keys()
@@ -152,7 +156,7 @@ def test_running_a_job_alone_adds_its_model_to_its_run(tree: Tree, client: Mlflo
     assert run.info.status == "FINISHED"
     (logged,) = run.outputs.model_outputs
     model = mlflow.pytorch.load_model(client.get_logged_model(logged.model_id).artifact_location)
-    assert sum(p.numel() for p in model.parameters()) == run.data.metrics["fine_tuned.params"]
+    assert sum(p.numel() for p in model.parameters()) == run.data.metrics["size/fine_tuned.params"]
 
 
 def test_a_search_finds_its_best_job(tree: Tree) -> None:

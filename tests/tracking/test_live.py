@@ -16,16 +16,18 @@ from pipeline.tracking.store import config_hash
 
 PARAMS: dict[str, Any] = {
     "seed": 3,
+    "data": {"name": "digits"},
+    "rank_select": {"policy": "budget"},
+    "refit": {"share": 0.0},
+    "fine_tune": {"parameters": "all", "objective": "labels"},
     "track": {"tracking_uri": None, "experiment": "lowrank", "live": True},
 }
 
 
-@pytest.fixture
-def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+@pytest.fixture(autouse=True)
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LOWRANK_ROOT", str(tmp_path))
     Path("params.yaml").write_text(yaml.safe_dump(PARAMS))
-    return MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
 def test_a_short_training_leaves_its_curve_to_track(client: MlflowClient) -> None:
@@ -43,12 +45,13 @@ def test_a_long_one_is_seen_while_it_trains(
         log({"train_loss": 1.0, "learning_rate": 0.1}, 1)
         (experiment,) = client.search_experiments(filter_string="name = 'lowrank'")
         (run,) = client.search_runs([experiment.experiment_id])
-        assert run.data.metrics == {"baseline.train_loss": 1.0, "baseline.learning_rate": 0.1}
+        assert run.data.metrics == {"baseline/train_loss": 1.0, "baseline/learning_rate": 0.1}
         monkeypatch.setattr(live, "PERIOD", 3600.0)
         log({"train_loss": 0.5}, 2)
-        unsent = client.get_metric_history(run.info.run_id, "baseline.train_loss")
+        unsent = client.get_metric_history(run.info.run_id, "baseline/train_loss")
         assert [point.step for point in unsent] == [1]
-    history = client.get_metric_history(run.info.run_id, "baseline.train_loss")
+    assert client.get_run(run.info.run_id).info.status == "SCHEDULED", "nothing trains now"
+    history = client.get_metric_history(run.info.run_id, "baseline/train_loss")
     assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5)]
     # A second stage that is short adds nothing: track knows which curves it still has to log.
     with curve_logger("fine-tune") as log:
@@ -65,8 +68,28 @@ def test_a_training_that_fails_is_a_failed_run_with_its_curve(client: MlflowClie
     (experiment,) = client.search_experiments(filter_string="name = 'lowrank'")
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FAILED"
-    assert run.data.metrics == {"baseline.train_loss": 7.0}
+    assert run.info.run_name == "digits budget fine_tune all seed 3"
+    assert run.data.metrics == {"baseline/train_loss": 7.0}
+    assert run.data.params["fine_tune.parameters"] == "all"
+    assert run.data.tags["mlflow.note.content"] == "baseline: NaN"
     assert not NOTE.exists()
+
+
+def test_a_run_whose_process_was_killed_is_closed_by_the_next_configuration(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "PERIOD", 0.0)
+    logger = curve_logger("baseline")  # kept: a generator that is dropped is closed
+    logger.__enter__()({"train_loss": 7.0}, 1)
+    killed = load_record(NOTE, LiveRun, "").run_id
+    assert client.get_run(killed).info.status == "RUNNING"
+    Path("params.yaml").write_text(yaml.safe_dump(PARAMS | {"seed": 4}))
+    with curve_logger("baseline") as log:
+        log({"train_loss": 6.0}, 1)
+    assert load_record(NOTE, LiveRun, "").run_id != killed
+    run = client.get_run(killed)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["mlflow.note.content"] == "its process was killed"
 
 
 def test_a_store_that_is_gone_is_told_once_and_the_training_goes_on(

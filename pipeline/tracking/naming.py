@@ -1,0 +1,28 @@
+"""How a run is called in MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def run_name(
+    params: Mapping[str, Any], methods: Sequence[str] = (), kept: float | None = None
+) -> str:
+    """A short name that tells runs apart: data, methods, policy, the part of the parameters that is
+    kept, and what is trained afterwards.
+
+    methods, kept: of the plan; none before there is one.
+    """
+    words = [str(params["data"]["name"]), "+".join(methods), str(params["rank_select"]["policy"])]
+    if kept is not None:
+        words += [f"{kept:.1%} of params"]
+    if params["refit"]["share"]:
+        words += ["refit"]
+    repair = params["fine_tune"]
+    words += [f"fine_tune {repair['parameters']}"]
+    if repair["parameters"] != "none" and repair["objective"] != "labels":
+        words += [str(repair["objective"])]
+    if params["seed"]:
+        words += [f"seed {params['seed']}"]
+    return " ".join(word for word in words if word)
