@@ -1,6 +1,9 @@
-"""python -m pipeline [-m] [GROUP=OPTION | KEY=VALUE …]: the chain with overrides.
+"""python -m pipeline [run] [-m] [GROUP=OPTION | KEY=VALUE …]: the chain with overrides.
 python -m pipeline --resume SWEEP: what is missing of a sweep.
+python -m pipeline plan [GROUP=OPTION | KEY=VALUE …]: the plan of a run, which is not built.
+python -m pipeline export | extract_lora | report | share …: what is done with results.
 python -m pipeline --help [SECTION], --version: what there is to choose.
+Installed, `lowrank` is short for `python -m pipeline`.
 
 Each run gets its own DVC workspace (Hydra's output directory) on the shared run-cache, so
 what any run computed before is not computed again, and ends as one MLflow run.
@@ -9,17 +12,23 @@ what any run computed before is not computed again, and ends as one MLflow run.
 from __future__ import annotations
 
 import os
+import re
+import runpy
+import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from rich.console import Console
 
 from pipeline.config.compose import check_overrides
 from pipeline.config.help import print_help, version
+from pipeline.lowrank.errors import LowRankError, suggest
 from pipeline.machine.faults import one_line, told
 from pipeline.reporting.sweep.status import DONE
 from pipeline.sweeps.command import (
@@ -28,14 +37,23 @@ from pipeline.sweeps.command import (
     hydra_arguments,
     parse_command,
 )
-from pipeline.sweeps.job import Job, run_job
+from pipeline.sweeps.job import Job, plan_job, run_job
 from pipeline.sweeps.record import opened
 from pipeline.sweeps.view import print_outcome, sweep_view
 
 ROOT = Path(__file__).resolve().parent.parent
+CONF = str(ROOT / "conf")
+RUN, PLAN = "run", "plan"
+# The commands beside the chain: each is `python -m MODULE` with the words behind it.
+BESIDE = {
+    "export": "pipeline.export",
+    "extract_lora": "pipeline.extract_lora",
+    "report": "pipeline.report",
+    "share": "pipeline.sweeps.share",
+}
 
 
-@hydra.main(config_path="../conf", config_name="config", version_base="1.3")
+@hydra.main(config_path=CONF, config_name="config", version_base="1.3")
 def run(config: DictConfig) -> float | tuple[float, ...] | None:
     """Runs one job; returns its objectives to the sweeper, None when it failed."""
     try:
@@ -47,6 +65,22 @@ def run(config: DictConfig) -> float | tuple[float, ...] | None:
         print(f"error: {line}", file=sys.stderr)
         sys.exit(1)
     return values[0] if len(values) == 1 else values
+
+
+@hydra.main(config_path=CONF, config_name="config", version_base="1.3")
+def plan(config: DictConfig) -> None:
+    """Decides on one configuration, shows the plan, and builds nothing."""
+    job = Job.current(ROOT)
+    with one_line("pipeline", ROOT):  # Hydra would tell it with its own words
+        file = plan_job(config, job)
+    # torch: seconds of import, not needed before.
+    from pipeline.lowrank.planning.files import load_plan
+    from pipeline.lowrank.planning.tables import plan_table
+    from pipeline.reporting.run.ending import from_here
+
+    print(f"\n{plan_table(load_plan(file)).text(Console().width)}\n")
+    print(f"plan       {from_here(file)}")
+    print(f"build it   python -m pipeline {shlex.join(job.overrides)}".rstrip())
 
 
 def sweep(command: Command) -> int:
@@ -84,23 +118,58 @@ def main() -> None:
         run_command(sys.argv[1:])
 
 
-def run_command(arguments: list[str]) -> None:
+def run_command(words: Sequence[str]) -> None:
     """What the command line asks for."""
     try:
-        if "--version" in arguments:
-            print(version(ROOT))
-            return
-        if "--help" in arguments or "-h" in arguments:
-            print_help(ROOT, [name for name in arguments if not name.startswith("-")])
-            return
-        command = parse_command(arguments)
-        if not command.completes:
-            check_overrides(ROOT / "conf", command.overrides)
-        if command.multirun:
-            sys.exit(sweep(command))
-        run()
+        name, arguments = named_command(words)
+        sys.argv[1:] = arguments
+        if name in BESIDE:
+            runpy.run_module(BESIDE[name], run_name="__main__", alter_sys=True)
+        else:
+            chain(name, arguments)
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def chain(name: str, arguments: Sequence[str]) -> None:
+    """The command `run` or `plan`."""
+    if "--version" in arguments:
+        print(version(ROOT))
+        return
+    if "--help" in arguments or "-h" in arguments:
+        print_help(ROOT, [word for word in arguments if not word.startswith("-")])
+        return
+    command = parse_command(arguments)
+    if command.completes:  # Hydra knows no commands
+        line = os.environ.get("COMP_LINE", "")
+        os.environ["COMP_LINE"] = re.sub(rf"^(\S+ +)({RUN}|{PLAN}) ", r"\1", line)
+    else:
+        check_overrides(ROOT / "conf", command.overrides)
+    if name == PLAN and command.multirun:
+        raise LowRankError("plan: shows the plan of one configuration; leave out -m and --resume")
+    if command.multirun:
+        sys.exit(sweep(command))
+    if name == PLAN:
+        plan()
+    else:
+        run()
+
+
+def named_command(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """(the command that the first word names, or else `run`; what is left of the arguments).
+
+    Raises LowRankError for a first word that is neither a command nor an override.
+    """
+    first, rest = (arguments[0], list(arguments[1:])) if arguments else (RUN, [])
+    commands = [RUN, PLAN, *BESIDE]
+    if first in commands:
+        return first, rest
+    if re.fullmatch(r"\w+", first) and not {"-h", "--help"} & set(rest):
+        raise LowRankError(
+            f"{first}: neither a command nor an option (GROUP=OPTION or KEY=VALUE); "
+            f"{suggest(first, commands)}"
+        )
+    return RUN, list(arguments)
 
 
 if __name__ == "__main__":

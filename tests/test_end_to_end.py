@@ -192,13 +192,19 @@ def test_two_clones_give_the_same_files_and_the_same_lock(tree: Tree, tmp_path: 
 
 def test_a_job_shares_the_run_cache_both_ways(tree: Tree) -> None:
     overrides = ("rank_select=error", "rank_select.relative_error=0.5", "fine_tune.epochs=1")
-    output = tree.pipeline(*overrides, "track.log_model=true")
     shared = {"prepare", "baseline", "analyze"}
-    assert shared.isdisjoint(ran(output)), output
-    assert shared <= set(restored(output))
-    assert {"rank-select", "decompose", "fine-tune", "evaluate"} <= set(ran(output))
+    planned = tree.pipeline("plan", *overrides)
+    assert (ran(planned), set(restored(planned))) == (["rank-select"], shared), planned
+    assert (
+        "network: " in planned and f"build it   python -m pipeline {' '.join(overrides)}" in planned
+    )
+    output = tree.pipeline(*overrides, "track.log_model=true")
+    assert ran(output) == ["decompose", "fine-tune", "evaluate"], output
+    assert set(restored(output)) == shared | {"rank-select"}
     assert "fine-tuned" in output
     assert "MLflow run" in output
+    (network,) = re.findall(r"^network +(\S+)$", output, re.MULTILINE)
+    assert (tree.path / network / "model.safetensors").is_file()
 
     again = tree.pipeline(*overrides, "track.log_model=true")
     assert ran(again) == []

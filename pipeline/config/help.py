@@ -21,6 +21,14 @@ _USAGE = (
     ("[GROUP=OPTION | KEY=VALUE] …", "one run"),
     ("-m GROUP=OPTION,… KEY=VALUE,… …", "a sweep: all combinations"),
     ("--resume SWEEP", "what is missing of a sweep; SWEEP is its folder"),
+    (
+        "plan [GROUP=OPTION | KEY=VALUE] …",
+        "the plan of a run and what it expects; builds nothing",
+    ),
+    ("export RUN to=torch,onnx out=DIR", "a network as files that load without this project"),
+    ("extract_lora KEY=VALUE …", "the difference of two checkpoints as a LoRA adapter"),
+    ("report SWEEP", "the comparison of a sweep's runs, made again"),
+    ("share push|pull", "all results to the DVC remote, or from it"),
     ("--help [SECTION]", "this page; the options and keys of a section"),
     ("--version", "of this project"),
 )
@@ -34,7 +42,7 @@ _EXAMPLES = (
 _HYDRA = (
     ("--cfg job", "shows the configuration and runs nothing"),
     ("--info", "how Hydra composes it"),
-    ("-sc install=bash", "completion of options by Tab, for eval"),
+    ("-sc install=bash", 'completion by Tab: eval "$(lowrank -sc install=bash)"; zsh, fish too'),
     ("--hydra-help", "all flags of Hydra, which reads the command line"),
 )
 _PROGRAM = "python -m pipeline"
@@ -66,6 +74,7 @@ def _page(root: Path, conf: Path) -> RenderableType:
     return Group(
         Text(f"{version(root)}: {project['description']}"),
         _title("usage"),
+        _indented(f"Where the project is installed, lowrank is short for {_PROGRAM}."),
         _commands(_USAGE),
         _title("examples"),
         _commands(_EXAMPLES),

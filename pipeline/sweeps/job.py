@@ -82,6 +82,21 @@ def run_job(config: DictConfig, job: Job) -> dict[str, float]:
     return values
 
 
+def plan_job(config: DictConfig, job: Job) -> Path:
+    """Runs the job as far as its plan, and returns the plan's file; nothing goes to MLflow.
+
+    Raises LowRankError (also noted in the job's status.json) when it fails.
+    """
+    with _noted(job):
+        params = pin(to_params(config), Path(HydraConfig.get().runtime.cwd))
+        check_network(params)
+        params["track"]["live"] = False
+        _enter(job)
+        make_workspace(job.root, job.workspace, params)
+        reproduce(job.root, job.workspace, until="rank-select")
+    return job.workspace / "out/plan.json"
+
+
 def _enter(job: Job) -> str | None:
     """Sets what this process and its children read from the environment; the sweep's run."""
     os.environ["LOWRANK_ROOT"] = str(job.root)
@@ -97,6 +112,7 @@ def _finish(
     job: Job, config: DictConfig, params: dict[str, Any], parent: str | None
 ) -> dict[str, float]:
     # MLflow and torch: seconds of import, not needed by a job that fails.
+    from pipeline.reporting.run.ending import print_ending
     from pipeline.reporting.run.measures import measures
     from pipeline.reporting.run.metrics import FILE as METRICS
     from pipeline.reporting.run.metrics import read_metrics
@@ -109,8 +125,7 @@ def _finish(
     if parent:
         link_to_sweep(track_options(params), run_id, parent, job.number)
     print_summary(job.workspace)
-    print(f"\nworkspace  {job.workspace}")
-    print(f"MLflow run {run_id} ({name.experiment})")
+    print_ending(job.workspace, f"{run_id} ({name.experiment})")
     metrics = read_metrics(job.workspace / "reports" / METRICS)
     figures = metrics.fine_tuned.figures()
     first = measures(metrics.dense.scores, metrics.measures)[0]

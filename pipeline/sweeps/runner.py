@@ -1,4 +1,5 @@
-"""The process of one job: reproduces the DVC workspace in the current directory.
+"""The process of one job: reproduces the DVC workspace in the current directory, or the stages
+up to the ones that are named.
 
 Two jobs that miss the same stage at once would compute it twice, and can corrupt each other's
 data. So each stage runs under a file lock named by all that determines it: the commands and
@@ -16,7 +17,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -61,9 +62,9 @@ class _Watch(logging.Handler):
             self.outcome = CACHED
 
 
-def reproduce_here(locks: Path) -> None:
-    """Reproduces every stage of the current directory, one at a time, each under its lock, and
-    keeps ./status.json.
+def reproduce_here(locks: Path, targets: Sequence[str] = ()) -> None:
+    """Reproduces every stage of the current directory, or the `targets` and what they need, one at
+    a time, each under its lock, and keeps ./status.json.
 
     Raises DvcException when a stage fails.
     """
@@ -96,7 +97,7 @@ def reproduce_here(locks: Path) -> None:
         return done
 
     try:
-        repo.reproduce(repro_fn=under_lock)
+        repo.reproduce(list(targets), repro_fn=under_lock)
     finally:
         if changed:
             changed[0].dvcfile.dump_stages(changed, update_pipeline=False)
@@ -167,13 +168,13 @@ def stdin_closed() -> None:
         pass
 
 
-def main(parent_gone: Callable[[], None] = stdin_closed) -> int:
+def main(parent_gone: Callable[[], None] = stdin_closed, targets: Sequence[str] = ()) -> int:
     end_with_parent(parent_gone)
     _parse_params_once()
     _say_only_warnings()
     with one_line("job"):
         try:
-            reproduce_here(Path(os.environ["LOWRANK_SCRATCH"]) / "locks")
+            reproduce_here(Path(os.environ["LOWRANK_SCRATCH"]) / "locks", targets)
         except DvcException as error:
             raise LowRankError(str(error)) from error
     return 0
@@ -205,4 +206,4 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(targets=sys.argv[1:]))

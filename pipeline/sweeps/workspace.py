@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -65,10 +65,15 @@ class StoppedError(LowRankError):
 
 
 def reproduce(
-    root: Path, workspace: Path, *, log: Path | None = None, stop: Path | None = None
+    root: Path,
+    workspace: Path,
+    *,
+    until: str | None = None,
+    log: Path | None = None,
+    stop: Path | None = None,
 ) -> None:
     """Runs the workspace's chain in a process group of its own, its output on our terminal, or,
-    as a job of a sweep, in the file `log`.
+    as a job of a sweep, in the file `log`. `until`: the last stage that is run.
 
     Raises LowRankError when a stage fails, StoppedError when the file `stop` appears. However this
     ends, on Ctrl-C too, the whole group is gone: a stage whose DVC is gone would live on as an
@@ -83,7 +88,11 @@ def reproduce(
         # `python` in dvc.yaml is the interpreter that runs this.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }
-    process = _Cold(workspace, environment) if log is None else _Warm(workspace, environment, log)
+    process: _Process
+    if log is None:
+        process = _Cold(workspace, environment, [until] if until else [])
+    else:
+        process = _Warm(workspace, environment, log)
     try:
         while (status := process.wait(0.5)) is None:
             if stop is not None and stop.exists():
@@ -107,9 +116,11 @@ class _Process(Protocol):
 class _Cold:
     """The runner as a process of its own, as `dvc repro` is."""
 
-    def __init__(self, workspace: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, workspace: Path, environment: Mapping[str, str], targets: Sequence[str]
+    ) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.sweeps.runner"],
+            [sys.executable, "-m", "pipeline.sweeps.runner", *targets],
             cwd=workspace,
             env=environment,
             stdin=subprocess.PIPE,  # never written: that it closes tells the job that we are gone

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -97,15 +98,30 @@ def test_the_right_numbers_at_every_width(tmp_path: Path, width: int, terminal: 
     assert "…" not in text
 
 
-def test_many_layers_with_long_names_fold_and_are_limited(tmp_path: Path) -> None:
+def test_many_layers_with_long_names_are_shortened_and_limited(tmp_path: Path) -> None:
+    """In the middle: both ends tell layers apart."""
     text = _summary(_reports(tmp_path, many_layers(60)), 80)
     assert "… and 44 more in reports/layers.csv" in text
-    assert text.count("…") == 1
     assert max(map(len, text.splitlines())) <= 80
     assert text.count("→") == tables.MOST_LAYERS
-    folded = re.sub(r"\n\.attention", ".attention", re.sub(r" +", " ", text))
-    assert "projection57" in folded
-    assert "projection0\n" not in folded
+    names = [line.split()[0] for line in text.splitlines() if "→" in line]
+    assert all(re.fullmatch(r"\S{8,}….*projection\d+", name) for name in names), names
+    assert len(set(names)) == tables.MOST_LAYERS
+    assert any(name.endswith("projection57") for name in names)
+
+
+def test_a_narrow_terminal_has_all_that_decides(tmp_path: Path) -> None:
+    """What has no room is told; nothing is cut."""
+    for layers, terminal in product((SMALL, many_layers(60)), (False, True)):
+        root = tmp_path / f"{len(layers)} {terminal}"
+        root.mkdir()
+        text = _summary(_reports(root, layers), 60, terminal=terminal)
+        assert max(map(len, text.splitlines())) <= 60
+        assert _cells(text, "parameters")[-2:] == ["19,210", "4.00× fewer"]
+        for column in ("compressed", "bound", "kept"):
+            shown = re.search(rf"^ *(layer|dense) .*{column}", text, re.MULTILINE)
+            told = re.search(rf"No room for .*{column}", text)
+            assert bool(shown) != bool(told), column
 
 
 def test_large_networks_fit_too(tmp_path: Path) -> None:

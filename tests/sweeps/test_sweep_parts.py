@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from dvc.repo import Repo
 from filelock import FileLock
 from rich.console import Console
 
+from pipeline.__main__ import BESIDE, named_command
 from pipeline.evaluation.timings import Latency
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.tasks import Custom, get_task
@@ -140,6 +142,17 @@ def test_single_runs_are_as_before() -> None:
     command = parse_command(["seed=1", "--cfg", "job"])
     assert (command.multirun, command.overrides) == (False, ("seed=1",))
     assert not parse_command(["-m", "seed=1,2", "--cfg", "job"]).multirun
+
+
+def test_the_first_word_may_be_a_command() -> None:
+    assert named_command([]) == named_command(["run"]) == ("run", [])
+    assert named_command(["plan", "seed=1"]) == ("plan", ["seed=1"])
+    assert named_command(["-m", "seed=1,2"]) == ("run", ["-m", "seed=1,2"])
+    assert named_command(["methods", "--help"]) == ("run", ["methods", "--help"])
+    with pytest.raises(LowRankError, match=r"^exprt: neither a command .*did you mean 'export'"):
+        named_command(["exprt", "out=there"])
+    for name, module in BESIDE.items():
+        assert name == module.rpartition(".")[2] and find_spec(module), name
 
 
 def test_completions_of_a_shell_are_left_to_hydra() -> None:

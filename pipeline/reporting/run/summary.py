@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from pipeline.evaluation.timings import Timings
 from pipeline.lowrank.analysis.tables import ranks_text
 from pipeline.lowrank.factorize.report import RefitReport
+from pipeline.reporting.run.fitting import named_table, plain_texts
 from pipeline.reporting.run.layers import LayerRow, read_layers
 from pipeline.reporting.run.measures import measures
 from pipeline.reporting.run.metrics import FILE as METRICS
@@ -30,8 +29,6 @@ ABSENT = "—"
 _MEASURE = "dvc repro --force --single-item evaluate"
 # Numbers from here on are written short, so that the tables fit 80 characters.
 _MOST_DIGITS, _MOST_DIGITS_A_LAYER = 10_000_000, 1_000_000
-# For terminals and pipes that cannot show them (LANG=C, some Windows consoles).
-_ASCII = str.maketrans({"—": "-", "–": "-", "×": "x", "→": ">", "−": "-", "…": "...", "·": "-"})
 
 
 def print_summary(root: Path, console: Console | None = None) -> None:
@@ -45,14 +42,14 @@ def print_summary(root: Path, console: Console | None = None) -> None:
     layers = read_layers(root / "reports")
     timings = find_timings(root)
     console.print()
-    console.print(networks_table(metrics, timings, console))
+    _show(console, networks_table(metrics, timings, console), "metrics.json")
     if timings is None:
         _say(console, f"Latency was not measured on this machine: run {_MEASURE}")
     else:
         for sentence in filter(None, (busy_sentence(timings), forms_sentence(timings))):
             _say(console, sentence)
     console.print()
-    console.print(layers_table(layers, console))
+    _show(console, layers_table(layers, console), "layers.csv")
     if len(layers) > MOST_LAYERS:
         _say(console, f"… and {len(layers) - MOST_LAYERS} more in reports/layers.csv")
     console.print()
@@ -93,12 +90,11 @@ def refit_lines(refit: RefitReport | None) -> list[str]:
     ]
 
 
-def networks_table(metrics: Metrics, timings: Timings | None, console: Console) -> Table:
-    """A table of the dense, the compressed and the fine-tuned network side by side, with the
-    changes."""
-    table = _table(console)
-    for heading in ("", "dense", "compressed", "fine-tuned", "change"):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+def networks_table(
+    metrics: Metrics, timings: Timings | None, console: Console
+) -> tuple[Table, list[str]]:
+    """(a table of the dense, the compressed and the fine-tuned network side by side, with the
+    changes; the columns that the console has no room for)."""
     lines: list[tuple[str, str, Callable[[Any], str], str]]
     dense, last = metrics.dense.scores, metrics.fine_tuned.scores
     known = measures(dense, metrics.measures)
@@ -108,25 +104,21 @@ def networks_table(metrics: Metrics, timings: Timings | None, console: Console) 
         ("MACs", "macs", _count, f"{metrics.macs_ratio:.2f}× fewer"),
         ("file size", "file_bytes", human_bytes, f"{metrics.file_ratio:.2f}× smaller"),
     ]
-    for label, key, show, change in lines:
-        cells = [show(network.figures()[key]) for network in metrics.networks.values()]
-        table.add_row(*_texts(console, label, *cells, change))
-    table.add_row(*_texts(console, *_latency_cells(timings)))
-    return table
+    rows = [
+        [label, *(show(one.figures()[key]) for one in metrics.networks.values()), change]
+        for label, key, show, change in lines
+    ]
+    columns = ["", "dense", "compressed", "fine-tuned", "change"]
+    return named_table(columns, [*rows, _latency_cells(timings)], console, ["compressed"])
 
 
-def layers_table(layers: Sequence[LayerRow], console: Console) -> Table:
-    """A table of the layers with the most parameters, in the network's order."""
-    table = _table(console)
-    table.add_column("layer", overflow="fold", ratio=1, min_width=12)
-    table.add_column("method", no_wrap=True)
-    for heading in ("ranks", "parameters", "kept", "error", "bound"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.collapse_padding = console.width < 96  # names of layers and methods are long
+def layers_table(layers: Sequence[LayerRow], console: Console) -> tuple[Table, list[str]]:
+    """(a table of the layers with the most parameters, in the network's order; the columns that
+    the console has no room for)."""
+    columns = ["layer", "method", "ranks", "parameters", "kept", "error", "bound"]
     ordered = sorted(range(len(layers)), key=lambda place: -layers[place].dense_params)
-    for place in sorted(ordered[:MOST_LAYERS]):
-        table.add_row(*_texts(console, *_layer_cells(layers[place])))
-    return table
+    rows = [_layer_cells(layers[place]) for place in sorted(ordered[:MOST_LAYERS])]
+    return named_table(columns, rows, console, ["bound", "kept", "method"])
 
 
 def spectra_sentences(spectra: SpectraFigures) -> list[str]:
@@ -150,13 +142,17 @@ def spectra_sentences(spectra: SpectraFigures) -> list[str]:
 
 def print_adapter(extraction: Extraction, folder: str, console: Console) -> None:
     """Prints the layers of an extracted adapter, and the tensors that are not in it."""
-    table = _table(console)
-    for heading in ("layer", "rank", "error", "kept", "change"):
-        table.add_column(heading, justify="left" if heading == "layer" else "right", no_wrap=True)
-    for name, layer in extraction.layers.items():
-        kept = percent(layer.params / layer.dense_params)
-        cells = (name, str(layer.rank), f"{layer.relative_error:.4f}", kept, f"{layer.change:.4f}")
-        table.add_row(*_texts(console, *cells))
+    rows = [
+        [
+            name,
+            str(layer.rank),
+            f"{layer.relative_error:.4f}",
+            percent(layer.params / layer.dense_params),
+            f"{layer.change:.4f}",
+        ]
+        for name, layer in extraction.layers.items()
+    ]
+    table, _ = named_table(["layer", "rank", "error", "kept", "change"], rows, console)
     console.print(table)
     layers = extraction.layers.values()
     params, dense = sum(x.params for x in layers), sum(x.dense_params for x in layers)
@@ -219,20 +215,15 @@ def _duration(milliseconds: float) -> str:
     return f"{milliseconds:.2f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.2f} s"
 
 
-def _table(console: Console) -> Table:
-    style = box.SIMPLE_HEAD if console.is_terminal and not console.options.ascii_only else None
-    return Table(box=style, pad_edge=False, padding=(0, 1), header_style="bold")
-
-
-def _texts(console: Console, *cells: str) -> list[Text]:
-    """Cells as they are: no markup, so that a layer called "[a]" stays what it is."""
-    if console.options.ascii_only:
-        cells = tuple(cell.translate(_ASCII) for cell in cells)
-    return [Text(cell) for cell in cells]
+def _show(console: Console, made: tuple[Table, list[str]], file: str) -> None:
+    table, without = made
+    console.print(table)
+    if without:
+        _say(console, f"No room for {' and '.join(without)}: a wider terminal, or reports/{file}")
 
 
 def _say(console: Console, sentence: str) -> None:
-    console.print(*_texts(console, sentence))
+    console.print(*plain_texts(console, sentence))
 
 
 def _count(value: int) -> str:
