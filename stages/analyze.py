@@ -8,12 +8,12 @@ from pipeline.data.calibration import statistics_batches
 from pipeline.data.files import load_task
 from pipeline.lowrank.analysis.analysis import analyze, save_analysis
 from pipeline.lowrank.analysis.options import AnalysisOptions
-from pipeline.lowrank.forms.files import load
 from pipeline.machine.devices import FabricOptions, one_device
 from pipeline.machine.memory import peak_memory_gib
 from pipeline.machine.number_formats import check_bfloat16
 from pipeline.training.weight_history import weights_in_training
 from stages._io import main, section, section_options
+from stages._network import load_network
 
 DATA, BASELINE = Path("out/data"), Path("out/baseline")
 
@@ -22,7 +22,7 @@ def run() -> None:
     device = one_device(section_options("fabric", FabricOptions))
     check_bfloat16({"fabric": {"accelerator": device.type}, "analyze": section("analyze")})
     chosen = section_options("analyze", AnalysisOptions)
-    model = load(BASELINE).to(device)
+    model = load_network(BASELINE).to(device)
     analysis = analyze(
         model,
         calibration=statistics_batches(DATA, chosen.batch_size),

@@ -17,12 +17,13 @@ from pipeline.lowrank.factorize.apply import apply_
 from pipeline.lowrank.factorize.options import RefitOptions
 from pipeline.lowrank.factorize.refit import refit_if_closer
 from pipeline.lowrank.factorize.report import CompressionReport
-from pipeline.lowrank.forms.files import load, read_network, save
+from pipeline.lowrank.forms.files import read_network, save
 from pipeline.lowrank.planning.files import load_plan
 from pipeline.lowrank.typed import save_record
 from pipeline.machine.devices import FabricOptions, one_device
 from pipeline.machine.number_formats import check_bfloat16
 from stages._io import main, section, section_options
+from stages._network import load_network
 
 DATA, BASELINE = Path("out/data"), Path("out/baseline")
 
@@ -31,7 +32,7 @@ def run() -> None:
     device = one_device(section_options("fabric", FabricOptions))
     check_bfloat16({"fabric": {"accelerator": device.type}, "refit": section("refit")})
     chosen = section_options("refit", RefitOptions)
-    dense, refit = load(BASELINE).to(device), None
+    dense, refit = load_network(BASELINE).to(device), None
     plan, analysis = load_plan(Path("out/plan.json")), load_analysis(Path("out/analysis"), device)
     example = statistics_batches(DATA, 1, most=1)[0]
     done = apply_(copy.deepcopy(dense), plan, analysis, example=example)

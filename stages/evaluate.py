@@ -9,7 +9,7 @@ from pipeline.data.files import example_input, load_facts, load_split, load_task
 from pipeline.evaluation.latency import measured_once
 from pipeline.evaluation.networks import compare_networks, defined
 from pipeline.evaluation.options import EvaluateOptions
-from pipeline.lowrank.forms.files import load, read_network
+from pipeline.lowrank.forms.files import read_network
 from pipeline.machine.devices import FabricOptions, make_fabric
 from pipeline.reporting.run.facts import read_facts
 from pipeline.reporting.run.layers import check_bounds
@@ -17,6 +17,7 @@ from pipeline.reporting.run.metrics import FILE, Network
 from pipeline.reporting.run.timings import FOLDERS
 from pipeline.reporting.run.write import network_size, write_reports
 from stages._io import main, section_options, write_json
+from stages._network import load_network, named_code
 
 DATA, OUT, REPORTS = Path("out/data"), Path("out"), Path("reports")
 
@@ -31,7 +32,7 @@ def run() -> None:
     data, task = load_facts(DATA), load_task(DATA)
     splits = {name: load_split(DATA, name) for name in data.sizes if name in ("test", "ood")}
     folders = {name: Path(folder) for name, folder in FOLDERS.items()}
-    networks = {name: load(folder) for name, folder in folders.items()}
+    networks = {name: load_network(folder) for name, folder in folders.items()}
     facts = read_facts(OUT)
     check_bounds(facts.compression.layers)
     example = example_input(data.examples, task)
@@ -45,7 +46,8 @@ def run() -> None:
     subject = spec.get("name") or f"{spec['_target_'].rpartition('.')[2]} on {data.name}"
     metrics = write_reports(REPORTS, facts, results, subject, task.measures)
     write_json(REPORTS / FILE, metrics.to_json())
-    measured_once(folders, DATA, options, single.threads, again_if_busy=True)
+    code = named_code()
+    measured_once(folders, DATA, options, single.threads, again_if_busy=True, allow=code)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.training.fine_tune import fine_tune
 from pipeline.training.options import FineTuneOptions
 from stages._io import main, section_options
+from stages._network import named_code
 from stages._training import run_training
 
 
@@ -20,6 +21,7 @@ def run() -> None:
         Path("out/baseline"),
         Path("out/data"),
         section_options("fine_tune", FineTuneOptions),
+        allow=named_code(),
     )
     run_training("fine-tune", folder, make)
 

@@ -10,13 +10,13 @@ from pipeline.data.files import load_task
 from pipeline.lowrank.analysis.analysis import load_analysis
 from pipeline.lowrank.analysis.divergence import Divergence
 from pipeline.lowrank.factorize.deciding import plan_from, plan_in_file
-from pipeline.lowrank.forms.files import load
 from pipeline.lowrank.methods.options import MethodsOptions
 from pipeline.lowrank.planning.files import save_plan
 from pipeline.lowrank.planning.options import RankSelectOptions
 from pipeline.lowrank.planning.overrides import make_overrides
 from pipeline.machine.devices import FabricOptions, one_device
 from stages._io import main, section, section_options
+from stages._network import load_network
 
 DATA = Path("out/data")
 
@@ -27,7 +27,7 @@ def run() -> None:
     methods = section_options("methods", MethodsOptions)
     seed, most = section("seed"), chosen.contest_examples
     analysis = load_analysis(Path("out/analysis"), device)
-    model = load(Path("out/baseline")).to(device)
+    model = load_network(Path("out/baseline")).to(device)
 
     def divergence() -> Divergence:
         held_out = held_out_batches(DATA, section("analyze")["batch_size"], most=most)

@@ -53,6 +53,9 @@ class ExtractLora:
     base: str = knob(help="the network that the adapter is for")
     tuned: str = knob(help="the network that it becomes with the adapter")
     out: str = knob(help="the folder to write")
+    allow: tuple[str, ...] = knob(
+        (), help="whose code a network folder may name as its class: packages, modules, or paths"
+    )
     include: tuple[str, ...] = knob(("*",), help="patterns: layers that may be adapted")
     exclude: tuple[str, ...] = knob((), help="patterns too; exclude wins over include")
     rank_select: RankSelectOptions = knob(help="the rule that chooses ranks")
@@ -69,6 +72,11 @@ class ExportNetwork(ExportOptions):
     )
     network: Literal["baseline", "compressed", "fine_tuned"] = knob(
         "fine_tuned", help="which of the run's networks", kw_only=True
+    )
+    allow: tuple[str, ...] = knob(
+        (),
+        help="whose code a network's folder alone may name as its class: packages, modules, paths",
+        kw_only=True,
     )
     normalise: bool = knob(
         False, help="normalisation becomes a part of graphs (onnx, pt2)", kw_only=True

@@ -44,7 +44,7 @@ def run_export(conf: Path, arguments: Sequence[str], console: Console | None = N
     for to in chosen.to:
         get_format(to)
     workspace, folder = _folders(chosen)
-    network = load(folder)
+    network = load(folder, allow=_named(workspace, chosen))
     data = _data(workspace)
     saved = (folder / PREPROCESSING_JSON).is_file()
     show = partial((console or Console(highlight=False)).print, soft_wrap=True)
@@ -101,6 +101,15 @@ def _folders(chosen: ExportNetwork) -> tuple[Path | None, Path]:
             "a run (dvc repro makes it), or of a network that this project saved"
         )
     return given, folder
+
+
+def _named(workspace: Path | None, chosen: ExportNetwork) -> list[str]:
+    """Whose code may run: what the options allow, and in a run's workspace, which holds the code of
+    the run too, what its params.yaml names."""
+    params = None if workspace is None else workspace / "params.yaml"
+    if params is None or not params.is_file():
+        return list(chosen.allow)
+    return [*chosen.allow, yaml.safe_load(params.read_text())["model"]["_target_"]]
 
 
 def _folder_of(chosen: ExportNetwork, to: str) -> Path:

@@ -31,7 +31,9 @@ def run_extraction(conf: Path, overrides: Sequence[str], console: Console | None
     options = _compose(conf, overrides)
     if options.rank_select.overrides:
         raise LowRankError("rank_select.overrides: not used here; choose by include and exclude")
-    base, tuned = (_load(key, Path(getattr(options, key))) for key in ("base", "tuned"))
+    base, tuned = (
+        _load(key, Path(getattr(options, key)), options.allow) for key in ("base", "tuned")
+    )
     extraction = extract_adapter(
         base,
         tuned,
@@ -48,14 +50,14 @@ def _compose(conf: Path, overrides: Sequence[str]) -> ExtractLora:
     return options_from(ExtractLora, plain(compose_config(conf, "extract_lora", overrides)), "")
 
 
-def _load(key: str, path: Path) -> Weights:
+def _load(key: str, path: Path, allow: Sequence[str]) -> Weights:
     """The network at `path`: a module where its architecture is known, else a state dict."""
     if not path.exists():
         raise LowRankError(f"{key}={path}: no such file or folder; correct the path")
     if path.is_file():
         return read_state(path)
     if (path / "network.json").is_file():
-        return load(path)
+        return load(path, allow=allow)
     if (path / "config.json").is_file():
         return _load_transformers(key, path)
     raise LowRankError(

@@ -13,7 +13,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from pipeline.data.files import load_split
 from pipeline.data.splits import tensors
 from pipeline.evaluation.options import EvaluateOptions
 from pipeline.evaluation.timings import FOLDER, Latency, Machine, Timings, load_timings
+from pipeline.lowrank.forms.allowed import Allowed
 from pipeline.lowrank.forms.files import load
 from pipeline.lowrank.forms.running import has_pivots, lay_out, multiply_out_
 from pipeline.lowrank.network.calling import call
@@ -45,12 +46,14 @@ def measured_once(
     threads: int | None,
     *,
     again_if_busy: bool = False,
+    allow: Iterable[Allowed] = (),
 ) -> Timings:
     """Latencies of the network folders on a batch of test examples, measured or remembered.
 
     networks: those of `Timings`, by name. threads: as in the fabric section; None: as many as
     torch uses. A timing is remembered by all of this, and by the machine.
     again_if_busy: measure again where what is remembered was measured on a busy machine.
+    allow: that of `load`.
 
     Every network runs in each form that it has (see `forms`) and counts in its fastest one.
     """
@@ -67,7 +70,7 @@ def measured_once(
     runs = {
         (name, form): network
         for name, path in networks.items()
-        for form, network in forms(load(path)).items()
+        for form, network in forms(load(path, allow=allow)).items()
     }
     measured = interleaved_latencies(
         runs,

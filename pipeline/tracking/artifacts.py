@@ -6,15 +6,17 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.data.files import DATA_JSON, load_facts, load_split
 from pipeline.data.splits import Values
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.forms.allowed import Allowed
 from pipeline.lowrank.forms.files import load
 from pipeline.reporting.run.layers import LayerRow, read_layers
 from pipeline.reporting.run.rows import columns, shown
@@ -59,7 +61,7 @@ def has_model(client: MlflowClient, run_id: str) -> bool:
     return bool(outputs and outputs.model_outputs)
 
 
-def log_model(client: MlflowClient, run_id: str, root: Path) -> None:
+def log_model(client: MlflowClient, run_id: str, root: Path, allow: Iterable[Allowed] = ()) -> None:
     """Logs the fine-tuned network as an MLflow model (pt2: it loads without this project). Where
     MLflow cannot hold it, that is told, and its folder is logged, which `lr.load` reads; the run is
     finished either way."""
@@ -71,14 +73,14 @@ def log_model(client: MlflowClient, run_id: str, root: Path) -> None:
         warnings.simplefilter("ignore")
         logging.getLogger("torch.export").setLevel(logging.ERROR)
         try:
-            _log_as_model(folder, inputs)
+            _log_as_model(load(folder, allow=allow), inputs)
         except Exception as error:  # whatever torch.export, MLflow and its store give
             reason = " ".join(str(error).split())[:200]
             print(f"track: logged as a folder (network), not as an MLflow model: {reason}")
             client.log_artifacts(run_id, str(folder), "network")
 
 
-def _log_as_model(folder: Path, inputs: Values) -> None:
+def _log_as_model(network: nn.Module, inputs: Values) -> None:
     import mlflow
 
     if not isinstance(inputs, Tensor):
@@ -86,7 +88,7 @@ def _log_as_model(folder: Path, inputs: Values) -> None:
     # A local build's suffix (+cpu) is known to no package index.
     requirements = [f"{name}=={version(name).partition('+')[0]}" for name in _REQUIREMENTS]
     mlflow.pytorch.log_model(
-        load(folder),
+        network,
         name="model",
         input_example=inputs.numpy(),
         pip_requirements=requirements,

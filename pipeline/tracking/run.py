@@ -81,7 +81,7 @@ def track_run(root: Path, params: Mapping[str, Any]) -> tuple[str, RunName]:
         else:
             print(f"track: this run is in MLflow already ({run_id})")
         if with_model and not has_model(client, run_id):
-            log_model(client, run_id, root)
+            log_model(client, run_id, root, [params["model"]["_target_"]])
     return run_id, RunName(track.experiment, config, lock)
 
 
@@ -90,7 +90,9 @@ def measured(root: Path, params: Mapping[str, Any], *, again_if_busy: bool = Fal
     folders = {name: root / folder for name, folder in FOLDERS.items()}
     options = options_from(EvaluateOptions, params["evaluate"], "evaluate")
     threads = params["fabric"]["threads"]
-    return measured_once(folders, root / "out/data", options, threads, again_if_busy=again_if_busy)
+    allow = [params["model"]["_target_"]]
+    data = root / "out/data"
+    return measured_once(folders, data, options, threads, again_if_busy=again_if_busy, allow=allow)
 
 
 def lock_hash(root: Path) -> str:

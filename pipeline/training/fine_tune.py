@@ -14,6 +14,7 @@ from pipeline.data.calibration import statistics_batches
 from pipeline.data.files import load_facts, load_split, load_task
 from pipeline.data.preprocessing import save_preprocessing
 from pipeline.lowrank.adapters.attach import attach_, freeze_, merge_
+from pipeline.lowrank.forms.allowed import Allowed
 from pipeline.lowrank.forms.files import load, read_network, save
 from pipeline.lowrank.network.blocks import BlockOutputs, find_blocks
 from pipeline.lowrank.network.calling import answer
@@ -44,6 +45,7 @@ def fine_tune(
     data: Path,
     options: FineTuneOptions,
     *,
+    allow: Iterable[Allowed] = (),
     fabric: Fabric,
     seed: int,
     on_step: OnStep | None = None,
@@ -57,9 +59,9 @@ def fine_tune(
     `states_weight` also the distance of the states after each block; nothing is dropped out where
     the dense network, which answers with all its units, is the teacher). The validation
     loss never gets greater than the compressed network's. A training that was stopped goes on
-    where it was, if nothing that it depends on has changed.
+    where it was, if nothing that it depends on has changed. `allow` is that of `load`.
     """
-    model, file = load(compressed), read_network(compressed)
+    model, file = load(compressed, allow=allow), read_network(compressed)
     task, validation = load_task(data), load_split(data, "validation")
     if options.parameters == "none":
         curve = unchanged_curve(model, validation, task, on_step)
@@ -71,7 +73,7 @@ def fine_tune(
         training = load_split(data, "train")
         objective, reference = label_loss(task, options.label_smoothing), None
         if options.objective == "distill":
-            dense = load(baseline)
+            dense = load(baseline, allow=allow)
             task = task.fitted(_outputs(dense, data))
             # An answer that is kept from an earlier step has no states.
             keep = not options.states_weight

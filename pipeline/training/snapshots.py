@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -46,15 +47,18 @@ def snapshot_steps(count: int, total: int) -> set[int]:
     return {round(total * i / (count + 1)) for i in range(1, count + 1)} - {0, total}
 
 
-def training_states(folder: Path, before: int) -> Iterator[tuple[int, nn.Module]]:
+def training_states(
+    folder: Path, before: int, builder: Mapping[str, Any] | None
+) -> Iterator[tuple[int, nn.Module]]:
     """(step, network) of the initial state and of the snapshots before step `before`.
 
-    folder: a network folder of the baseline stage that holds init.safetensors. One module, whose
-    matrices change from one state to the next; all else in it stays initial.
+    folder: a network folder of the baseline stage that holds init.safetensors. builder: how its
+    network, which was loaded, was built. One module, whose matrices change from one state to the
+    next; all else in it stays initial.
     """
     file = read_network(folder)
-    assert file.builder is not None, "the stage baseline writes it"
-    model = build_model(file.builder)
+    assert builder is not None, "the stage baseline writes it"
+    model = build_model(builder)
     load_weights(model, checked(folder, INIT, file.checksums, NETWORK))
     yield 0, model
     for name in states_in(folder)[1:]:

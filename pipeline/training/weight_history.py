@@ -10,6 +10,7 @@ from types import MappingProxyType
 from torch import nn
 
 from pipeline.lowrank.analysis.history import WeightSpectra, weight_spectra
+from pipeline.lowrank.forms.building import known_builder
 from pipeline.lowrank.network.targets import Target
 from pipeline.training.curve import read_curve
 from pipeline.training.snapshots import INIT, training_states
@@ -34,4 +35,4 @@ def weights_in_training(
     step = best.step if best else 0
     if step == 0:
         return spectra(absent="training never improved on the initial weights")
-    return spectra(step=step, earlier=training_states(folder, step))
+    return spectra(step=step, earlier=training_states(folder, step, known_builder(model)))

@@ -39,7 +39,7 @@ def test_a_network_that_torch_cannot_export_is_logged_as_a_folder(
     client, experiment = open_client(TrackOptions())
     run = client.create_run(experiment).info.run_id
     client.set_terminated(run, "FINISHED")
-    log_model(client, run, tmp_path)
+    log_model(client, run, tmp_path, [Undecided])
     assert "logged as a folder (network)" in capsys.readouterr().out
     assert client.get_run(run).info.status == "FINISHED"
     assert {Path(one.path).name for one in client.list_artifacts(run, "network")} >= {

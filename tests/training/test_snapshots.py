@@ -95,7 +95,7 @@ def test_a_snapshot_of_another_network_is_named(tmp_path: Path) -> None:
     save_file({"head.0.weight": torch.ones(2, 3)}, file)
     save(model, tmp_path, SPEC, beside=states_in(tmp_path))
     with pytest.raises(LowRankError, match=r"00000005\.safetensors: does not fit the model"):
-        list(training_states(tmp_path, before=9))
+        list(training_states(tmp_path, 9, SPEC))
     save_file({"head.0.weight": torch.ones(3, 3)}, file)
     with pytest.raises(LowRankError, match=r"00000005\.safetensors: the file is damaged or"):
-        list(training_states(tmp_path, before=9))
+        list(training_states(tmp_path, 9, SPEC))

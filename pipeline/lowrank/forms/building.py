@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, get_type_hints
 
 from torch import nn
 
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.forms.allowed import Allowed, check_defined, check_named
 
 BUILDER = "_lowrank_builder"  # attribute of a network that knows how it was built
 
 
-def build_model(spec: Mapping[str, Any]) -> nn.Module:
+def build_model(spec: Mapping[str, Any], allow: Iterable[Allowed] | None = None) -> nn.Module:
     """The module that a class or function returns.
 
     spec: `_target_`, the import path of the class or function, and keyword arguments for it. A
         function must say in its annotation that it returns an nn.Module: the path may come from a
         file of somebody else's, and nothing is called before it is known to build a network.
+    allow: what the path may lead to beside torch's and this project's networks, see `load`. None:
+        anything, of a spec that is the caller's own.
 
-    Raises LowRankError where it cannot be imported or called, or where it makes no nn.Module.
+    Raises LowRankError where it is not allowed, cannot be imported or called, or makes no
+    nn.Module.
     """
     arguments = {k: v for k, v in spec.items() if k != "_target_"}
     target = spec.get("_target_")
@@ -29,6 +33,9 @@ def build_model(spec: Mapping[str, Any]) -> nn.Module:
         raise LowRankError("model._target_ is empty: give the import path of an nn.Module class")
     if not isinstance(target, str):
         raise LowRankError(f"model._target_={target}: give the import path of an nn.Module class")
+    allowed = None if allow is None else list(allow)
+    if allowed is not None:
+        check_named(target, allowed)
     try:
         builder = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
@@ -36,6 +43,8 @@ def build_model(spec: Mapping[str, Any]) -> nn.Module:
             f"model._target_={target}: cannot be imported ({error}); the module must be on "
             "PYTHONPATH or in the directory of the command"
         ) from error
+    if allowed is not None:
+        check_defined(target, builder, allowed)
     _check_builder(target, builder)
     try:
         model = builder(**arguments)

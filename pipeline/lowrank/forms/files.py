@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms import get_form
+from pipeline.lowrank.forms.allowed import Allowed
 from pipeline.lowrank.forms.building import BUILDER, build_model, known_builder
 from pipeline.lowrank.forms.surgery import Factorized, layer_at, unfilled
 from pipeline.lowrank.network.inner.narrowing import NarrowedLayer, narrowing_of, resized
@@ -102,11 +103,14 @@ def read_network(folder: Path | str) -> NetworkFile:
     return load_record(Path(folder) / NETWORK, NetworkFile, "give the folder of a saved network")
 
 
-def load(folder: Path | str) -> nn.Module:
+def load(folder: Path | str, *, allow: Iterable[Allowed] = ()) -> nn.Module:
     """The network that `save` wrote to a folder, in eval mode, equal to the bit and in its dtypes.
 
-    Raises LowRankError for a damaged folder, and for one that does not say how its network is
-    built: that needs `load_`, which is given the module.
+    allow: whose code the folder may name as its network, beside torch's and this project's:
+        packages or modules (`["my_package"]`), or classes and functions themselves (`[MyNet]`).
+
+    Raises LowRankError for a damaged folder, for one that names other code, and for one that does
+    not say how its network is built: that needs `load_`, which is given the module.
     """
     file = read_network(folder)
     if file.builder is None:
@@ -114,7 +118,7 @@ def load(folder: Path | str) -> nn.Module:
             f"{folder}: does not say how its network is built; load it into a new one of your "
             "own, lr.load_(MyNet(), folder), or save it with builder={'_target_': …}"
         )
-    return load_(build_model(file.builder), folder)
+    return load_(build_model(file.builder, allow), folder)
 
 
 def load_(model: nn.Module, folder: Path | str) -> nn.Module:
