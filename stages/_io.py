@@ -16,6 +16,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.typed import options_from
 from pipeline.machine.durations import timed
 from pipeline.machine.faults import one_line
+from pipeline.machine.progress import shown_progress
 from pipeline.reporting.chain import say_which
 
 T = TypeVar("T")
@@ -61,8 +62,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def main(run: Callable[[], None]) -> None:
-    """Runs a stage, says which, and notes how long it took; any error is one line on stderr and
-    exit code 1."""
-    say_which(sys.argv[0])
-    with one_line(sys.argv[0]), timed(Path(sys.argv[0]).stem.replace("_", "-")):
+    """Runs a stage, says which and how far it is, and notes how long it took; any error is one
+    line on stderr and exit code 1."""
+    name = say_which(sys.argv[0])
+    with one_line(sys.argv[0]), timed(name), shown_progress(name):
         run()

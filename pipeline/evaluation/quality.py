@@ -14,6 +14,7 @@ from pipeline.data.splits import Split, moved, tensors
 from pipeline.lowrank.analysis.divergence import Apart, Distance, normalised
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.calling import answer, padding_mask
+from pipeline.lowrank.network.progress import steps
 from pipeline.lowrank.tasks import Given, Task
 from pipeline.lowrank.tasks.agreement import no_labels
 from pipeline.lowrank.tasks.base import Examples, ExampleScores
@@ -55,7 +56,7 @@ def side_by_side(
     fitted = task.fitted(_answer(dense, split.batch(part)[0])[0] for part in parts)
     scores: list[list[ExampleScores]] = [[] for _ in networks]
     apart = [Apart(fitted) for _ in networks]
-    for part in parts:
+    for part in steps(parts, "batches"):
         batch = split.batch(part)
         first, device = _answer(dense, batch[0])
         given = _given(batch, device, None if task.supervised else first)

@@ -22,8 +22,9 @@ def headline(stage: str) -> str:
     return f"stage {STAGES.index(stage) + 1} of {len(STAGES)}: {stage}"
 
 
-def say_which(program: str) -> None:
-    """Prints the line of the stage whose file `program` is; nothing for another program."""
+def say_which(program: str) -> str:
+    """The stage whose file `program` is. Prints its line; nothing for another program."""
     stage = Path(program).stem.replace("_", "-")
     if stage in STAGES:
         print(headline(stage), flush=True)
+    return stage

@@ -41,15 +41,13 @@ from pipeline.lowrank.forms.dense import multiplied_out
 from pipeline.lowrank.network.calling import beside, device_of, evenly, first_example, placed
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.opening import opened
+from pipeline.lowrank.network.progress import steps
 from pipeline.lowrank.network.skipped import Skipped
 from pipeline.lowrank.network.targets import Target, dense_weight, groups_of
 from pipeline.lowrank.tasks import Task
 from pipeline.lowrank.typed import load_record, save_record
 
 FILE = "analysis.json"
-_WHITENING = (
-    24  # bytes a number of a weight: as it is, whitened on one side and on both, in float64
-)
 
 
 @dataclass(frozen=True)
@@ -186,9 +184,12 @@ def analysis_in(
         if moments is None:
             raise LowRankError(f"metric {metric!r} needs calibration data: give its moments")
         found = measurable(found, metric, moments)
-        metrics = {n: make_metric(metric, moments[n], t, damping) for n, t in found.targets.items()}
+        metrics = {
+            n: make_metric(metric, moments[n], t, damping)
+            for n, t in steps(found.targets.items(), "metric")
+        }
     spectra = {}
-    for name, module in found.modules.items():
+    for name, module in steps(found.modules.items(), "spectra"):
         weight = dense_weight(module)
         whitened = metrics[name].whiten(weight) if metrics else weight
         spectra[name] = analyze_weight(whitened, groups_of(module))

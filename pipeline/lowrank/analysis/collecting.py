@@ -23,6 +23,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.by_hand import reads_as
 from pipeline.lowrank.network.calling import answer, call, evaluating, layer_input, padding_mask
 from pipeline.lowrank.network.kinds import LOOKUPS, kind_of
+from pipeline.lowrank.network.progress import steps
 from pipeline.lowrank.network.readings import Reading, Watch
 from pipeline.lowrank.network.rows import input_rows, lookup_sums, output_rows
 from pipeline.lowrank.network.stacks import Stack
@@ -104,10 +105,10 @@ class _Pass:
 
     def run(self, batches: Sequence[Any], further: Sequence[Any]) -> dict[str, Moments]:
         with _frozen(self.model), self._hooked():
-            for batch in batches:
+            for batch in steps(batches, "moments"):
                 self._add(batch)
             self.gradients = False
-            for batch in further:
+            for batch in steps(further, "moments of inputs"):
                 self._add(batch)
         found = {name: sums.moments(name, self.units) for name, sums in self.stacks.items()}
         return found | {n: self._moments(n) for n in self.targets if self.positions[n]}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.calling import answer, beside, padding_mask
+from pipeline.lowrank.network.progress import steps
 from pipeline.lowrank.tasks import Classification, Given, Task
 
 
@@ -82,7 +83,7 @@ class Divergence:
     def distance(self, model: nn.Module) -> Distance:
         """The same, and how often the model has the dense network's answer."""
         apart = Apart(self._task)
-        for batch, dense in zip(self.batches, self._dense, strict=True):
+        for batch, dense in zip(steps(self.batches, "divergence"), self._dense, strict=True):
             apart.add(dense, self._normalised(model, batch))
         return apart.distance()
 

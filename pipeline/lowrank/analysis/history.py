@@ -25,6 +25,7 @@ from pipeline.lowrank.analysis.diagnostics import (
     measure_training,
 )
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.network import progress
 from pipeline.lowrank.network.linalg import singular_values
 from pipeline.lowrank.network.opening import module_at
 from pipeline.lowrank.network.targets import Target, dense_weight
@@ -136,7 +137,8 @@ def weight_spectra(
         steps.append(earlier_step)
         states.append({n: _values(_weight(network, n, targets)) for n in names})
     weights = {name: _weight(model, name, targets) for name in names}
-    states.append({name: _values(weight) for name, weight in weights.items()})
+    last = progress.steps(weights.items(), "spectra of the weights")
+    states.append({name: _values(weight) for name, weight in last})
     return WeightSpectra(
         steps=(*steps, step),
         absent=None if steps else absent,

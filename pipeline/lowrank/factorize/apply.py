@@ -23,6 +23,7 @@ from pipeline.lowrank.network.by_hand import stack_candidates
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.finding import find_targets
 from pipeline.lowrank.network.opening import opened
+from pipeline.lowrank.network.progress import steps
 from pipeline.lowrank.network.stacks import Stack
 from pipeline.lowrank.planning.expected import checked, with_eliminations
 from pipeline.lowrank.planning.plan import DENSE, Plan
@@ -139,7 +140,7 @@ def apply_(
         built |= layers
         if certified:
             reports |= dimension.reports(layers)
-    for name, layer in plan.factorized.items():
+    for name, layer in steps(plan.factorized.items(), "layers"):
         if is_narrower(layer.method):
             continue
         expected = plan.expected.layers[name]

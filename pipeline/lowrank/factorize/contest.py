@@ -14,6 +14,7 @@ from torch import nn
 from pipeline.lowrank.analysis.divergence import Divergence
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.factorize.apply import apply_
+from pipeline.lowrank.network.progress import steps
 from pipeline.lowrank.planning.plan import Contestant, Plan
 from pipeline.lowrank.planning.policies import Budget, Loss, Policy
 
@@ -73,7 +74,7 @@ def hold_contest(
     beside = plans[0].uniform
     assert beside is not None, "make_plan puts it there"
     contestants.append((beside, "uniform"))
-    entries = tuple(_measure(model, *one, divergence) for one in contestants)
+    entries = tuple(_measure(model, *one, divergence) for one in steps(contestants, "contest"))
     best = min(range(len(entries)), key=lambda index: entries[index].measured_divergence)
     winner, _ = contestants[best]
     return replace(winner, uniform=winner.uniform or beside, contest=entries)

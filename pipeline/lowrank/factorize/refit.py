@@ -33,6 +33,7 @@ from pipeline.lowrank.methods.interpolative import is_narrower
 from pipeline.lowrank.network.blocks import BlockStates, find_blocks, record_calls, targets_in
 from pipeline.lowrank.network.calling import beside, device_of, padding_mask
 from pipeline.lowrank.network.opening import opened, replace_
+from pipeline.lowrank.network.progress import steps
 from pipeline.lowrank.network.rows import input_rows
 from pipeline.lowrank.network.targets import Target, dense_weight
 from pipeline.lowrank.planning.plan import Plan
@@ -167,7 +168,7 @@ def _drifts(
     calls = [record_calls(dense, blocks, batch) for batch in batches]
     masks = [padding_mask(batch) for batch in batches]
     before, after = (BlockStates(m, blocks, batches, calls) for m in (dense, compressed))
-    for place, block in enumerate(blocks):
+    for place, block in enumerate(steps(blocks, "refit")):
         inputs = list(before.inputs(place, targets_in(block, targets), leave=True))
         for names in _steps(dense, inputs[0]):
             module = dense.get_submodule(names[0])

@@ -14,6 +14,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.methods import Method, candidates_of, exact_candidate
 from pipeline.lowrank.methods.candidate import dense_candidate
 from pipeline.lowrank.network.costs import CostUnit
+from pipeline.lowrank.network.progress import steps
 from pipeline.lowrank.network.targets import Target
 from pipeline.lowrank.planning.overrides import Override
 from pipeline.lowrank.planning.policies.base import Choice, Offer
@@ -42,7 +43,7 @@ def make_offers(
     overrides = overrides or {}
     check_patterns("rank_select.overrides", overrides, analysis.targets)
     offers = {}
-    for name, target in analysis.targets.items():
+    for name, target in steps(analysis.targets.items(), "candidates"):
         spectra, pattern = analysis.spectra[name], first_match(overrides, name)
         if pattern is None:
             offers[name] = make_offer(target, weights, spectra, names, methods)

@@ -1,4 +1,4 @@
-"""The last words of a run: where its results are, and what may be done with them."""
+"""The last words of a run: what it found, where it is, and what may be done with it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.reporting.run.fitting import plain_texts
+from pipeline.reporting.run.metrics import FILE as METRICS
+from pipeline.reporting.run.metrics import read_metrics
+from pipeline.reporting.run.timings import find_timings
+from pipeline.reporting.run.verdict import verdict
 
 
 def print_ending(root: Path, run: str, console: Console | None = None) -> None:
-    """Prints where the network, the page and the MLflow run of the run in `root` are, and the next
-    command, paths from the current directory where they lie in it.
+    """Prints the verdict on the run in `root`, where its network, its page and its MLflow run are,
+    and the next command; paths from the current directory where they lie in it.
 
-    run: the id of the MLflow run, and its experiment.
+    run: the id of the MLflow run, and its experiment. Raises LowRankError without reports.
     """
     console = console or Console(highlight=False)
     root = from_here(root)
+    found = verdict(read_metrics(root / "reports" / METRICS), find_timings(root))
+    console.print(*plain_texts(console, found))
+    console.print()
     lines = [("network", str(root / "out/fine_tuned"))]
     if (root / "reports/report.html").is_file():
         lines.append(("page", str(root / "reports/report.html")))
