@@ -1,0 +1,1 @@
+"""What the pages share: templates, tables, plots, words for numbers."""
