@@ -1,9 +1,11 @@
-"""python -m pipeline.report SWEEP [--measure]
+"""python -m pipeline.report FOLDER [--measure]
 
-Writes the comparison of a sweep's jobs into its folder: a page for the browser
-(comparison.html) and pictures (fronts.png, ranks.png). Works while the sweep runs.
+FOLDER is the workspace of a run that is done (. after dvc repro): writes reports/report.html, the
+page of the run. Or it is a sweep's folder: writes the comparison of its jobs, also while it runs: a
+page for the browser (comparison.html) and pictures (fronts.png, ranks.png).
 
---measure: first measure the latencies again that a busy machine spoilt, one job after the other.
+--measure: first measure the latencies that a busy machine spoilt, or that are not known, again; of
+a sweep one job after the other.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import sys
 from pathlib import Path
 
 from pipeline.machine.faults import one_line
+from pipeline.reporting.run.page.write import is_run, write_page
 from pipeline.reporting.sweep.write import write_comparison
 
 MEASURE = "--measure"
@@ -22,13 +25,14 @@ def main() -> None:
     if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
         print(__doc__)
         sys.exit(0 if arguments in (["-h"], ["--help"]) else 2)
+    folder = Path(arguments[0])
     with one_line("report", Path(__file__).resolve().parents[1]):
         if MEASURE in sys.argv:
-            from pipeline.sweeps.again import measure_again  # torch and MLflow: seconds
+            from pipeline.sweeps.again import measure_again, measure_run  # torch, MLflow: seconds
 
-            for line in measure_again(Path(arguments[0])):
+            for line in [measure_run(folder)] if is_run(folder) else measure_again(folder):
                 print(line)
-        for file in write_comparison(Path(arguments[0])):
+        for file in [write_page(folder)] if is_run(folder) else write_comparison(folder):
             print(file)
 
 

@@ -3,6 +3,7 @@ sweep's view, starts at once."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,13 @@ class Timings:
     def busy(self) -> bool:
         """Whether the machine was busy while one of the networks was measured."""
         return any(latency.busy for latency in self.networks.values())
+
+    @property
+    def speedup_spread(self) -> float:
+        """± of the speedup, as a part of it: half of the interquartile ranges of the two times,
+        relative, as one."""
+        two = (self.dense, self.fine_tuned)
+        return math.hypot(*(one.iqr_ms / one.latency_ms / 2 for one in two))
 
     @property
     def networks(self) -> dict[str, Latency]:

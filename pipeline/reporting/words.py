@@ -38,9 +38,9 @@ def _decimals(value: float) -> int:
 
 def short(value: float) -> str:
     """A number of any size in two to three digits: 0.94, 12.3, 2.4·10⁻⁴, 10⁻⁵."""
-    if 1000 <= abs(value) < 1e5:
+    if 1000 <= abs(value) < 1e6:
         return f"{value:,.0f}"
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
         return f"{value:.3g}"
     digits, _, power = f"{value:.1e}".partition("e")
     raised = f"10{str(int(power)).translate(_RAISED)}"

@@ -1,4 +1,4 @@
-"""Latencies of a sweep's jobs that a busy machine spoilt, measured again."""
+"""Latencies that a busy machine spoilt, measured again: of a run, or of a sweep's jobs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,19 @@ from pathlib import Path
 
 import yaml
 
+from pipeline.evaluation.timings import Timings
 from pipeline.reporting.sweep.record import read_jobs, read_record
 from pipeline.reporting.sweep.status import DONE, read_status, write_status
 from pipeline.tracking.run import measured
 from pipeline.tracking.store import main_root
+
+
+def measure_run(workspace: Path) -> str:
+    """Measures the latencies of a run, unless they are known from a quiet machine; says how it
+    went."""
+    os.environ.setdefault("LOWRANK_SCRATCH", str(main_root() / ".scratch"))
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    return _told(measured(workspace, params, again_if_busy=True))
 
 
 def measure_again(sweep: Path) -> Iterator[str]:
@@ -28,7 +37,10 @@ def measure_again(sweep: Path) -> Iterator[str]:
         params = yaml.safe_load((workspace / "params.yaml").read_text())
         timings = measured(workspace, params, again_if_busy=True)
         write_status(workspace, replace(read_status(workspace), timings=timings))
-        told = (
-            "the machine is busy still" if timings.busy else f"{timings.speedup:.2f} times as fast"
-        )
-        yield f"job {job.job}: measured again, {told}"
+        yield f"job {job.job}: {_told(timings)}"
+
+
+def _told(timings: Timings) -> str:
+    if timings.busy:
+        return "measured again, the machine is busy still"
+    return f"measured again, {timings.speedup:.2f} times as fast"

@@ -19,6 +19,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.allowed import Allowed
 from pipeline.lowrank.forms.files import load
 from pipeline.reporting.run.layers import LayerRow, read_layers
+from pipeline.reporting.run.page.write import PAGE
 from pipeline.reporting.run.rows import columns, shown
 
 if TYPE_CHECKING:
@@ -28,10 +29,10 @@ _REQUIREMENTS = ("torch", "numpy")
 
 
 def log_artifacts(client: MlflowClient, run_id: str, root: Path) -> None:
-    """Logs plan.json, bounds.json, params.yaml, dvc.lock, the per-layer tables, plots and
+    """Logs the page, plan.json, bounds.json, params.yaml, dvc.lock, the per-layer tables, plots and
     figures."""
     own = ("out/plan.json", "out/compressed/bounds.json", "params.yaml", "dvc.lock")
-    for name in (*own, "reports/metrics.json", "reports/spectra.csv"):
+    for name in (*own, f"reports/{PAGE}", "reports/metrics.json", "reports/spectra.csv"):
         if (root / name).is_file():
             client.log_artifact(run_id, str(root / name))
     rows = read_layers(root / "reports")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from pipeline.data.files import load_facts
 from pipeline.evaluation.timings import Timings
 from pipeline.lowrank.planning.plan import Plan
 from pipeline.reporting.run.metrics import FILE, read_metrics
@@ -17,7 +18,8 @@ _MOST = 7000  # characters: MLflow keeps 8000 of a tag
 
 def description(root: Path, timings: Timings, plan: Plan) -> str:
     """The verdict, how the run is had again, and the plan."""
-    said = verdict(read_metrics(root / "reports" / FILE), timings)
+    metrics, data = read_metrics(root / "reports" / FILE), load_facts(root / "out/data")
+    said = verdict(metrics, timings, data)
     again = "dvc repro"
     if (root / STATUS).is_file():  # a job: its command alone
         again = shlex.join(["python", "-m", "pipeline", *read_status(root).overrides])

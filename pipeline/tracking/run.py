@@ -23,6 +23,7 @@ from pipeline.lowrank.planning.files import load_plan
 from pipeline.lowrank.planning.plan import DENSE
 from pipeline.lowrank.typed import options_from
 from pipeline.machine.durations import durations
+from pipeline.reporting.run.page.write import write_page
 from pipeline.reporting.run.timings import FOLDERS
 from pipeline.tracking.artifacts import has_model, log_artifacts, log_dataset, log_model
 from pipeline.tracking.description import description
@@ -79,6 +80,7 @@ def track_run(root: Path, params: Mapping[str, Any]) -> tuple[str, RunName]:
             tags = {TAG_CONFIG: config, TAG_LOCK: lock, **parent_tags()}
             run_id = _log_run(client, experiment, root, params, tags)
         else:
+            write_page(root)
             print(f"track: this run is in MLflow already ({run_id})")
         if with_model and not has_model(client, run_id):
             log_model(client, run_id, root, [params["model"]["_target_"]])
@@ -139,6 +141,7 @@ def _log_run(
             if live is None or stage not in live.stages:
                 _log_curve(client, run_id, stage, root / "out" / folder)
         log_dataset(client, run_id, root)
+        write_page(root)
         log_artifacts(client, run_id, root)
         client.set_terminated(run_id, "FINISHED")
     return run_id

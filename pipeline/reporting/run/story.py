@@ -1,4 +1,4 @@
-"""All that is known of one run, from its workspace: what its page and its verdict are made of."""
+"""All that is known of one run, from its workspace: what its page is made of."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,14 +200,12 @@ def _latency_cells(timings: Timings | None) -> list[str]:
 
 
 def _speedup(timings: Timings) -> str:
-    """How much faster, ± half the interquartile ranges of the two times, relative, as one."""
+    """How much faster, ± its spread."""
     if timings.busy:
         return "busy machine"
-    two = (timings.dense, timings.fine_tuned)
-    spread = math.hypot(*(one.iqr_ms / one.latency_ms / 2 for one in two))
     slower = timings.speedup < 1
     ratio = 1 / timings.speedup if slower else timings.speedup
-    return f"{ratio:.2f} ± {spread * ratio:.2f}× {'slower' if slower else 'faster'}"
+    return f"{ratio:.2f} ± {timings.speedup_spread * ratio:.2f}× {'slower' if slower else 'faster'}"
 
 
 def _duration(milliseconds: float) -> str:

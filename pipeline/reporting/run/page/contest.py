@@ -19,9 +19,15 @@ def contest_table(plan: Plan) -> Table | None:
     axis = decades([*known, *(c.measured_divergence for c in plan.contest)])
     columns = [Column("plan"), Column("parameters", number=True), Column("MACs", number=True)]
     columns += [Column("predicted", number=True)] if known else []
-    columns += [Column("measured", number=True), Column(f"{short(axis.low)} … {short(axis.high)}, logarithmic")]
+    columns += [
+        Column("measured", number=True),
+        Column(f"{short(axis.low)} … {short(axis.high)}, logarithmic"),
+    ]
     chosen = chosen_of(plan)
-    rows = [_row(plan, entry, axis, entry is chosen) for entry in plan.contest]
+    rows = [
+        _row(plan, entry, axis, chosen=entry is chosen, predicts=bool(known))
+        for entry in plan.contest
+    ]
     return Table("the contest", columns, rows, sortable=False)
 
 
@@ -36,7 +42,7 @@ def chosen_of(plan: Plan) -> Contestant | None:
     return min(found, key=lambda c: c.measured_divergence, default=None)
 
 
-def _row(plan: Plan, entry: Contestant, axis: Axis, chosen: bool) -> Row:
+def _row(plan: Plan, entry: Contestant, axis: Axis, *, chosen: bool, predicts: bool) -> Row:
     predicted, measured = entry.predicted_loss_increase, entry.measured_divergence
     dots = [] if predicted is None else [_dot(axis, predicted, "expected")]
     dots.append(_dot(axis, measured, "measured"))
@@ -44,7 +50,7 @@ def _row(plan: Plan, entry: Contestant, axis: Axis, chosen: bool) -> Row:
         Cell(allocation_words(plan, entry.allocation), small="chosen" if chosen else ""),
         Cell(human_count(entry.params)),
         Cell(human_count(entry.macs)),
-        *([] if predicted is None else [Cell(short(predicted))]),
+        *([Cell("" if predicted is None else short(predicted))] if predicts else []),
         Cell(short(measured)),
         Cell("", graphic=Strip(tuple(dots))),
     ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pipeline.evaluation.timings import Timings
 from pipeline.reporting.page.table import Cell, Column, Row, Table
 from pipeline.reporting.run.story import Story
-from pipeline.reporting.run.verdict import speed, speed_spread
+from pipeline.reporting.run.verdict import speed
 from pipeline.reporting.words import duration, human_bytes, human_count, short, times
 
 # The three, as people call them.
@@ -55,12 +55,15 @@ def _sizes(story: Story) -> list[Row]:
 
 
 def _latency(timings: Timings) -> Row:
-    cells = [
-        Cell(duration(one.latency_ms), small=f"± {duration(one.iqr_ms / 2)}")
-        for one in timings.networks.values()
-    ]
-    off = f"± {short(timings.speedup * speed_spread(timings))}"
-    return Row([Cell(f"latency, {batch(timings)}"), *cells, Cell(speed(timings), small=off)])
+    cells = []
+    for one in timings.networks.values():
+        small = "busy" if one.busy else f"± {duration(one.iqr_ms / 2)}"
+        cells.append(Cell(duration(one.latency_ms), small=small))
+    ratio = max(timings.speedup, 1 / timings.speedup)
+    change = Cell(speed(timings), small=f"± {short(ratio * timings.speedup_spread)}")
+    if timings.busy:
+        change = Cell("busy machine", kind="doubtful")
+    return Row([Cell(f"latency, {batch(timings)}"), *cells, change])
 
 
 def batch(timings: Timings) -> str:

@@ -82,9 +82,7 @@ def widths_table(story: Story) -> Table | None:
     return Table("the inner dimensions that are narrower", columns, rows)
 
 
-def _plot(
-    values: Sequence[SpectrumRow], energy: Sequence[EnergyRow], *, factorized: bool
-) -> Plot:
+def _plot(values: Sequence[SpectrumRow], energy: Sequence[EnergyRow], *, factorized: bool) -> Plot:
     view, kept = values[0].view, values[0].kept_rank
     full = energy[0].full_rank
     held = next((row.energy for row in energy if row.rank == kept), 1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.reporting.page.render import render
+from pipeline.reporting.run.metrics import FILE as METRICS
 from pipeline.reporting.run.page.bounds import errors_table, network_table
 from pipeline.reporting.run.page.contest import chosen_of, contest_table
 from pipeline.reporting.run.page.layers import blocks_table, layers_table
@@ -12,9 +13,14 @@ from pipeline.reporting.run.page.networks import latency_notes, networks_table
 from pipeline.reporting.run.page.spectra import MOST, spectra_cards, widths_table
 from pipeline.reporting.run.page.training import course_of
 from pipeline.reporting.run.story import Story, read_story
-from pipeline.reporting.run.verdict import verdict
+from pipeline.reporting.run.verdict import detail, headline
 
 PAGE = "report.html"
+
+
+def is_run(folder: Path) -> bool:
+    """Whether the folder is the workspace of a run that was evaluated."""
+    return (folder / "reports" / METRICS).is_file()
 
 
 def write_page(root: Path) -> Path:
@@ -31,7 +37,8 @@ def page(story: Story) -> str:
     return render(
         "run.html",
         story=story,
-        verdict=verdict(story),
+        headline=headline(story.metrics, story.timings, story.data),
+        detail=detail(story.metrics, story.data),
         networks=networks_table(story),
         latency=latency_notes(story.timings) if story.timings else [],
         contest=contest_table(plan),
