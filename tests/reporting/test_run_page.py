@@ -16,6 +16,7 @@ from pipeline.data.files import DATA_JSON, DataFacts
 from pipeline.evaluation.timings import Latency, Machine, Timings
 from pipeline.lowrank.planning.files import load_plan, save_plan
 from pipeline.lowrank.planning.plan import Contestant
+from pipeline.lowrank.tasks.measure import ACCURACY
 from pipeline.lowrank.typed import save_record
 from pipeline.reporting.intervals import interval
 from pipeline.reporting.run.facts import read_facts
@@ -27,7 +28,6 @@ from pipeline.reporting.run.page.write import page, write_page
 from pipeline.reporting.run.spectral import spectral_figures
 from pipeline.reporting.run.story import Story, read_story
 from pipeline.reporting.run.verdict import verdict
-from pipeline.lowrank.tasks.measure import ACCURACY
 from pipeline.training.curve import Curve
 from tests.reporting.browser import look, needs_chromium
 from tests.reporting.report_case import NETWORKS, SMALL, Layers, curve, many_layers, write_case
