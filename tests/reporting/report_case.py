@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipeline.data.files import DATA_JSON, DataFacts
 from pipeline.lowrank.analysis.history import WeightSpectra, save_weight_spectra
 from pipeline.lowrank.analysis.record import AnalysisRecord, TargetRecord, diagnose_view
 from pipeline.lowrank.analysis.spectra import Spectra, analyze_weight, save_spectra
@@ -44,6 +45,15 @@ NETWORKS = {
     "compressed": Network({"accuracy": 0.90, "loss": 0.345}, Size(19_210, 411_520, 77_500)),
     "fine_tuned": Network({"accuracy": 0.98, "loss": 0.0705}, Size(19_210, 411_520, 77_500)),
 }
+DATA = DataFacts(
+    name="digits",
+    task="classification",
+    source="scans",
+    input_shape=(1, 8, 8),
+    sizes={"train": 1000, "test": 360},
+    sha256={"scans": "0" * 64},
+    label_shape=(),
+)
 TOTALS = Totals(params=76_842, macs=1_234_560, bytes=4 * 76_842)
 
 
@@ -73,7 +83,8 @@ def planted_weight(shape: Sequence[int], alpha: float, seed: int) -> Tensor:
 
 
 def write_case(out: Path, layers: Layers = SMALL) -> dict[str, Tensor]:
-    """Writes out/{analysis,plan.json,compressed,baseline,fine_tuned}; returns the weights."""
+    """Writes out/{data/data.json,analysis,plan.json,compressed,baseline,fine_tuned}; returns the
+    weights."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # small SVDs on a busy machine: threads would wait for each other
     try:
@@ -105,6 +116,7 @@ def _write_case(out: Path, layers: Layers) -> dict[str, Tensor]:
     save_plan(out / "plan.json", planned(targets, measured))
     save_record(out / "compressed/layers.json", CompressionReport(measured, TOTALS))
     save_record(out / "compressed/bounds.json", bounds(measured))
+    save_record(out / "data" / DATA_JSON, DATA)
     save_record(out / "baseline/curve.json", curve([0.4, 0.93, 0.972], best=2))
     save_record(out / "fine_tuned/curve.json", curve([0.9, 0.95, 0.978, 0.975], best=2))
     return weights

@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+_HARD = "\N{NO-BREAK SPACE}"
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -27,7 +28,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals["file"] = _file
-    environment.filters["breakable"] = _breakable
+    environment.filters |= {"breakable": _breakable, "joined": _joined}
     return environment
 
 
@@ -39,3 +40,8 @@ def _file(name: str) -> Markup:
 def _breakable(name: str) -> Markup:
     """A dotted name, which a line may break after a dot."""
     return escape(name).replace(".", Markup(".<wbr>"))
+
+
+def _joined(text: str) -> str:
+    """Text with numbers that no line breaks from their units."""
+    return text.replace(" %", f"{_HARD}%").replace(" ± ", f"{_HARD}±{_HARD}")

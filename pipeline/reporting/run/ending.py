@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pipeline.data.files import load_facts
 from pipeline.reporting.run.fitting import plain_texts
 from pipeline.reporting.run.metrics import FILE as METRICS
 from pipeline.reporting.run.metrics import read_metrics
@@ -22,7 +23,8 @@ def print_ending(root: Path, run: str, console: Console | None = None) -> None:
     """
     console = console or Console(highlight=False)
     root = from_here(root)
-    found = verdict(read_metrics(root / "reports" / METRICS), find_timings(root))
+    metrics, data = read_metrics(root / "reports" / METRICS), load_facts(root / "out/data")
+    found = verdict(metrics, find_timings(root), data)
     console.print(*plain_texts(console, found))
     console.print()
     lines = [("network", str(root / "out/fine_tuned"))]

@@ -12,7 +12,6 @@ from pipeline.reporting.run.metrics import Metrics
 from pipeline.reporting.words import times
 
 _SAME = 1.02  # ratios closer to 1 are none
-_HARD = "\N{NO-BREAK SPACE}"
 
 
 def verdict(metrics: Metrics, timings: Timings | None, data: DataFacts) -> str:
@@ -31,7 +30,7 @@ def headline(metrics: Metrics, timings: Timings | None, data: DataFacts) -> str:
     )
     parts = [_size(metrics.compression_ratio), "" if timings is None else speed(timings)]
     said = f"{', '.join(filter(None, parts))}: {measure.label} {after}{_spread(metrics, data)}"
-    return _joined(f"{said[0].upper()}{said[1:]}, {before} before.")
+    return f"{said[0].upper()}{said[1:]}, {before} before."
 
 
 def detail(metrics: Metrics, data: DataFacts) -> str:
@@ -46,8 +45,8 @@ def detail(metrics: Metrics, data: DataFacts) -> str:
     if found is None:
         return f"{told}."
     if found.low <= before[measure.name] <= found.high:
-        return _joined(f"{told}, too few to tell this from no change (95 % interval).")
-    return _joined(f"{told}, which is outside of the 95 % interval.")
+        return f"{told}, too few to tell this from no change (95 % interval)."
+    return f"{told}, which is outside of the 95 % interval."
 
 
 def speed(timings: Timings) -> str:
@@ -81,8 +80,3 @@ def _spread(metrics: Metrics, data: DataFacts) -> str:
     if measure.style == "percent":
         return f" ± {100 * found.half:.1f}"
     return f" ({measure.show(found.low)}–{measure.show(found.high)})"
-
-
-def _joined(text: str) -> str:
-    """The text with numbers that no line breaks from their units."""
-    return text.replace(" %", f"{_HARD}%").replace(" ± ", f"{_HARD}±{_HARD}")
