@@ -15,13 +15,13 @@ from pipeline.lowrank.bounds import Bounds, certify
 from pipeline.lowrank.bounds.options import CertifyOptions
 from pipeline.lowrank.factorize.apply import apply_
 from pipeline.lowrank.factorize.options import RefitOptions
-from pipeline.lowrank.factorize.refit import refit_if_closer
-from pipeline.lowrank.factorize.report import CompressionReport
+from pipeline.lowrank.factorize.settling import settle
 from pipeline.lowrank.forms.files import read_network, save
 from pipeline.lowrank.planning.files import load_plan
 from pipeline.lowrank.typed import save_record
 from pipeline.machine.devices import FabricOptions, one_device
 from pipeline.machine.number_formats import check_bfloat16
+from pipeline.machine.scratch import scratch
 from stages._io import main, section, section_options
 from stages._network import load_network
 
@@ -32,30 +32,21 @@ def run() -> None:
     device = one_device(section_options("fabric", FabricOptions))
     check_bfloat16({"fabric": {"accelerator": device.type}, "refit": section("refit")})
     chosen = section_options("refit", RefitOptions)
-    dense, refit = load_network(BASELINE).to(device), None
+    dense, size = load_network(BASELINE).to(device), chosen.batch_size
     plan, analysis = load_plan(Path("out/plan.json")), load_analysis(Path("out/analysis"), device)
     example = statistics_batches(DATA, 1, most=1)[0]
     done = apply_(copy.deepcopy(dense), plan, analysis, example=example)
-    model, reports, plan = done.network, dict(done.layers), done.plan
-    if chosen.share and reports:
-        refit = refit_if_closer(
-            dense,
-            model,
-            plan,
-            analysis,
-            statistics_batches(DATA, chosen.batch_size, most=chosen.examples),
-            held_out_batches(DATA, chosen.batch_size, most=chosen.held_out),
-            task=load_task(DATA),
-            share=chosen.share,
-            bf16=chosen.bf16,
-        )
-        model, reports = refit.model, {**reports, **refit.reports}
-    bounds = _certify(dense, done.widened(model), list(reports))
+    batches = statistics_batches(DATA, size, most=chosen.examples) if chosen.wanted else []
+    held_out = held_out_batches(DATA, size, most=chosen.held_out) if chosen.wanted else []
+    settled = settle(
+        dense, done, analysis, batches, held_out, chosen,
+        task=load_task(DATA), seed=section("seed"), folder=scratch("refine"),
+    )  # fmt: skip
+    bounds = _certify(dense, done.widened(settled.certified), list(settled.report.layers))
     folder = Path("out/compressed")
-    save(model, folder, read_network(BASELINE).builder)
+    save(settled.network, folder, read_network(BASELINE).builder)
     save_preprocessing(folder, load_facts(DATA).preprocessing)
-    report = CompressionReport(reports, done.totals, refit.report() if refit else None)
-    save_record(folder / "layers.json", report)
+    save_record(folder / "layers.json", settled.report)
     save_record(folder / "bounds.json", bounds)
 
 

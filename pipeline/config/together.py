@@ -59,7 +59,7 @@ def _check_held_out(configuration: Configuration) -> None:
     if count == data.calibration:
         raise LowRankError(f"{shown}: nothing is left for the statistics; hold out less")
     measured = rank_select.policy in _MEASURED and rank_select.contest_examples
-    if (measured or configuration.refit.share) and count == 0:
+    if (measured or configuration.refit.wanted) and count == 0:
         raise LowRankError(
             f"{shown}: no example is left to compare networks on; hold out more, or set "
             "rank_select.contest_examples=0 and refit=none"

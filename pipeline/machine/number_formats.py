@@ -29,7 +29,7 @@ def check_bfloat16(params: Mapping[str, Mapping[str, Any]]) -> None:
     analyze, refit = params.get("analyze", {}), params.get("refit", {})
     if analyze.get("bf16") and analyze["metric"] != "weight":
         remedies.append("analyze.bf16=false")
-    if refit.get("bf16") and refit["share"]:
+    if refit.get("bf16") and (refit["share"] or refit["steps"]):
         remedies.append("refit.bf16=false")
     if remedies and (slower := slowdown()) > _MOST:
         raise LowRankError(

@@ -13,7 +13,13 @@ from torch import nn
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.factorize.layer import LayerReport
-from pipeline.lowrank.factorize.report import RefitDivergence, RefitReport
+from pipeline.lowrank.factorize.report import (
+    BatchNormReport,
+    RefinedBlock,
+    RefineReport,
+    RefitDivergence,
+    RefitReport,
+)
 from pipeline.lowrank.forms.files import load, save
 from pipeline.lowrank.planning.files import load_plan, save_plan
 from pipeline.reporting.run.facts import Facts, read_facts
@@ -81,7 +87,9 @@ def test_headline_of_a_plan_that_keeps_all_layers(facts: Facts) -> None:
 
 def test_metrics_are_read_back_as_they_were_written(facts: Facts, tmp_path: Path) -> None:
     refit = RefitReport(0.2, kept=True, divergence=RefitDivergence(without=0.3, refit=0.2))
-    compression = replace(facts.compression, refit=refit)
+    refine = RefineReport({"a.0": RefinedBlock(9, 0.1, kept=True)}, refit.divergence)
+    norms = BatchNormReport(3, kept=False, divergence=refit.divergence)
+    compression = replace(facts.compression, refit=refit, refine=refine, batchnorm=norms)
     written = make_metrics(
         replace(facts, compression=compression), NETWORKS, spectral_figures(facts)
     )

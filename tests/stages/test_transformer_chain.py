@@ -103,14 +103,21 @@ def test_a_refit_is_measured_and_shown(
     overrides = [f"task={task}", "model.name=net", f"analyze.include=[{LAYERS[task]}]"]
     book = write_book(workspace / "b.txt", 24)
     metrics = run_chain(
-        workspace, [*overrides, f"data.path={book}", "refit=blocks", "refit.batch_size=4"]
+        workspace,
+        [*overrides, f"data.path={book}", "refit=blocks", "refit.batch_size=4", "refit.steps=3"],
     )
     refit = metrics["refit"]
     before, after = refit["divergence"]["without"], refit["divergence"]["refit"]
     assert 0 < after != before > 0
     assert refit["kept"] == (after < before)
+    refine = metrics["refine"]
+    trained = refine["divergence"]
+    assert trained["without"] == min(before, after)
+    assert (trained["refit"] < trained["without"]) == (refine["kept"] > 0)
     print_summary(workspace, Console(width=120))
-    assert f"Refit: divergence from the dense network {before:.4g}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"Refit: divergence from the dense network {before:.4g}" in shown
+    assert f"({refine['kept']} of {refine['trained']} kept)" in shown
     corrections = [row.refit_correction for row in read_layers(workspace / "reports")]
     assert any(corrections) == refit["kept"]
 

@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pipeline.lowrank.typed import knob, options
+
+StateError = Literal["relative", "plain"]
 
 
 @options
 class RefitOptions:
-    """Block by block, layers take up the errors of the layers before them, in closed form on
-    calibration data. It is kept only where the network comes closer to the dense one on data held
-    out from the statistics. Needs blocks in a ModuleList or Sequential."""
+    """Block by block, layers take up the errors of the layers before them, in closed form, trained,
+    or both, on calibration data. It is kept only where the network comes closer to the dense one on
+    data held out from the statistics. Needs blocks in a ModuleList or Sequential."""
 
     share: float = knob(
         default=0.0,
         ge=0,
         le=1,
         help="how far the weights move to the least-squares solution; 0 is off",
+    )
+    batchnorm: bool = knob(
+        default=False, help="the statistics of BatchNorm layers are estimated again"
+    )
+    steps: int = knob(
+        default=0, ge=0, help="training steps of each block, all its parameters; 0 is off"
+    )
+    learning_rate: float = knob(
+        default=5e-4, gt=0, help="steps: the peak of AdamW's rate in each block's cycle"
+    )
+    error: StateError = knob(
+        default="relative",
+        help="steps: the squared error of a block's output, relative to the size of each token or "
+        "image, or plain",
+    )
+    minutes: float | None = knob(
+        default=None,
+        gt=0,
+        help="steps: at most so many, the blocks then get fewer steps; null: no limit",
     )
     examples: int = knob(
         default=64, ge=1, help="calibration examples, of those that the statistics see"
@@ -28,3 +51,8 @@ class RefitOptions:
         default=False,
         help="the networks run in bfloat16 meanwhile (sums and solutions stay float32 and float64)",
     )
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to do."""
+        return self.share > 0 or self.batchnorm or self.steps > 0

@@ -37,7 +37,6 @@ from pipeline.lowrank.network.progress import steps
 from pipeline.lowrank.network.rows import input_rows
 from pipeline.lowrank.network.targets import Target, dense_weight
 from pipeline.lowrank.planning.plan import Plan
-from pipeline.lowrank.tasks import Task
 
 # No layer spoils the inputs of lookups, and other tokens reach a stack.
 _STAY = ("embedding", "embedding_bag", "stack")
@@ -72,21 +71,19 @@ def refit_if_closer(
     plan: Plan,
     analysis: Analysis,
     batches: Sequence[Any],
-    held_out: Sequence[Any],
+    divergence: Divergence,
     *,
-    task: Task,
     share: float,
     bf16: bool = False,
 ) -> Refit:
-    """`refit_` on a copy, which is taken only if its divergence from the dense network on
-    `held_out` is less than that of `compressed`.
+    """`refit_` on a copy, which is taken only if its divergence from the dense network is less than
+    that of `compressed`.
 
-    task: what both networks predict.
+    divergence: on data that is held out.
     bf16: the networks run in bfloat16 while inputs are collected.
 
-    Raises LowRankError where `refit_` does, and without held-out data.
+    Raises LowRankError where `refit_` does.
     """
-    divergence = Divergence(dense, held_out, task)
     model = copy.deepcopy(compressed)
     with torch.autocast(device_of(dense).type, torch.bfloat16, enabled=bf16):
         reports = refit_(dense, model, plan, analysis, batches, share=share)

@@ -161,8 +161,10 @@ class _Left:
         blocks = self.inverse.reshape(count, self.each, count, self.each)
         own = blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         columns = self.rows.reshape(-1, count, self.each).permute(1, 2, 0)  # n, each, rows
-        solved: Tensor = torch.linalg.solve(own, columns)
-        return (solved * columns).sum((1, 2))
+        # Of a positive definite matrix; LU of a batch fails in MKL where it runs on several threads.
+        half = torch.linalg.solve_triangular(torch.linalg.cholesky(own), columns, upper=False)
+        costs: Tensor = half.square().sum((1, 2))
+        return costs
 
     def give_up(self, gone: Tensor, kept: Tensor) -> None:
         """gone, kept: (·,) int64, places among the channels that were left."""

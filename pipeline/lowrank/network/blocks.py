@@ -161,7 +161,7 @@ class BlockStates:
         for index in range(len(self.states)):
             found: dict[str, Tensor] = {}
             with suppress(_Enough), self._watched(names, found, stop=not leave):
-                state = self._run(place, index)
+                state = self.output(place, index)
                 if leave:
                     self.states[index] = state
             yield found
@@ -169,9 +169,11 @@ class BlockStates:
     @torch.no_grad()
     def go_on(self, place: int) -> None:
         """Moves the states behind the block at `place`."""
-        self.states = [self._run(place, index) for index in range(len(self.states))]
+        self.states = [self.output(place, index) for index in range(len(self.states))]
 
-    def _run(self, place: int, index: int) -> Tensor:
+    def output(self, place: int, index: int) -> Tensor:
+        """The state behind the block at `place`, for one batch; with gradients where they are
+        enabled."""
         given, block = self._calls[index][place], self._model.get_submodule(self._blocks[place])
         # A copy: blocks may work in place.
         return _state(block(self.states[index].clone(), *given.arguments, **given.keywords))

@@ -12,7 +12,12 @@ from pipeline.lowrank.analysis.diagnostics import Claim
 from pipeline.lowrank.bounds import Bounds
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.factorize.layer import LayerReport
-from pipeline.lowrank.factorize.report import RefitReport
+from pipeline.lowrank.factorize.report import (
+    BatchNormReport,
+    RefineReport,
+    RefitDivergence,
+    RefitReport,
+)
 from pipeline.lowrank.tasks.measure import Measure
 from pipeline.lowrank.typed import from_json
 from pipeline.reporting.run.facts import REMEDY, Facts
@@ -79,13 +84,23 @@ class OutputError:
 
 
 @dataclass(frozen=True)
+class TrainedBlocks:
+    """How many blocks a refinement `trained` and `kept`, and what the network gained by them."""
+
+    trained: int
+    kept: int
+    divergence: RefitDivergence
+
+
+@dataclass(frozen=True)
 class Metrics:
     """The three networks side by side, ratios (> 1 is smaller) and errors.
 
     Drops of the accuracy in [0, 1], where there is one, are percentage points, negative when it
     rose. `mean_bound_tightness` (measured error / upper bound, 1 is tight) is None where no
-    layer was factorized. `refit`: None where there was none. `measures`: of the task, the most
-    telling one first; None where the names of the scores tell them (`measures.measures`).
+    layer was factorized. `refit`, `batchnorm`, `refine`: None where there was none.
+    `measures`: of the task, the most telling one first; None where the names of the scores tell
+    them (`measures.measures`).
     """
 
     dense: Network
@@ -102,6 +117,8 @@ class Metrics:
     accuracy_drop_fine_tuned: float | None = None
     mean_bound_tightness: float | None = None
     refit: RefitReport | None = None
+    batchnorm: BatchNormReport | None = None
+    refine: TrainedBlocks | None = None
     measures: tuple[Measure, ...] | None = None
 
     @property
@@ -141,8 +158,16 @@ def make_metrics(
         accuracy_drop_fine_tuned=_points_lost(dense, last),
         mean_bound_tightness=sum(tight) / len(tight) if tight else None,
         refit=facts.compression.refit,
+        batchnorm=facts.compression.batchnorm,
+        refine=_trained_blocks(facts.compression.refine),
         measures=None if set(measures) <= set(known_measures(dense.scores)) else tuple(measures),
     )
+
+
+def _trained_blocks(report: RefineReport | None) -> TrainedBlocks | None:
+    if report is None:
+        return None
+    return TrainedBlocks(len(report.blocks), report.kept, report.divergence)
 
 
 def read_metrics(path: Path) -> Metrics:

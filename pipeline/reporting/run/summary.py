@@ -11,7 +11,7 @@ from rich.table import Table
 
 from pipeline.evaluation.timings import Timings
 from pipeline.lowrank.analysis.tables import ranks_text
-from pipeline.lowrank.factorize.report import RefitReport
+from pipeline.lowrank.factorize.report import RefitDivergence
 from pipeline.reporting.run.fitting import named_table, plain_texts
 from pipeline.reporting.run.layers import LayerRow, read_layers
 from pipeline.reporting.run.measures import measures
@@ -54,7 +54,7 @@ def print_summary(root: Path, console: Console | None = None) -> None:
     console.print()
     for sentence in (
         *spectra_sentences(metrics.spectra),
-        *refit_lines(metrics.refit),
+        *refit_lines(metrics),
         *output_error_lines(metrics.output_error),
     ):
         _say(console, sentence)
@@ -77,16 +77,29 @@ def forms_sentence(timings: Timings) -> str | None:
     return f"Fastest forms: dense {forms['dense']}; fine-tuned {forms['fine_tuned']}"
 
 
-def refit_lines(refit: RefitReport | None) -> list[str]:
-    """Lines on the change that a refit made on held-out data; [] without a refit."""
-    if refit is None:
-        return []
-    before, after = refit.divergence.without, refit.divergence.refit
-    taken = "kept" if refit.kept else "not kept, since it is no closer"
-    return [
-        f"Refit: divergence from the dense network {before:.4g} → {after:.4g} on held-out data "
-        f"({taken})"
-    ]
+def refit_lines(metrics: Metrics) -> list[str]:
+    """Lines on the changes that a refit, new statistics of BatchNorm and trained blocks made on
+    held-out data; [] without any."""
+    lines = []
+    if refit := metrics.refit:
+        lines.append(f"Refit: {_closer(refit.divergence)} ({_taken(refit.kept)})")
+    if norms := metrics.batchnorm:
+        lines.append(f"BatchNorm again: {_closer(norms.divergence)} ({_taken(norms.kept)})")
+    if refine := metrics.refine:
+        kept = f"{refine.kept} of {refine.trained} kept"
+        lines.append(f"Trained blocks: {_closer(refine.divergence)} ({kept})")
+    if metrics.batchnorm or metrics.refine:
+        lines.append("Errors of layers and bounds are those before that")
+    return lines
+
+
+def _closer(divergence: RefitDivergence) -> str:
+    before, after = divergence.without, divergence.refit
+    return f"divergence from the dense network {before:.4g} → {after:.4g} on held-out data"
+
+
+def _taken(kept: bool) -> str:
+    return "kept" if kept else "not kept, since it is no closer"
 
 
 def networks_table(
