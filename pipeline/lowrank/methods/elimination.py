@@ -161,7 +161,7 @@ class _Left:
         blocks = self.inverse.reshape(count, self.each, count, self.each)
         own = blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         columns = self.rows.reshape(-1, count, self.each).permute(1, 2, 0)  # n, each, rows
-        # Of a positive definite matrix; LU of a batch fails in MKL where it runs on several threads.
+        # Positive definite matrices; MKL's LU of a batch fails where it runs on several threads.
         half = torch.linalg.solve_triangular(torch.linalg.cholesky(own), columns, upper=False)
         costs: Tensor = half.square().sum((1, 2))
         return costs
@@ -172,7 +172,8 @@ class _Left:
         gone = (gone[:, None] * self.each + own).flatten()
         kept = (kept[:, None] * self.each + own).flatten()
         across = self.inverse[gone][:, kept]
-        solved = torch.linalg.solve(self.inverse[gone][:, gone], across)
+        factor = torch.linalg.cholesky(self.inverse[gone][:, gone])
+        solved = torch.cholesky_solve(across, factor)
         self.rows = self.rows[:, kept] - self.rows[:, gone] @ solved
         self.inverse = self.inverse[kept][:, kept] - across.mT @ solved
 
