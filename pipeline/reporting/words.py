@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 _THOUSAND = 1000.0
-_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def percent(fraction: float) -> str:
@@ -34,17 +33,6 @@ def _scaled(value: float, units: tuple[str, ...]) -> str:
 
 def _decimals(value: float) -> int:
     return 2 if value < 9.995 else 1 if value < 99.95 else 0
-
-
-def short(value: float) -> str:
-    """A number of any size in two to three digits: 0.94, 12.3, 2.4·10⁻⁴, 10⁻⁵."""
-    if 1000 <= abs(value) < 1e6:
-        return f"{value:,.0f}"
-    if value == 0 or 1e-3 <= abs(value) < 1e6:
-        return f"{value:.3g}"
-    digits, _, power = f"{value:.1e}".partition("e")
-    raised = f"10{str(int(power)).translate(_RAISED)}"
-    return raised if digits == "1.0" else f"{digits.removesuffix('.0')}·{raised}"
 
 
 def duration(milliseconds: float) -> str:

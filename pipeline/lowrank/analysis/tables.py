@@ -9,6 +9,7 @@ from html import escape
 from pipeline.lowrank.network.skipped import Skipped, largest
 
 WIDTH = 80
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _SHORTEST = 12  # characters that a name keeps at least
 
 
@@ -74,6 +75,17 @@ def shortened(name: str, room: int) -> str:
 def ranks_text(ranks: Sequence[int]) -> str:
     """(24, 16) → 24×16; nothing for a dense layer."""
     return "×".join(map(str, ranks))
+
+
+def number_text(value: float) -> str:
+    """A number of any size in two to three digits: 0.94, 12.3, 2.4·10⁻⁴, 10⁻⁵."""
+    if 1000 <= abs(value) < 1e6:
+        return f"{value:,.0f}"
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        return f"{value:.3g}"
+    digits, _, power = f"{value:.1e}".partition("e")
+    raised = f"10{str(int(power)).translate(_RAISED)}"
+    return raised if digits == "1.0" else f"{digits.removesuffix('.0')}·{raised}"
 
 
 def skipped_note(skipped: Mapping[str, Skipped], most: int = 5) -> list[str]:

@@ -19,6 +19,7 @@ from pipeline.lowrank.planning.plan import Plan, PlannedLayer
 from pipeline.lowrank.planning.policies import Offer, Policy, Selection
 from pipeline.lowrank.planning.policies.base import LocalPolicy, OutOfReachError
 from pipeline.lowrank.planning.policies.local import kept_fraction
+from pipeline.lowrank.planning.reasons import with_margins
 
 _NAMED = 3  # weights that an error names, the largest of those that are in no target
 
@@ -58,6 +59,8 @@ def make_plan(
         largest_left = largest(analysis.skipped, _NAMED)
         raise OutOfReachError(f"{error}; what stays as it is: {largest_left}") from error
     beside = uniform(choosable, policy.cost_unit, selection)
+    in_nats = analysis.metric == "fisher"
+    selection = with_margins(selection, choosable, policy.cost_unit, in_nats=in_nats)
     chosen, other = (
         _plan(analysis, apart(one, choosable, list(offers)), policy, methods, seed, narrowing)
         for one in (selection, beside)

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import math
 
+from pipeline.lowrank.analysis.tables import number_text
 from pipeline.reporting.page.axis import Axis, decades, make_axis
 from pipeline.reporting.page.table import Cell, Column, Dot, Row, Strip, Table, name_cell
 from pipeline.reporting.run.plot_rows import bound_rows, error_rows, network_bound_rows
 from pipeline.reporting.run.rows import BoundRow, ErrorRow
 from pipeline.reporting.run.story import Story
-from pipeline.reporting.words import short
 
 _FIGURES = {
     "measured": "measured, the largest",
@@ -27,11 +27,11 @@ def errors_table(story: Story) -> Table | None:
         return None
     outputs = {row.layer: row for row in bound_rows(story.facts)}
     most = math.ceil(10 * max(max(row.upper, row.measured) for row in rows)) / 10
-    axis = make_axis("", [], short, within=(0.0, most or 1.0))
+    axis = make_axis("", [], number_text, within=(0.0, most or 1.0))
     columns = [
         Column("layer"),
         Column("error", number=True),
-        Column(f"0 … {short(most)}"),
+        Column(f"0 … {number_text(most)}"),
         Column("lower", number=True),
         Column("upper", number=True),
         Column("by"),
@@ -51,7 +51,7 @@ def network_table(story: Story) -> Table:
     columns = [
         Column("error at the output"),
         Column("value", number=True),
-        Column(f"{short(axis.low)} … {short(axis.high)}, logarithmic"),
+        Column(f"{number_text(axis.low)} … {number_text(axis.high)}, logarithmic"),
         Column("certain for"),
     ]
     kinds = {"measured": "measured", "certificate": "bound", "worst_case": "bound"}
@@ -62,7 +62,7 @@ def network_table(story: Story) -> Table:
             Row(
                 [
                     Cell(_FIGURES[row.figure]),
-                    Cell(short(row.value)),
+                    Cell(number_text(row.value)),
                     Cell("", graphic=_strip(axis, row.value, kinds.get(row.figure, "expected"))),
                     Cell(row.certifies, kind="wrapped"),
                 ]
@@ -92,4 +92,4 @@ def _weight(row: ErrorRow, axis: Axis) -> list[Cell]:
 def _output(row: BoundRow | None) -> list[Cell]:
     if row is None:
         return [Cell(""), Cell("")]
-    return [Cell(short(row.measured), row.measured), Cell(short(row.bound), row.bound)]
+    return [Cell(number_text(row.measured), row.measured), Cell(number_text(row.bound), row.bound)]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pipeline.lowrank.analysis.tables import number_text
 from pipeline.lowrank.planning.plan import Contestant, Plan
 from pipeline.reporting.page.axis import Axis, decades
 from pipeline.reporting.page.table import Cell, Column, Dot, Row, Strip, Table
-from pipeline.reporting.words import human_count, short
+from pipeline.reporting.words import human_count
 
 
 def contest_table(plan: Plan) -> Table | None:
@@ -21,7 +22,7 @@ def contest_table(plan: Plan) -> Table | None:
     columns += [Column("predicted", number=True)] if known else []
     columns += [
         Column("measured", number=True),
-        Column(f"{short(axis.low)} … {short(axis.high)}, logarithmic"),
+        Column(f"{number_text(axis.low)} … {number_text(axis.high)}, logarithmic"),
     ]
     chosen = chosen_of(plan)
     rows = [
@@ -50,8 +51,8 @@ def _row(plan: Plan, entry: Contestant, axis: Axis, *, chosen: bool, predicts: b
         Cell(allocation_words(plan, entry.allocation), small="chosen" if chosen else ""),
         Cell(human_count(entry.params)),
         Cell(human_count(entry.macs)),
-        *([Cell("" if predicted is None else short(predicted))] if predicts else []),
-        Cell(short(measured)),
+        *([Cell("" if predicted is None else number_text(predicted))] if predicts else []),
+        Cell(number_text(measured)),
         Cell("", graphic=Strip(tuple(dots))),
     ]
     return Row(cells, chosen=chosen)

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pipeline.lowrank.analysis.tables import ranks_text
+from pipeline.lowrank.analysis.tables import number_text, ranks_text
 from pipeline.reporting.page.table import Bar, Cell, Column, Row, Table, name_cell
 from pipeline.reporting.run.layers import LayerRow
 from pipeline.reporting.run.plot_rows import rank_rows
 from pipeline.reporting.run.story import Story
-from pipeline.reporting.words import human_count, percent, short
+from pipeline.reporting.words import human_count, percent
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def layers_table(story: Story) -> Table:
         cells.append(Cell("" if dense else f"{error:.3f}", None if dense else error))
         if in_nats:
             increase = nats.get(row.name)
-            shown = "" if dense or increase is None else short(increase)
+            shown = "" if dense or increase is None else number_text(increase)
             cells.append(Cell(shown, increase if shown else None))
         rows.append(Row([*cells, Cell(row.why, row.why, kind="wrapped")]))
     return Table("the layers", [*columns, Column("why")], rows)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.evaluation.timings import Timings
+from pipeline.lowrank.analysis.tables import number_text
 from pipeline.reporting.page.table import Cell, Column, Row, Table
 from pipeline.reporting.run.story import Story
 from pipeline.reporting.run.verdict import speed
-from pipeline.reporting.words import duration, human_bytes, human_count, short, times
+from pipeline.reporting.words import duration, human_bytes, human_count, times
 
 # The three, as people call them.
 NAMES = {"dense": "dense", "compressed": "compressed", "fine_tuned": "repaired"}
@@ -31,7 +32,7 @@ def _quality(story: Story) -> list[Row]:
         cells = [Cell(measure.label)]
         for network in networks.values():
             found = story.interval(measure, network)
-            half = "" if found is None else f"± {short(100 * found.half)}"
+            half = "" if found is None else f"± {number_text(100 * found.half)}"
             if found is not None and measure.style != "percent":
                 half = f"{measure.show(found.low)}–{measure.show(found.high)}"
             cells.append(Cell(measure.show(network.scores[measure.name]), small=half))
@@ -60,7 +61,7 @@ def _latency(timings: Timings) -> Row:
         small = "busy" if one.busy else f"± {duration(one.iqr_ms / 2)}"
         cells.append(Cell(duration(one.latency_ms), small=small))
     ratio = max(timings.speedup, 1 / timings.speedup)
-    change = Cell(speed(timings), small=f"± {short(ratio * timings.speedup_spread)}")
+    change = Cell(speed(timings), small=f"± {number_text(ratio * timings.speedup_spread)}")
     if timings.busy:
         change = Cell("busy machine", kind="doubtful")
     return Row([Cell(f"latency, {batch(timings)}"), *cells, change])

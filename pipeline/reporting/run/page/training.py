@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.lowrank.analysis.tables import number_text
 from pipeline.reporting.page.axis import Axis, is_wide, make_axis
 from pipeline.reporting.page.plot import Line, Plot, Rule
 from pipeline.reporting.run.measures import in_percent
-from pipeline.reporting.words import human_count, short
+from pipeline.reporting.words import human_count
 from pipeline.training.curve import Curve
 
 
@@ -55,7 +56,7 @@ def _loss(curve: Curve) -> Plot:
     return Plot(
         title="loss",
         x=make_axis("step", [0, curve.steps[-1].step], _step, within=(0, curve.steps[-1].step)),
-        y=make_axis("", values, short, log=log),
+        y=make_axis("", values, number_text, log=log),
         lines=[
             Line(train, "train", "training"),
             *([Line(validation, "validation", "validation")] if validation else []),
@@ -74,7 +75,7 @@ def _quality(curve: Curve) -> list[Plot]:
         Plot(
             title=f"{curve.measure.replace('_', ' ')}, validation split",
             x=make_axis("step", [0, points[-1][0]], _step, within=(0, curve.steps[-1].step)),
-            y=_percents(values) if percents else make_axis("", values, short),
+            y=_percents(values) if percents else make_axis("", values, number_text),
             lines=[Line(points, "validation")],
             rules=_rules(curve),
         )
