@@ -4,6 +4,7 @@ that makes up for it."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -22,18 +23,34 @@ class Drift:
 
     inputs: (groups, n, n) Σx'·x'ᵀ.
     cross: (groups, n, n) Σ(x − x')·x'ᵀ.
-    mean, dense_mean: (groups, n) Σx' and Σx.
+    mean, shift: (groups, n) Σx' and Σ(x − x').
     positions: how many were summed.
     """
 
     inputs: Tensor
     cross: Tensor
     mean: Tensor
-    dense_mean: Tensor
+    shift: Tensor
     positions: int
 
-    def __add__(self, other: Drift) -> Drift:
-        return Drift(**{key: value + getattr(other, key) for key, value in vars(self).items()})
+    def __add__(self, other: Self) -> Self:
+        return type(self)(**{key: value + getattr(other, key) for key, value in vars(self).items()})
+
+    def missing(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """(Σr·x'ᵀ, Σr), what is missing at the output, r = W·x − W·x'; weight: (groups, out, n)."""
+        return weight @ self.cross, (weight @ self.shift[..., None])[..., 0]
+
+
+@dataclass
+class NarrowerDrift(Drift):
+    """The same of a layer that reads fewer channels than the dense one: r = W·x − V·x', V being the
+    weight that it starts from, has no form in x − x'.
+
+    inputs, mean: of x', as in Drift; cross: (1, out, n) Σr·x'ᵀ; shift: (1, out) Σr.
+    """
+
+    def missing(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return self.cross, self.shift
 
 
 def measure_drift(dense_rows: Tensor, rows: Tensor) -> Drift:
@@ -44,7 +61,26 @@ def measure_drift(dense_rows: Tensor, rows: Tensor) -> Drift:
         inputs=gram(rows),
         cross=gram(rows, dense_rows.to(wide) - rows.to(wide)).mT,
         mean=rows.double().sum(1),
-        dense_mean=dense_rows.double().sum(1),
+        shift=dense_rows.double().sum(1) - rows.double().sum(1),
+        positions=rows.shape[1],
+    )
+
+
+def measure_narrower(
+    dense_rows: Tensor, rows: Tensor, dense_weight: Tensor, weight: Tensor
+) -> NarrowerDrift:
+    """The sums of one batch; dense_rows: (1, positions, m) x, rows: (1, positions, n) x';
+    dense_weight, weight: (out, m) and (out, n), W and V."""
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    with torch.autocast(rows.device.type, enabled=False):
+        missing = (
+            dense_rows.to(wide) @ dense_weight.to(wide).mT - rows.to(wide) @ weight.to(wide).mT
+        )
+    return NarrowerDrift(
+        inputs=gram(rows),
+        cross=gram(rows, missing).mT,
+        mean=rows.double().sum(1),
+        shift=missing.double().sum(1),
         positions=rows.shape[1],
     )
 
@@ -52,7 +88,8 @@ def measure_drift(dense_rows: Tensor, rows: Tensor) -> Drift:
 def corrected_weight(
     weight: Tensor, drift: Drift, share: float, *, centred: bool, name: str = ""
 ) -> Tensor:
-    """W + share·(V − W), V = argmin E‖W·x − V·x'‖² = W + W·E[(x − x')x'ᵀ]·E[x'x'ᵀ]⁻¹, damped.
+    """W + share·(V − W), V = argmin E‖W·x − V·x'‖² = W + W·E[(x − x')x'ᵀ]·E[x'x'ᵀ]⁻¹, damped; for
+    a layer that reads fewer channels, from the weight that it starts with.
 
     weight: W (out, in/groups, *kernel).
     share: in [0, 1].
@@ -62,20 +99,32 @@ def corrected_weight(
     Returns float64 in the shape of the weight.
     """
     count = drift.positions
-    inputs, cross = drift.inputs / count, drift.cross / count
+    groups, size = drift.mean.shape
+    matrix = weight.to(torch.float64).reshape(groups, -1, size)
+    inputs, (cross, shift) = drift.inputs / count, (one / count for one in drift.missing(matrix))
     lost = inputs.new_zeros(len(inputs))
     if centred:
         # Where inputs hardly vary around a large mean, little of the sums is left.
         lost = UNCERTAIN * _trace(inputs)
-        mean, shift = drift.mean / count, (drift.dense_mean - drift.mean) / count
+        mean = drift.mean / count
         inputs = inputs - mean[:, :, None] * mean[:, None, :]
         cross = cross - shift[:, :, None] * mean[:, None, :]
-    groups, size = drift.mean.shape
-    matrix = weight.to(torch.float64).reshape(groups, -1, size)
     floor = _DAMPING / size * _trace(inputs).clamp_min(0.0) + lost
     factor = cholesky(inputs, torch.where(floor > 0, floor, 1.0)[:, None], name)
-    change = torch.cholesky_solve((matrix @ cross).mT, factor).mT
+    change = torch.cholesky_solve(cross.mT, factor).mT
     return (matrix + share * change).reshape(weight.shape)
+
+
+def mean_change(weight: Tensor, approximation: Tensor, drift: Drift) -> Tensor:
+    """(out,) E[W·x] − E[Ŵ·x'], which the bias takes up.
+
+    weight: that the layer starts from, as for `corrected_weight`.
+    """
+    groups, size = drift.mean.shape
+    before, after = (w.double().reshape(groups, -1, size) for w in (weight, approximation))
+    _, missing = drift.missing(before)
+    change = (before - after) @ drift.mean[..., None]
+    return ((missing + change[..., 0]) / drift.positions).flatten()
 
 
 def _trace(matrices: Tensor) -> Tensor:

@@ -24,18 +24,16 @@ from pipeline.lowrank.analysis.divergence import Divergence
 from pipeline.lowrank.analysis.metrics import Metric, make_metric
 from pipeline.lowrank.analysis.moments import Moments, check_sums
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.factorize.drift import Drift, corrected_weight, measure_drift
+from pipeline.lowrank.factorize.drift import Drift, corrected_weight, mean_change
 from pipeline.lowrank.factorize.layer import LayerFactorization, LayerReport
 from pipeline.lowrank.factorize.report import RefitDivergence, RefitReport
+from pipeline.lowrank.factorize.starts import Start, Starts, bias_of, weight_of
 from pipeline.lowrank.forms.dense import multiplied_out
-from pipeline.lowrank.forms.surgery import Factorized
-from pipeline.lowrank.methods.interpolative import is_narrower
 from pipeline.lowrank.network.blocks import BlockStates, find_blocks, record_calls, targets_in
 from pipeline.lowrank.network.calling import beside, device_of, padding_mask
 from pipeline.lowrank.network.opening import opened, replace_
 from pipeline.lowrank.network.progress import steps
-from pipeline.lowrank.network.rows import input_rows
-from pipeline.lowrank.network.targets import Target, dense_weight
+from pipeline.lowrank.network.targets import Target
 from pipeline.lowrank.planning.plan import Plan
 
 # No layer spoils the inputs of lookups, and other tokens reach a stack.
@@ -105,8 +103,8 @@ def refit_(
 ) -> dict[str, LayerReport]:
     """Refits the factorized layers in the blocks of `compressed`, in place; layers outside of the
     blocks stay, and so do embeddings, whose inputs no layer can spoil, recurrent weights, which
-    read what they make themselves, narrowed layers, which read fewer channels than the dense ones,
-    and stacks, whose groups other positions go through.
+    read what they make themselves, layers that pass channels of a narrower dimension on by
+    themselves, and stacks, whose groups other positions go through.
 
     dense: the network that the plan was made for.
     analysis: the one that the plan was made from.
@@ -119,35 +117,39 @@ def refit_(
     if not len(batches):
         raise LowRankError("the calibration set is empty: give at least one batch of examples")
     batches, reports = beside(dense, batches), {}
-    names = [
-        name
-        for name, layer in plan.factorized.items()
-        if not is_narrower(layer.method) and _reads_states(analysis.targets[name])
-    ]
+    names = [name for name in plan.factorized if _reads_states(analysis.targets[name])]
     with multiplied_out(dense) as (dense, _), opened(dense):
-        for name, drift in _drifts(dense, compressed, names, batches) if names else ():
-            check_sums(name, drift.inputs, drift.cross)
-            module = dense.get_submodule(name)
-            built, reports[name] = _refitted(name, module, plan, analysis, drift, share)
-            replace_(compressed, name, built)
+        starts = Starts(dense, compressed, plan, analysis)
+        names = [name for name in names if not starts.passes(name)]
+        for start, drift in _drifts(dense, compressed, names, starts, batches) if names else ():
+            check_sums(start.name, drift.inputs, drift.cross)
+            built, reports[start.name] = _refitted(start, plan, analysis, drift, share)
+            replace_(compressed, start.name, built)
     return reports
 
 
 def _refitted(
-    name: str, module: nn.Module, plan: Plan, analysis: Analysis, drift: Drift, share: float
-) -> tuple[Factorized, LayerReport]:
-    """The factorized layer of the corrected weight of `module`, and its report."""
-    weight, bias = dense_weight(module), getattr(module, "bias", None)
-    metric = _metric(analysis, name, drift) if plan.metric != "weight" else None
-    corrected = corrected_weight(weight, drift, share, centred=bias is not None, name=name)
-    expected, method = plan.expected.layers[name], plan.methods[plan.factorized[name].method]
-    one = LayerFactorization(name, module, expected, method, metric, weight=corrected)
-    built = one.built()
+    start: Start, plan: Plan, analysis: Analysis, drift: Drift, share: float
+) -> tuple[nn.Module, LayerReport]:
+    """The layer of the corrected weight, factorized where the plan says so, and its report."""
+    name, bias = start.name, start.bias()
+    metric = _metric(analysis, start, drift) if plan.metric != "weight" else None
+    corrected = corrected_weight(start.weight, drift, share, centred=bias is not None, name=name)
+    built: nn.Module
+    if start.method is None:
+        built, report = start.with_weight(corrected), start.report()
+    else:
+        one = LayerFactorization(
+            name, start.layer, start.expected, start.method, metric, weight=corrected
+        )
+        built = layer = one.built()
+        report = one.report(layer, predicted=False)
     if bias is not None:
-        change = _mean_change(weight, built.dense_weight(), drift)
-        built[-1].bias.copy_(bias + change)  # type: ignore[operator]
-    report = replace(one.report(built, predicted=False), correction=one.distance(weight))
-    return built, report
+        change = mean_change(start.weight, weight_of(built), drift)
+        bias_of(built).copy_(bias + change)
+    before, after = (metric.whiten(w) if metric else w for w in (start.weight, corrected))
+    moved = float((after - before).norm()) / (float(after.norm()) or 1.0)
+    return built, replace(report, correction=moved)
 
 
 def _reads_states(target: Target) -> bool:
@@ -157,56 +159,49 @@ def _reads_states(target: Target) -> bool:
 
 
 def _drifts(
-    dense: nn.Module, compressed: nn.Module, targets: Sequence[str], batches: Sequence[Any]
-) -> Iterator[tuple[str, Drift]]:
-    """(target, its drift) for the targets in the blocks, in the order in which they run. The caller
-    must refit a target before asking for the next one, whose inputs are measured after that."""
+    dense: nn.Module,
+    compressed: nn.Module,
+    targets: Sequence[str],
+    starts: Starts,
+    batches: Sequence[Any],
+) -> Iterator[tuple[Start, Drift]]:
+    """(what a target starts from, its drift) for the targets in the blocks, in the order in which
+    they run. The caller must refit a target before asking for the next one, whose inputs are
+    measured after that."""
     blocks = find_blocks(dense, targets, "refit.share=0")
     calls = [record_calls(dense, blocks, batch) for batch in batches]
     masks = [padding_mask(batch) for batch in batches]
     before, after = (BlockStates(m, blocks, batches, calls) for m in (dense, compressed))
     for place, block in enumerate(steps(blocks, "refit")):
         inputs = list(before.inputs(place, targets_in(block, targets), leave=True))
-        for names in _steps(dense, inputs[0]):
-            module = dense.get_submodule(names[0])
+        for names in _steps(dense, inputs[0], starts):
+            first = starts.of(names[0])
             read = (found[names[0]] for found in after.inputs(place, names[:1]))
             parts = [
-                measure_drift(
-                    *(input_rows(module, value, mask) for value in (one[names[0]], other))
-                )
+                first.drift(one[names[0]], other, mask)
                 for one, other, mask in zip(inputs, read, masks, strict=True)
             ]
             total = sum(parts[1:], parts[0])
-            yield from ((name, total) for name in names)
+            yield first, total
+            yield from ((starts.of(name), total) for name in names[1:])
         after.go_on(place)
 
 
-def _steps(model: nn.Module, inputs: Mapping[str, Tensor]) -> list[list[str]]:
+def _steps(model: nn.Module, inputs: Mapping[str, Tensor], starts: Starts) -> list[list[str]]:
     """Layers in the order in which they run, in one list where they read the very same tensor
-    (query, key and value)."""
+    (query, key and value) and have the same drift."""
     steps: dict[int, list[str]] = {}
     for name, value in inputs.items():
         module = model.get_submodule(name)
-        kernel = isinstance(module, nn.modules.conv._ConvNd)  # its rows are its own
-        steps.setdefault(id(module if kernel else value), []).append(name)
+        # A kernel's rows are its own, and so is the drift of a layer that reads fewer channels.
+        own = isinstance(module, nn.modules.conv._ConvNd) or starts.narrower(name)
+        steps.setdefault(id(module if own else value), []).append(name)
     return list(steps.values())
 
 
-def _metric(analysis: Analysis, name: str, drift: Drift) -> Metric:
+def _metric(analysis: Analysis, start: Start, drift: Drift) -> Metric:
     """The analysis' metric with x' for x; without its mean, since the bias is set here."""
     count = drift.positions
     moments = Moments(drift.inputs / count, drift.mean / count, None, count)
-    here = make_metric("input", moments, analysis.targets[name], 0.0)
-    return replace(here, left=analysis.metrics[name].left, mean=None)
-
-
-def _mean_change(weight: Tensor, approximation: Tensor, drift: Drift) -> Tensor:
-    """(out,) E[W·x] − E[Ŵ·x'], which the bias takes up."""
-    groups, size = drift.mean.shape
-    dense, other = (w.double().reshape(groups, -1, size) for w in (weight, approximation))
-    means = (m / drift.positions for m in (drift.dense_mean, drift.mean))
-    before, after = (
-        torch.einsum("gon,gn->go", *pair).flatten()
-        for pair in zip((dense, other), means, strict=True)
-    )
-    return before - after
+    here = make_metric("input", moments, analysis.targets[start.name], 0.0)
+    return replace(here, left=start.left, mean=None)

@@ -9,11 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.lowrank import SVD, Budget, LowRankError, apply_, plan
+from pipeline.lowrank import SVD, Budget, Interpolative, LowRankError, apply_, plan
 from pipeline.lowrank.analysis.divergence import Divergence
 from pipeline.lowrank.analysis.options import MetricName
-from pipeline.lowrank.factorize.drift import corrected_weight, measure_drift
+from pipeline.lowrank.factorize.drift import (
+    corrected_weight,
+    mean_change,
+    measure_drift,
+    measure_narrower,
+)
 from pipeline.lowrank.factorize.refit import refit_
+from pipeline.lowrank.methods.interpolative import is_narrower
 from pipeline.lowrank.network.blocks import BlockStates, find_blocks, record_calls
 
 
@@ -103,6 +109,55 @@ def test_the_refit_network_is_closer_to_the_dense_one(network: str, metric: Metr
     assert all(r.correction is not None and r.correction >= 0 for r in reports.values())
     # The first factorized block reads what the dense network reads: nothing to correct.
     assert min(r.correction for r in reports.values()) < 1e-3  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("methods", [(Interpolative(),), (SVD(), Interpolative())])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_narrowed_layers_are_refit_too(
+    network: str, methods: tuple[SVD | Interpolative, ...]
+) -> None:
+    """Those that make the channels, in closed form as all others; those that read them by the
+    regression of the dense layer's outputs on the channels that are left."""
+    make, shape = NETWORKS[network]
+    torch.manual_seed(0)
+    dense = make().eval()
+    calibration = list(correlated(512, shape, 1).split(128))
+    chosen = plan(dense, Budget(params=0.6), calibration=calibration, held_out=[], methods=methods)
+    done = apply_(copy.deepcopy(dense), chosen)
+    refit, analysis = copy.deepcopy(done.network), chosen.analysis
+    assert analysis is not None
+    reports = refit_(dense, refit, done.plan, analysis, calibration, share=0.5)
+    divergence = Divergence(dense, [correlated(512, shape, 2)])
+    assert divergence.of(refit) < 0.99 * divergence.of(done.network)
+    narrow = {n for n, layer in chosen.factorized.items() if is_narrower(layer.method)}
+    assert narrow
+    assert narrow & set(reports)
+    assert [tuple(p.shape) for p in refit.parameters()] == [
+        tuple(p.shape) for p in done.network.parameters()
+    ]
+    x = correlated(8, shape, 3)
+    torch.testing.assert_close(done.widened(refit)(x), refit(x), atol=1e-4, rtol=1e-4)
+
+
+def test_fewer_inputs_are_regressed_on_exactly() -> None:
+    """The whole step is the least-squares solution, also with a bias, which takes up the mean."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 4000, 9, generator=generator, dtype=torch.float64) + 0.5
+    noise = torch.randn(1, 4000, 6, generator=generator, dtype=torch.float64)
+    given = x[..., :6] + 0.2 * x[..., 3:] + 0.1 * noise
+    weight = torch.randn(5, 9, generator=generator, dtype=torch.float64)
+    start = torch.randn(5, 6, generator=generator, dtype=torch.float64)
+    drift = measure_narrower(x, given, weight, start)
+    ones = torch.ones(4000, 1, dtype=torch.float64)
+    wanted = x[0] @ weight.T
+    best = torch.linalg.lstsq(given[0], wanted).solution.T
+    found = corrected_weight(start, drift, 1.0, centred=False)
+    torch.testing.assert_close(found, best, atol=5e-3, rtol=0)
+    best = torch.linalg.lstsq(torch.cat([given[0], ones], 1), wanted).solution.T
+    found = corrected_weight(start, drift, 1.0, centred=True)
+    torch.testing.assert_close(found, best[:, :6], atol=5e-3, rtol=0)
+    mean = mean_change(start, found, drift)
+    torch.testing.assert_close(mean, best[:, 6], atol=5e-3, rtol=0)
 
 
 def test_the_correction_is_the_least_squares_solution() -> None:
