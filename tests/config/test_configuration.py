@@ -105,7 +105,7 @@ def test_the_known_names_are_those_of_the_code() -> None:
     methods = {*METHODS, "auto", Interpolative.name}
     assert {option for group, option in OPTIONS if group == "methods"} == methods
     auto = yaml.safe_load((CONF / "methods/auto.yaml").read_text())
-    assert set(auto["names"]) == set(METHODS)
+    assert set(auto["names"]) == {*METHODS, Interpolative.name}
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from pipeline.lowrank.planning.expected import checked, with_eliminations
 from pipeline.lowrank.planning.files import load_plan
 from pipeline.lowrank.planning.from_file import FromFile
 from pipeline.lowrank.planning.further import candidates_further
-from pipeline.lowrank.planning.making import check_joint, make_plan
+from pipeline.lowrank.planning.making import make_plan, takes_widths, without_widths
 from pipeline.lowrank.planning.narrowing import Narrowing
 from pipeline.lowrank.planning.offers import make_offers, without_factors
 from pipeline.lowrank.planning.options import CONTEST_EXAMPLES
@@ -151,7 +151,13 @@ def plan_from(
     make = partial(make_plan, analysis, methods=known, seed=seed)
     if narrower is None:
         return choose_plan(model, policy, partial(make, offers), divergence)
-    check_joint(policy, narrower.name)
+    if not takes_widths(policy):
+        if not names:
+            raise LowRankError(
+                f"the policy {policy.name} says ranks, and {narrower.name} has none: add a method "
+                "with ranks, or choose the policy budget, loss, energy, error or compute"
+            )
+        return without_widths(make(offers, policy), narrower.name)
     shown = analysis.example if example is None else example
     narrowing = Narrowing.of(model, analysis, narrower, shown)
     if not names:

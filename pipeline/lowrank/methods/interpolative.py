@@ -28,8 +28,8 @@ class Interpolative:
     Where other methods take part, the layers that make and read the channels may be factorized
     further, at some of the widths: "interpolative+svd" with ranks = (width, rank).
 
-    Its candidates are those of several layers at once, so that it takes part under the policies
-    that share one budget over the network, `Budget` and `Loss`.
+    Its candidates are those of several layers at once. It takes part under all policies but those
+    that say ranks: `EVBMF`, `OptimalThreshold` and `Fixed`.
     """
 
     width_multiple_of: int = knob(

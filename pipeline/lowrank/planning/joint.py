@@ -16,11 +16,17 @@ from pipeline.lowrank.network.inner.dimension import InnerDimension
 from pipeline.lowrank.network.targets import Target
 from pipeline.lowrank.planning.further import Further
 from pipeline.lowrank.planning.narrowing import Narrowing
-from pipeline.lowrank.planning.policies.base import Choice, Offer, Selection
+from pipeline.lowrank.planning.policies.base import (
+    Choice,
+    LocalPolicy,
+    Offer,
+    Policy,
+    Selection,
+)
 from pipeline.lowrank.planning.policies.knapsack import along_hull
 
 _NOTHING = Totals(0, 0, 0)
-_DENSE = "dense: the budget allows it, and other layers save more cheaply"
+_DENSE = "dense: other layers of its dimension save more cheaply"
 
 
 @dataclass(frozen=True)
@@ -76,22 +82,23 @@ class JointOffer(Offer):
 
 
 def joined(
-    offers: Mapping[str, Offer], narrowing: Narrowing, unit: CostUnit, further: Further
+    offers: Mapping[str, Offer], narrowing: Narrowing, policy: Policy, further: Further
 ) -> dict[str, Offer]:
     """The offers with those of the layers of each inner dimension made one, under the name of the
     dimension. A dimension stays apart where an override decides one of its layers.
 
-    unit: in which the policy saves.
+    policy: that will choose; one that looks at a layer at a time says what each layer of a
+        dimension becomes by itself.
     further: what the layers may become that are narrowed and then factorized.
     """
-    found = dict(offers)
+    found, unit = dict(offers), policy.cost_unit
     for name, dimension in narrowing.found.items():
         members = {member.layer: offers[member.layer] for member in dimension.layers}
         if any(offer.given for offer in members.values()):
             continue
         for layer in members:
             del found[layer]
-        offer = _joint_offer(name, members, narrowing, unit)
+        offer = _joint_offer(name, members, narrowing, policy)
         both = _further(offer, further.get(name, {}), narrowing, name, unit)
         found[name] = replace(offer, candidates=[*offer.candidates, *both])
     return found
@@ -118,13 +125,15 @@ def _parts(name: str, offer: JointOffer, choice: Choice) -> dict[str, Choice]:
         if is_narrower(part.method):
             why = f"{part.ranks[0]} of the {offer.dimension.width} channels before {name}; {why}"
         elif part.method == "dense":
-            why = settled.why if settled else _DENSE
+            why = settled.why if settled else why
+            if not settled and choice.candidate.method != "dense":
+                why = f"{_DENSE}; {choice.why}"
         found[layer] = Choice(part, why)
     return found
 
 
 def _joint_offer(
-    name: str, members: Mapping[str, Offer], narrowing: Narrowing, unit: CostUnit
+    name: str, members: Mapping[str, Offer], narrowing: Narrowing, policy: Policy
 ) -> JointOffer:
     dense = _joint(members, {n: dense_candidate(o.target) for n, o in members.items()})
     return JointOffer(
@@ -133,7 +142,7 @@ def _joint_offer(
         candidates=[
             dense,
             *_narrower(name, members, narrowing),
-            *_layer_by_layer(members, unit),
+            *_layer_by_layer(members, policy),
         ],
         members=members,
         dimension=narrowing.found[name],
@@ -171,8 +180,13 @@ def _narrower(name: str, members: Mapping[str, Offer], narrowing: Narrowing) -> 
         yield _joint(members, parts, narrowing.saved({name: width}))
 
 
-def _layer_by_layer(members: Mapping[str, Offer], unit: CostUnit) -> Iterator[Joint]:
-    """Each layer by itself, in either scale of errors."""
+def _layer_by_layer(members: Mapping[str, Offer], policy: Policy) -> Iterator[Joint]:
+    """Each layer by itself: what a policy for single layers chooses, or in either scale of errors
+    what is best."""
+    if isinstance(policy, LocalPolicy):
+        yield _joint(members, {n: policy.choice(o).candidate for n, o in members.items()})
+        return
+    unit = policy.cost_unit
     fronts = {name: offer.front(unit) for name, offer in members.items()}
     for relative in (False, True):
         for parts in _at_prices(members, fronts, unit, relative=relative):

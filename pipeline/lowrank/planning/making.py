@@ -50,7 +50,7 @@ def make_plan(
         )
     choosable = offers
     if narrowing is not None:
-        choosable = joined(offers, narrowing, policy.cost_unit, further or {})
+        choosable = joined(offers, narrowing, policy, further or {})
     try:
         selection = policy.select(choosable, analysis.totals)
     except OutOfReachError as error:
@@ -68,14 +68,19 @@ def make_plan(
     return replace(chosen, uniform=other)
 
 
-def check_joint(policy: Policy, method: str) -> None:
-    """Raises LowRankError for a policy that cannot decide several layers together, as this method
-    asks for."""
-    if isinstance(policy, LocalPolicy):
-        raise LowRankError(
-            f"{method} decides several layers together, and the policy {policy.name} one layer at "
-            "a time: choose the policy budget or loss, or other methods"
-        )
+def takes_widths(policy: Policy) -> bool:
+    """Whether a policy can choose between numbers of channels, which are no ranks."""
+    return not (isinstance(policy, LocalPolicy) and policy.names_ranks)
+
+
+def without_widths(plan: Plan, method: str) -> Plan:
+    """The plan of a policy that does not take them, which says so at each layer."""
+    skipped = f"{method} skipped: {plan.policy.name} says ranks, and a width is none"
+    layers = {
+        name: replace(layer, why="; ".join(filter(None, [layer.why, skipped])))
+        for name, layer in plan.layers.items()
+    }
+    return replace(plan, layers=layers)
 
 
 def _plan(

@@ -160,10 +160,35 @@ def test_a_contest_holds_the_layers_alone_too() -> None:
     )
 
 
-@pytest.mark.parametrize("policy", [lr.Energy(), lr.Fixed(ranks=0.5)], ids=lambda one: one.name)
-def test_a_policy_for_single_layers_is_refused(analysis: Analysis, policy: lr.Energy) -> None:
-    with pytest.raises(LowRankError, match=f"the policy {policy.name} one layer at a time"):
-        lr.plan_from(network(), analysis, policy, methods=BOTH)
+@pytest.mark.parametrize("policy", [lr.Energy(0.8), lr.Error(0.4), lr.Compute(2.0)], ids=str)
+def test_a_rule_for_each_layer_holds_for_the_layers_of_a_dimension(
+    analysis: Analysis, policy: lr.Energy | lr.Error | lr.Compute
+) -> None:
+    """Narrowing them is one more way to keep it, so that the network is no larger (energy, error),
+    or errs no more at the same share of each dimension (compute)."""
+    plans = [lr.plan_from(network(), analysis, policy, methods=m) for m in (BOTH, BOTH[:1])]
+    both, alone = plans
+    assert both.widths
+    limit = {"energy": 0.2**0.5, "error": 0.4, "compute": 1.0}[policy.name] + 1e-6
+    assert all(layer.relative_error <= limit for layer in both.expected.layers.values())
+    if policy.name != "compute":
+        assert both.expected.planned.params < alone.expected.planned.params
+    assert lr.apply_(network(), both).ran
+    assert all(layer.why for layer in both.layers.values())
+
+
+@pytest.mark.parametrize("policy", [lr.EVBMF(), lr.Fixed(ranks=0.5)], ids=lambda one: one.name)
+def test_a_policy_that_says_ranks_leaves_widths_as_they_are(
+    analysis: Analysis, policy: lr.EVBMF | lr.Fixed
+) -> None:
+    both, alone = (lr.plan_from(network(), analysis, policy, methods=m) for m in (BOTH, BOTH[:1]))
+    for name, layer in both.layers.items():
+        assert (layer.method, layer.ranks) == (alone.layers[name].method, alone.layers[name].ranks)
+        assert layer.why.endswith(
+            f"interpolative skipped: {policy.name} says ranks, and a width is none"
+        )
+    with pytest.raises(LowRankError, match=rf"policy {policy.name} says ranks.*add a method"):
+        lr.plan_from(network(), analysis, policy, methods=BOTH[1:])
 
 
 def test_a_plan_file_builds_the_same_network(analysis: Analysis, tmp_path: Path) -> None:

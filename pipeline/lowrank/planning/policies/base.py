@@ -144,11 +144,21 @@ class Policy(ABC):
 
 
 class LocalPolicy(Policy):
-    """A policy that looks at one layer at a time."""
+    """A policy that looks at one layer at a time, or at the layers of one inner dimension together.
+
+    names_ranks: whether it says ranks, and not which candidates are good enough: what has no rank
+        of its own, as fewer channels, then takes no part.
+    """
+
+    names_ranks: ClassVar[bool] = False
 
     @abstractmethod
     def choose(self, offer: Offer) -> Choice:
         """The choice for one target that has other candidates than the dense one."""
 
+    def choice(self, offer: Offer) -> Choice:
+        """The choice for any target."""
+        return offer.settled or self.choose(offer)
+
     def select(self, offers: Mapping[str, Offer], totals: Totals) -> Selection:
-        return Selection({n: o.settled or self.choose(o) for n, o in offers.items()})
+        return Selection({name: self.choice(offer) for name, offer in offers.items()})

@@ -30,6 +30,7 @@ class Fixed(LocalPolicy):
     cost_unit: CostUnit = COST_UNIT
 
     name: ClassVar[str] = "fixed"
+    names_ranks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if isinstance(self.ranks, Mapping):

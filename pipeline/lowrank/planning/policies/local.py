@@ -71,8 +71,10 @@ def kept_fraction(offer: Offer, unit: CostUnit, fraction: float) -> Choice:
 
 
 def _cheapest(offer: Offer, unit: CostUnit, limit: float, rule: str) -> Choice:
-    """The cheapest candidate with relative squared error ≤ limit (dense always qualifies)."""
-    chosen = next(c for c in offer.front(unit) if offer.relative_squared(c) <= limit)
+    """The cheapest candidate of which no layer has a relative squared error > limit (dense always
+    qualifies)."""
+    good = (c for c in offer.candidates if offer.worst_squared(c) <= limit)
+    chosen = min(good, key=lambda c: (offer.cost(c, unit), c.squared_error))
     if chosen.method != "dense":
         return Choice(chosen, f"cheapest in {unit} that satisfies: {rule}")
     return Choice(chosen, f"dense: no rank below break-even satisfies: {rule}")

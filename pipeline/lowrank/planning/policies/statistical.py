@@ -26,6 +26,7 @@ class EVBMF(LocalPolicy):
     cost_unit: CostUnit = COST_UNIT
 
     name: ClassVar[str] = "evbmf"
+    names_ranks: ClassVar[bool] = True
 
     def choose(self, offer: Offer) -> Choice:
         return _above_noise(offer, self.cost_unit, self.name, evbmf_rank)
@@ -40,6 +41,7 @@ class OptimalThreshold(LocalPolicy):
     cost_unit: CostUnit = COST_UNIT
 
     name: ClassVar[str] = "optimal_threshold"
+    names_ranks: ClassVar[bool] = True
 
     def choose(self, offer: Offer) -> Choice:
         return _above_noise(offer, self.cost_unit, self.name, optimal_threshold_rank)
