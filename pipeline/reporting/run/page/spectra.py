@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.lowrank.analysis.tables import ranks_text
-from pipeline.lowrank.planning.narrowing import NARROWED
+from pipeline.lowrank.methods.interpolative import is_narrower
 from pipeline.reporting.page.axis import Axis, Tick, make_axis
 from pipeline.reporting.page.plot import Line, Plot, Rule
 from pipeline.reporting.page.table import Bar, Cell, Column, Row, Table, name_cell
@@ -32,7 +32,7 @@ class Card:
 def spectra_cards(story: Story) -> list[Card]:
     """The layers with the most parameters, in the network's order. Narrowed layers are left out:
     they keep channels and no directions."""
-    layers = {row.name: row for row in story.layers if row.method != NARROWED}
+    layers = {row.name: row for row in story.layers if not is_narrower(row.method)}
     weight = {name: float(row.dense_params) for name, row in layers.items()}
     names = largest(list(layers), weight, MOST)
     values: dict[tuple[str, str], list[SpectrumRow]] = {}
