@@ -104,7 +104,7 @@ def sweep(command: Command) -> int:
     print_outcome(folder, record)
     if interrupted:
         return 130
-    # Plotly and matplotlib: seconds of import, not needed before.
+    # Torch and matplotlib: seconds of import, not needed before.
     from pipeline.sweeps.publish import publish_comparison
 
     print(publish_comparison(folder, described.track, record.parent_run_id), flush=True)

@@ -1,8 +1,8 @@
 """python -m pipeline.report FOLDER [--measure]
 
 FOLDER is the workspace of a run that is done (. after dvc repro): writes reports/report.html, the
-page of the run. Or it is a sweep's folder: writes the comparison of its jobs, also while it runs: a
-page for the browser (comparison.html) and pictures (fronts.png, ranks.png).
+page of the run. Or it is a sweep's folder: writes comparison.html, the page of its jobs, also while
+it runs.
 
 --measure: first measure the latencies that a busy machine spoilt, or that are not known, again; of
 a sweep one job after the other.
@@ -32,8 +32,7 @@ def main() -> None:
 
             for line in [measure_run(folder)] if is_run(folder) else measure_again(folder):
                 print(line)
-        for file in [write_page(folder)] if is_run(folder) else write_comparison(folder):
-            print(file)
+        print(write_page(folder) if is_run(folder) else write_comparison(folder))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ def publish_comparison(folder: Path, track: TrackOptions, parent: str) -> str:
     """Writes the comparison and logs it to the sweep's MLflow run; returns one line for the end
     of the sweep. The results exist already, so a failure here is told and not raised."""
     try:
-        files = write_comparison(folder)
-        log_to_sweep(track, parent, files)
+        page = write_comparison(folder)
+        log_to_sweep(track, parent, [page])
     except Exception as error:
         first = str(error).strip().partition("\n")[0]
         return f"comparison not written: {type(error).__name__}: {first}"
-    return f"comparison {files[0]}"
+    return f"comparison {page}"

@@ -7,6 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from pipeline.data.files import DATA_JSON, DataFacts
 from pipeline.evaluation.timings import Latency, Machine, Timings
 from pipeline.lowrank.typed import save_record
 from pipeline.reporting.run.layers import LayerRow, LayerTable
@@ -65,6 +68,10 @@ def add_job(
         log=LOG,
     )
     write_status(folder, replace(status, **changes))
+    params = {"model": {"_target_": "my.Net"}, "data": {"name": "digits"}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    facts = DataFacts("digits", "classification", "scans", (8,), {"test": 360}, {})
+    save_record(folder / "out/data" / DATA_JSON, facts)
     if last is not None:
         write_json(folder / "reports/metrics.json", _metrics(dense, last).to_json())
         rows = tuple(_row(name, place, number) for place, name in enumerate(layers))

@@ -24,14 +24,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Mark:
-    """A point. `text` is told where the pointer is on it; `shape` is dot, diamond or ring; `job`
-    is what a click selects, None where there is nothing to select."""
+    """A point. `kind` is its look; `text` is told where the pointer is on it; `low` and `high` are
+    the ends of its interval, where it has one; `job` is what a click selects, None where there is
+    nothing to select."""
 
     x: float
     y: float
     kind: str
     text: str
-    shape: str = "dot"
+    low: float | None = None
+    high: float | None = None
     job: int | None = None
 
 

@@ -41,6 +41,7 @@ class Cell:
     key: by what it is sorted; None comes last.
     graphic: drawn instead of the text, or below it.
     kind: a look of its own: wrapped, chosen, wrong.
+    job: the job that a click on it selects. links: (words, address) of what it leads to.
     """
 
     text: str
@@ -48,6 +49,8 @@ class Cell:
     small: str = ""
     graphic: Bar | Strip | None = None
     kind: str = ""
+    job: int | None = None
+    links: Sequence[tuple[str, str]] = ()
 
     @property
     def is_bar(self) -> bool:

@@ -1,1 +1,1 @@
-"""The comparison of a sweep's jobs: one page to open in a browser, and pictures."""
+"""The comparison of a sweep's jobs: one page to open in a browser."""

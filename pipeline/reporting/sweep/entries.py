@@ -9,12 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+import yaml
+
+from pipeline.data.files import DATA_JSON, DataFacts, load_facts
 from pipeline.evaluation.timings import Latency
 from pipeline.lowrank.tasks.measure import Measure
+from pipeline.reporting.intervals import Interval, interval
 from pipeline.reporting.run.layers import LayerRow, read_layers
 from pipeline.reporting.run.measures import measures
 from pipeline.reporting.run.metrics import FILE as METRICS
 from pipeline.reporting.run.metrics import Metrics, Network, read_metrics
+from pipeline.reporting.run.page.write import PAGE
+from pipeline.reporting.run.story import subject_of
 from pipeline.reporting.sweep.record import JobRecord, SweepRecord, read_jobs, read_record
 from pipeline.reporting.sweep.status import DONE, LOG
 
@@ -22,7 +28,8 @@ from pipeline.reporting.sweep.status import DONE, LOG
 @dataclass(frozen=True)
 class NetworkFigures:
     """`quality` is in the sweep's measure; `macs` are of one example, `latency_ms` (median) and
-    `iqr_ms` (interquartile range) of a batch; `busy` says that the machine was, meanwhile."""
+    `iqr_ms` (interquartile range) of a batch; `busy` says that the machine was, meanwhile;
+    `interval` is that of the quality, where one is known."""
 
     quality: float
     params: int
@@ -30,6 +37,7 @@ class NetworkFigures:
     latency_ms: float | None
     iqr_ms: float | None
     busy: bool = False
+    interval: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class Entry:
 
     options: those that differ between jobs.
     run: the address of the job's MLflow run.
-    log, folder: relative to the sweep's folder, ready for a link.
+    page, log, folder: relative to the sweep's folder, ready for a link.
     dense, last: figures of the dense network and of the last one of the chain; None for a job that
         is not done, or whose network is not measured as the others are. `layers` are there where
         these are.
@@ -49,23 +57,21 @@ class Entry:
     error: str | None
     options: Mapping[str, str]
     run: str | None
+    page: str | None
     log: str | None
     folder: str
     dense: NetworkFigures | None
     last: NetworkFigures | None
     layers: Sequence[LayerRow]
 
-    @property
-    def link(self) -> str:
-        """The address that a click on the job opens."""
-        return self.run or self.log or self.folder
-
 
 @dataclass(frozen=True)
 class Comparison:
-    """`options` names what differs between jobs; `measure` is None while no job is done."""
+    """`subject`: what the sweep compresses, in words, as the first job has it; "" before it.
+    `options` names what differs between jobs; `measure` is None while no job is done."""
 
     record: SweepRecord
+    subject: str
     run: str | None
     options: tuple[str, ...]
     measure: Measure | None
@@ -96,7 +102,9 @@ def read_comparison(folder: Path) -> Comparison:
     entries = tuple(
         _entry(folder, record, job, names, measure, metrics.get(job.job)) for job in jobs
     )
-    return Comparison(record, _run(record, record.parent_run_id), names, measure, entries)
+    run = _run(record, record.parent_run_id)
+    subject = _subject(folder / jobs[0].folder) if jobs else ""
+    return Comparison(record, subject, run, names, measure, entries)
 
 
 def options_of(overrides: Sequence[str]) -> dict[str, str]:
@@ -122,8 +130,9 @@ def _entry(
     place, options, timings = job.folder, options_of(job.overrides), job.timings
     workspace, dense, last = folder / place, None, None
     if metrics is not None and measure is not None:
-        dense = _figures(metrics.dense, timings.dense if timings else None, measure)
-        last = _figures(metrics.fine_tuned, timings.fine_tuned if timings else None, measure)
+        data = _data(workspace)
+        dense = _figures(metrics.dense, timings.dense if timings else None, measure, data)
+        last = _figures(metrics.fine_tuned, timings.fine_tuned if timings else None, measure, data)
     if dense is None or last is None:
         dense = last = None
     return Entry(
@@ -132,7 +141,8 @@ def _entry(
         error=None if job.state == DONE else _last_line(job.error),
         options={name: options[name] for name in names if name in options},
         run=_run(record, job.run_id),
-        log=f"{quote(place)}/{LOG}" if (workspace / LOG).is_file() else None,
+        page=_there(workspace, place, f"reports/{PAGE}"),
+        log=_there(workspace, place, LOG),
         folder=f"{quote(place)}/",
         dense=dense,
         last=last,
@@ -140,7 +150,24 @@ def _entry(
     )
 
 
-def _figures(network: Network, latency: Latency | None, measure: Measure) -> NetworkFigures | None:
+def _there(workspace: Path, place: str, file: str) -> str | None:
+    return f"{quote(place)}/{file}" if (workspace / file).is_file() else None
+
+
+def _subject(workspace: Path) -> str:
+    text = (workspace / "params.yaml").read_text(encoding="utf-8")
+    return subject_of(yaml.load(text, Loader=yaml.CSafeLoader))
+
+
+def _data(workspace: Path) -> DataFacts | None:
+    """The facts of a job's data; None where its outputs were removed since."""
+    folder = workspace / "out/data"
+    return load_facts(folder) if (folder / DATA_JSON).is_file() else None
+
+
+def _figures(
+    network: Network, latency: Latency | None, measure: Measure, data: DataFacts | None
+) -> NetworkFigures | None:
     """The figures of a network; None where it has no finite score in the measure."""
     quality = network.scores.get(measure.name, math.nan)
     if not math.isfinite(quality):
@@ -152,6 +179,7 @@ def _figures(network: Network, latency: Latency | None, measure: Measure) -> Net
         latency_ms=latency.latency_ms if latency else None,
         iqr_ms=latency.iqr_ms if latency else None,
         busy=latency is not None and latency.busy,
+        interval=interval(measure, network.scores, data.task, data.sizes["test"]) if data else None,
     )
 
 

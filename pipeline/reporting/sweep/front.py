@@ -6,11 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pipeline.reporting.page.axis import is_wide
 from pipeline.reporting.sweep.entries import Comparison, Entry, NetworkFigures
 from pipeline.reporting.words import human_count
-
-# Values this far apart, as a ratio, are read better on a logarithmic axis.
-_WIDE = 5.0
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,3 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 def is_noisy(entry: Entry) -> bool:
     """Whether a busy machine spoilt the latency of a job, or of the dense network beside it."""
     return any(network is not None and network.busy for network in (entry.last, entry.dense))
-
-
-def is_wide(values: Sequence[float]) -> bool:
-    return bool(values) and min(values) > 0 and max(values) > _WIDE * min(values)

@@ -1,31 +1,21 @@
-"""Parts that the page and the pictures share: colours, names, which layers are shown, words."""
+"""What the page shows of the jobs: colours, which layers, words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
 from pipeline.lowrank.analysis.tables import ranks_text
 from pipeline.reporting.run.layers import LayerRow
-from pipeline.reporting.style import (
-    FIRST,
-    MOST_BARS,
-    SECOND,
-    THIRD,
-    largest,
-    left_out,
-    short,
-)
+from pipeline.reporting.style import MOST_BARS, largest, left_out, short
 from pipeline.reporting.sweep.entries import Comparison, Entry
 from pipeline.reporting.sweep.front import COST_AXES, Front, Point, find_front
 from pipeline.reporting.words import human_count, percent
 
-# Okabe and Ito's, those that stay apart also when they are lightened.
-COLOURS = (FIRST, SECOND, THIRD, "#CC79A7", "#56B4E9")
-LIGHT = 0.35  # opacity of a dominated point
+MOST_COLOURS = 5  # that the style sheet has
 MOST_COLUMNS = 40
-_LONGEST, _LONGEST_OPTION = 24, 16  # characters of a layer, of an option
+_LONGEST_OPTION = 16  # characters
 
 
 @dataclass(frozen=True)
@@ -33,7 +23,6 @@ class Series:
     """Points of one colour. `name` is `option = value`, or empty where colour says nothing."""
 
     name: str
-    colour: str
     points: tuple[Point, ...]
 
 
@@ -41,7 +30,7 @@ def coloured_option(comparison: Comparison) -> str | None:
     """The first option that differs and has two to five values which are not all numbers."""
     for name in comparison.options:
         values = {entry.options.get(name, "") for entry in comparison.compared}
-        if 1 < len(values) <= len(COLOURS) and not all(_is_number(v) for v in values):
+        if 1 < len(values) <= MOST_COLOURS and not all(_is_number(v) for v in values):
             return name
     return None
 
@@ -50,15 +39,14 @@ def series_of(comparison: Comparison, front: Front) -> list[Series]:
     """A front's points by colour; the colour of a value is the same in all panels."""
     option = coloured_option(comparison)
     if option is None:
-        return [Series("", FIRST, front.points)]
+        return [Series("", front.points)]
     values = dict.fromkeys(entry.options.get(option, "") for entry in comparison.compared)
     return [
         Series(
             f"{option} = {value}",
-            colour,
             tuple(p for p in front.points if p.entry.options.get(option, "") == value),
         )
-        for value, colour in zip(values, COLOURS, strict=False)
+        for value in values
     ]
 
 
@@ -129,10 +117,6 @@ def column_lines(entry: Entry) -> list[str]:
         f"job {entry.number}",
         *(short(value, _LONGEST_OPTION) for value in entry.options.values()),
     ][:4]
-
-
-def layer_labels(names: Sequence[str]) -> list[str]:
-    return [short(name, _LONGEST) for name in names]
 
 
 def _cell(row: LayerRow) -> Cell:
