@@ -6,14 +6,14 @@ from pathlib import Path
 
 from pipeline.config.compose import compose_params, write_params
 from pipeline.config.pins import require_pins
-from pipeline.config.preflight import check_network
+from pipeline.config.preflight import check_runnable
 from stages._io import main
 
 
 def run() -> None:
     params = compose_params(Path("conf"))
     require_pins(params, Path.cwd())
-    check_network(params)
+    check_runnable(params)
     write_params(Path("params.yaml"), params)
 
 

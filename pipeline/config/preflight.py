@@ -1,5 +1,6 @@
-"""What can be known to fail before any stage runs: a network that is not built, weights that are
-none, and a budget below what any factorization of it needs."""
+"""What can be known to fail before any stage runs: devices that are not here, decisions that no
+method can take, a network that is not built, weights that are none, names that no layer has, and a
+budget below what any factorization of the network needs."""
 
 from __future__ import annotations
 
@@ -9,14 +10,53 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from pipeline.config.from_model import TRANSFORMER
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.building import build_model
 from pipeline.lowrank.forms.files import read_state
+from pipeline.lowrank.methods import split_methods
+from pipeline.lowrank.methods.options import MethodsOptions
+from pipeline.lowrank.network.by_hand import stack_candidates
+from pipeline.lowrank.network.finding import find_targets
+from pipeline.lowrank.network.opening import opened
+from pipeline.lowrank.planning.files import load_plan
+from pipeline.lowrank.planning.making import check_joint
+from pipeline.lowrank.planning.options import RankSelectOptions
+from pipeline.lowrank.planning.policies import Fixed
+from pipeline.lowrank.planning.policies.fixed import check_patterns
+from pipeline.lowrank.typed import options_from
+from pipeline.machine.devices import FabricOptions, check_devices
+from pipeline.machine.number_formats import check_bfloat16
 
 # Methods that leave channels out, and with them numbers of layers beside their own.
 _NARROWING = {"interpolative"}
+
+
+def check_runnable(params: Mapping[str, Any]) -> None:
+    """Raises LowRankError, one line, for a configuration that cannot run to its end here.
+
+    params: the sections of the configuration as plain values.
+    """
+    check_devices(options_from(FabricOptions, params["fabric"], "fabric"))
+    check_bfloat16({name: params[name] for name in ("fabric", "analyze", "refit")})
+    check_decision(params["rank_select"], params["methods"], params["seed"])
+    check_network(params)
+
+
+def check_decision(
+    rank_select: Mapping[str, Any], methods: Mapping[str, Any], seed: int = 0
+) -> None:
+    """Raises LowRankError for methods that the policy cannot decide between, and for a file that
+    holds no plan."""
+    chosen = options_from(RankSelectOptions, rank_select, "rank_select")
+    if chosen.plan is not None:
+        load_plan(chosen.plan)
+        return
+    _, narrower = split_methods(options_from(MethodsOptions, methods, "methods").competing(seed))
+    if narrower is not None:
+        check_joint(chosen.to_policy(), narrower.name)
 
 
 def check_network(params: Mapping[str, Any]) -> None:
@@ -29,24 +69,50 @@ def check_network(params: Mapping[str, Any]) -> None:
         read_state(Path(baseline["weights"]))
     if baseline["source"] == "pretrained" or spec["_target_"] == TRANSFORMER:
         return
-    check_budget(build_model(spec), params["rank_select"], params["methods"]["names"])
+    model = build_model(spec)
+    if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
+        return  # shapes that the data decides
+    check_names(model, params["analyze"], params["rank_select"])
+    check_budget(model, params["rank_select"], params["methods"]["names"])
+
+
+def check_names(
+    model: nn.Module, analyze: Mapping[str, Any], rank_select: Mapping[str, Any]
+) -> None:
+    """Raises LowRankError for a pattern on names that matches no layer of the model, and where the
+    patterns leave no layer to factorize."""
+    chosen = options_from(RankSelectOptions, rank_select, "rank_select")
+    with opened(model):
+        stacks = stack_candidates(model)
+        layers, _ = find_targets(model, analyze["include"], analyze["exclude"], stacks)
+    check_patterns("rank_select.overrides", chosen.overrides or {}, layers)
+    policy = None if chosen.plan is not None else chosen.to_policy()
+    if isinstance(policy, Fixed) and isinstance(policy.ranks, Mapping):
+        check_patterns("rank_select.ranks", policy.ranks, layers)
 
 
 def check_budget(
     model: nn.Module, rank_select: Mapping[str, Any], methods: Sequence[str] = ()
 ) -> None:
-    """Raises LowRankError for a budget of parameters that even rank 1 in every weight misses."""
-    chosen = [rank_select.get(key) for key in ("policy", "cost_unit", "scope")]
-    if chosen != ["budget", "params", "network"] or _NARROWING & set(methods):
+    """Raises LowRankError for a budget of parameters, or of their bytes, that even rank 1 in every
+    weight misses."""
+    unit = rank_select.get("cost_unit")
+    words = {"params": "parameters", "bytes": "bytes"}
+    if (rank_select.get("policy"), rank_select.get("scope")) != ("budget", "network"):
         return
-    counts = [(p.numel(), _least(tuple(p.shape))) for p in model.parameters()]
-    total, least = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
-    budget = rank_select["budget"]
+    if unit not in words or _NARROWING & set(methods):
+        return
+    total, least, budget = 0, 0, rank_select["budget"]
+    for parameter in model.parameters():
+        size = 1 if unit == "params" else parameter.element_size()
+        total += size * parameter.numel()
+        least += size * _least(tuple(parameter.shape))
     if least > budget * total:
         share = math.ceil(1000 * least / total) / 1000
         raise LowRankError(
-            f"a budget of {budget:g} of the params cannot be met: with rank 1 in every weight "
-            f"there are {least:,} of {total:,} parameters left at least; choose at least {share:g}"
+            f"a budget of {budget:g} of the {unit} cannot be met: with rank 1 in every weight "
+            f"there are {least:,} of {total:,} {words[unit]} left at least; choose at least "
+            f"{share:g}"
         )
 
 

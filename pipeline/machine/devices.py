@@ -27,6 +27,8 @@ Precision = Literal[
     "transformer-engine-float16",
 ]
 
+_EVERYWHERE = ("32-true", "64-true", "bf16-true", "bf16-mixed")  # number formats of every device
+
 
 @options
 class FabricOptions:
@@ -48,6 +50,14 @@ class FabricOptions:
     )
 
 
+def check_devices(chosen: FabricOptions) -> None:
+    """Raises LowRankError for an accelerator, a strategy or a precision that this machine doesn't
+    have; nothing is started."""
+    alone = (chosen.devices, chosen.num_nodes, chosen.strategy) == (1, 1, "auto")
+    if not (alone and chosen.accelerator in ("cpu", "auto") and chosen.precision in _EVERYWHERE):
+        _fabric(chosen)
+
+
 def make_fabric(chosen: FabricOptions, seed: int) -> Fabric:
     """A launched Fabric in a process made deterministic and seeded.
 
@@ -56,10 +66,20 @@ def make_fabric(chosen: FabricOptions, seed: int) -> Fabric:
     without it included.
     """
     # More than a second of import, which a configuration, of which the options are, never needs.
-    from lightning_fabric import Fabric, seed_everything
+    from lightning_fabric import seed_everything
 
     set_deterministic(chosen.threads)
     seed_everything(seed, verbose=False)
+    fabric = _fabric(chosen, launched=True)
+    if fabric.device.type != "cpu":
+        _as_far_as_known()
+    check_bfloat16({"fabric": {"accelerator": fabric.device.type, "precision": chosen.precision}})
+    return fabric
+
+
+def _fabric(chosen: FabricOptions, *, launched: bool = False) -> Fabric:
+    from lightning_fabric import Fabric
+
     try:
         fabric = Fabric(
             accelerator=chosen.accelerator,
@@ -68,7 +88,8 @@ def make_fabric(chosen: FabricOptions, seed: int) -> Fabric:
             strategy=chosen.strategy,
             precision=chosen.precision,
         )
-        fabric.launch()
+        if launched:
+            fabric.launch()
     except (ValueError, RuntimeError, TypeError) as error:
         # Fabric has no exception class of its own; its messages name the option.
         raise LowRankError(
@@ -76,9 +97,11 @@ def make_fabric(chosen: FabricOptions, seed: int) -> Fabric:
             f"devices={chosen.devices}, strategy={chosen.strategy}, "
             f"precision={chosen.precision}); correct the fabric section"
         ) from error
-    if fabric.device.type != "cpu":
-        _as_far_as_known()
-    check_bfloat16({"fabric": {"accelerator": fabric.device.type, "precision": chosen.precision}})
+    if (taken := fabric.strategy.precision.precision) != chosen.precision:  # by a warning only
+        raise LowRankError(
+            f"fabric.precision={chosen.precision}: not on accelerator={chosen.accelerator}, which "
+            f"would take {taken}; choose that, or 32-true"
+        )
     return fabric
 
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from pipeline.config.compose import to_params
 from pipeline.config.pins import pin
-from pipeline.config.preflight import check_network
+from pipeline.config.preflight import check_runnable
 from pipeline.lowrank.errors import LowRankError
 from pipeline.reporting.objectives import read_objectives
 from pipeline.reporting.sweep.record import read_record
@@ -67,7 +67,7 @@ def run_job(config: DictConfig, job: Job) -> dict[str, float]:
     """
     with _noted(job):
         params = pin(to_params(config), Path(HydraConfig.get().runtime.cwd))
-        check_network(params)
+        check_runnable(params)
         parent = _enter(job)
         make_workspace(job.root, job.workspace, params)
         with _live_run_ended(job, params):
@@ -89,7 +89,7 @@ def plan_job(config: DictConfig, job: Job) -> Path:
     """
     with _noted(job):
         params = pin(to_params(config), Path(HydraConfig.get().runtime.cwd))
-        check_network(params)
+        check_runnable(params)
         params["track"]["live"] = False
         _enter(job)
         make_workspace(job.root, job.workspace, params)

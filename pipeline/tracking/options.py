@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from urllib.parse import urlsplit
 
-from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.errors import LowRankError, suggest
 from pipeline.lowrank.typed import knob, options
+
+# The schemes of MLflow's own stores; plugins add theirs.
+_KINDS = ("file", "sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks", "uc")
+_PLUGINS = "mlflow.tracking_store"
 
 
 @options
@@ -25,7 +30,16 @@ class TrackOptions:
     live: bool = knob(default=True, help="curves appear in MLflow while a network trains")
 
     def __post_init__(self) -> None:
-        if self.tracking_uri is not None and urlsplit(self.tracking_uri).password:
+        if self.tracking_uri is None:
+            return
+        kind = urlsplit(self.tracking_uri).scheme.partition("+")[0]
+        known = {*_KINDS, *(plugin.name for plugin in entry_points(group=_PLUGINS))}
+        if len(kind) > 1 and kind not in known:  # one letter is a drive of Windows
+            raise LowRankError(
+                f"tracking_uri={self.tracking_uri}: MLflow has no store of this kind; "
+                f"{suggest(kind, sorted(known))}"
+            )
+        if urlsplit(self.tracking_uri).password:
             raise LowRankError(
                 "track.tracking_uri holds a password, which would stand in params.yaml and in "
                 "every run; set it to null and the environment variable MLFLOW_TRACKING_URI, "

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from pipeline.__main__ import main
 from pipeline.config.compose import compose_params
-from pipeline.config.preflight import check_budget, check_network
+from pipeline.config.preflight import check_budget, check_network, check_runnable
 from pipeline.lowrank import Budget, plan
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.methods import make_method
 from pipeline.models.resnet import ResNet
+from stages import configure
 from tests.imports import ROOT
 
 BUDGET = {"policy": "budget", "cost_unit": "params", "scope": "network"}
@@ -22,13 +27,8 @@ BUDGET = {"policy": "budget", "cost_unit": "params", "scope": "network"}
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model.pool=0", r"model\.pool=0: choose a number of at least 1"),
         ("model.classes=0", r"model\.classes=0: choose a number of at least 1"),
         ("model.widths=[0]", r"widths=\[0\] and blocks"),
-        (
-            "rank_select.budget=0.001",
-            r"a budget of 0\.001 of the params cannot be met",
-        ),
         ("model._target_=my_net.Nothing", r"cannot be imported"),
         ("+model.pools=3", r"unexpected keyword argument 'pools'"),
     ],
@@ -40,7 +40,62 @@ def test_a_network_that_cannot_be_is_told_in_one_line(override: str, message: st
 
 
 def test_the_configuration_as_it_stands_passes() -> None:
-    check_network(compose_params(ROOT / "conf"))
+    check_runnable(compose_params(ROOT / "conf"))
+
+
+EARLY = [
+    ("rank_select.budget=0.001", "a budget of 0.001 of the params cannot be met"),
+    ("rank_select.budget=0.001 rank_select.cost_unit=bytes", "5,604 of 277,064 bytes left"),
+    ("rank_select=energy methods=interpolative", "choose the policy budget or loss"),
+    ("rank_select=file rank_select.path=setup.json", "setup.json: format: Field required"),
+    ("rank_select.overrides={nope*:{keep:dense}}", "overrides: the pattern 'nope*' matches no"),
+    ("rank_select=fixed rank_select.ranks={nope*:3}", "ranks: the pattern 'nope*' matches no"),
+    ("analyze.include=[nope*]", "the pattern 'nope*' matches no layer"),
+    ("analyze.exclude=['*']", "the model has no layer to factorize"),
+    ("fabric.accelerator=nope", "fabric: You selected an invalid accelerator name"),
+    ("fabric.strategy=nope", "fabric: You selected an invalid strategy name"),
+    ("fabric.precision=16-mixed", "fabric.precision=16-mixed: not on accelerator=cpu"),
+    ("fabric.precision=nope", "fabric.precision=nope: unknown; choose one of 32-true"),
+    ("fabric.threads=100000", "fabric.threads=100000: choose a number of at most 1024"),
+    ("data.held_out=0.999", "nothing is left for the statistics"),
+    ("objectives=[nope]", "objectives: nope is unknown"),
+    ("track.tracking_uri=nope://there", "MLflow has no store of this kind"),
+    ("seed=-5", "seed=-5: choose a number of at least 0"),
+    ("model.pool=0", "model.pool=0: choose a number of at least 1"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), EARLY)
+def test_what_cannot_run_is_told_before_anything_does(
+    overrides: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By the command itself, whose job has no workspace yet."""
+    (tmp_path / "setup.json").write_text('{"a": 1}')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["pipeline", *shlex.split(overrides), "hydra.run.dir=run"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr()
+    assert ended.value.code == 1 and message in told.err
+    assert told.err.startswith("error: ") and told.err.count("\n") == 1
+    assert told.out == ""
+    assert not {"dvc.yaml", "params.yaml", "out", ".dvc"} & {p.name for p in tmp_path.rglob("*")}
+
+
+def test_the_stage_that_begins_the_chain_writes_nothing_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    monkeypatch.chdir(tmp_path)
+    file = Path("conf/rank_select/_base.yaml")
+    file.write_text(re.sub(r"^budget: \S+", "budget: 0.001", file.read_text(), flags=re.MULTILINE))
+    with pytest.raises(LowRankError, match=r"a budget of 0\.001 of the params cannot be met"):
+        configure.run()
+    assert not Path("params.yaml").exists()
 
 
 def test_a_whole_model_is_no_checkpoint(tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ def fine_tuned(folder: Path, data: Path, devices: int) -> tuple[dict[str, torch.
             "augment": "crop",
             "descent_points": 0,
         },
+        "model": {"_target_": "my_mlp.Mlp"},
         "track": {"live": False},
     }
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
