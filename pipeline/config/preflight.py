@@ -14,15 +14,14 @@ from torch.nn.parameter import UninitializedParameter
 
 from pipeline.config.from_model import TRANSFORMER
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.factorize.deciding import check_decidable
 from pipeline.lowrank.forms.building import build_model
 from pipeline.lowrank.forms.files import read_state
-from pipeline.lowrank.methods import split_methods
 from pipeline.lowrank.methods.options import MethodsOptions
 from pipeline.lowrank.network.by_hand import stack_candidates
 from pipeline.lowrank.network.finding import find_targets
 from pipeline.lowrank.network.opening import opened
 from pipeline.lowrank.planning.files import load_plan
-from pipeline.lowrank.planning.making import check_joint
 from pipeline.lowrank.planning.options import RankSelectOptions
 from pipeline.lowrank.planning.policies import Fixed
 from pipeline.lowrank.planning.policies.fixed import check_patterns
@@ -54,9 +53,8 @@ def check_decision(
     if chosen.plan is not None:
         load_plan(chosen.plan)
         return
-    _, narrower = split_methods(options_from(MethodsOptions, methods, "methods").competing(seed))
-    if narrower is not None:
-        check_joint(chosen.to_policy(), narrower.name)
+    competing = options_from(MethodsOptions, methods, "methods").competing(seed)
+    check_decidable(chosen.to_policy(), competing)
 
 
 def check_network(params: Mapping[str, Any]) -> None:

@@ -46,7 +46,7 @@ def test_the_configuration_as_it_stands_passes() -> None:
 EARLY = [
     ("rank_select.budget=0.001", "a budget of 0.001 of the params cannot be met"),
     ("rank_select.budget=0.001 rank_select.cost_unit=bytes", "5,604 of 277,064 bytes left"),
-    ("rank_select=energy methods=interpolative", "choose the policy budget or loss"),
+    ("rank_select=fixed methods.names=[interpolative]", "says ranks, and interpolative has none"),
     ("rank_select=file rank_select.path=setup.json", "setup.json: format: Field required"),
     ("rank_select.overrides={nope*:{keep:dense}}", "overrides: the pattern 'nope*' matches no"),
     ("rank_select=fixed rank_select.ranks={nope*:3}", "ranks: the pattern 'nope*' matches no"),

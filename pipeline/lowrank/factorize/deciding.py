@@ -142,6 +142,7 @@ def plan_from(
     The other arguments are those of `plan`.
     """
     check_policy(policy)
+    check_decidable(policy, methods)
     layerwise, narrower = split_methods(methods)
     made = [*layerwise, *named_methods(overrides or {}, layerwise)]
     known = with_matrices(made) if made else {}
@@ -152,11 +153,6 @@ def plan_from(
     if narrower is None:
         return choose_plan(model, policy, partial(make, offers), divergence)
     if not takes_widths(policy):
-        if not names:
-            raise LowRankError(
-                f"the policy {policy.name} says ranks, and {narrower.name} has none: add a method "
-                "with ranks, or choose the policy budget, loss, energy, error or compute"
-            )
         return without_widths(make(offers, policy), narrower.name)
     shown = analysis.example if example is None else example
     narrowing = Narrowing.of(model, analysis, narrower, shown)
@@ -172,6 +168,16 @@ def plan_from(
     }
     both = partial(make, offers, narrowing=narrowing, further=further)
     return choose_plan(model, policy, both, divergence, parts)
+
+
+def check_decidable(policy: Policy, methods: Sequence[Method | Interpolative]) -> None:
+    """Raises LowRankError for methods none of which has what the policy decides."""
+    layerwise, narrower = split_methods(methods)
+    if narrower is not None and not layerwise and not takes_widths(policy):
+        raise LowRankError(
+            f"the policy {policy.name} says ranks, and {narrower.name} has none: add a method "
+            "with ranks, or choose the policy budget, loss, energy, error or compute"
+        )
 
 
 def plan_in_file(
