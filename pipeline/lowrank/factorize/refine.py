@@ -25,7 +25,7 @@ from pipeline.lowrank.factorize.options import RefitOptions, StateError
 from pipeline.lowrank.factorize.progress import Progress
 from pipeline.lowrank.factorize.report import RefinedBlock, RefineReport, RefitDivergence
 from pipeline.lowrank.forms.surgery import Factorized
-from pipeline.lowrank.network.blocks import BlockStates, find_blocks, record_calls
+from pipeline.lowrank.network.blocks import BlockStates, find_walk
 from pipeline.lowrank.network.calling import beside, device_of, evaluating, padding_mask
 
 _FLOOR = 1e-3  # of the mean size of a state: what an error is relative to at least
@@ -59,12 +59,12 @@ def refine_(
 
     Raises LowRankError where the network has no blocks that follow one another.
     """
-    blocks = find_blocks(dense, layers, "refit.steps=0")
     with evaluating(dense), evaluating(compressed):
         start = time.monotonic()
         without = divergence.of(compressed)
         check = time.monotonic() - start
-        streams = _Streams(dense, compressed, blocks, batches, chosen)
+        streams = _Streams(dense, compressed, layers, batches, chosen)
+        blocks = streams.blocks
         progress = Progress(folder, compressed, [*streams.begun, repr(chosen), seed, without])
         progress.resume_(compressed, blocks)
         least = min([without, *(b.divergence for b in progress.blocks.values() if b.kept)])
@@ -94,17 +94,17 @@ class _Streams:
         self,
         dense: nn.Module,
         compressed: nn.Module,
-        blocks: Sequence[str],
+        layers: Sequence[str],
         batches: Sequence[Any],
         chosen: RefitOptions,
     ) -> None:
-        self._model, self._blocks, self._chosen = compressed, blocks, chosen
-        batches = beside(dense, batches)
-        calls = [record_calls(dense, blocks, batch) for batch in batches]
+        """blocks: their names."""
+        self._model, self._chosen, batches = compressed, chosen, beside(dense, batches)
+        self.blocks, calls = find_walk(dense, layers, batches, "refit.steps=0")
         self._masks = [padding_mask(batch) for batch in batches]
         with self._format():
-            self._dense = BlockStates(dense, blocks, batches, calls)
-            self._own = BlockStates(compressed, blocks, batches, calls)
+            self._dense = BlockStates(dense, self.blocks, batches, calls)
+            self._own = BlockStates(compressed, self.blocks, batches, calls)
         self.begun = [*self._own.states, *(m for m in self._masks if m is not None)]
 
     def lesson(self, place: int) -> _Lesson:
@@ -122,7 +122,7 @@ class _Streams:
             change = state.float() - self._dense.states[index].float()
             return (change.square() * weights[index]).sum()
 
-        block = self._model.get_submodule(self._blocks[place])
+        block = self._model.get_submodule(self.blocks[place])
         return _Lesson(block, error, len(weights), self._chosen.learning_rate)
 
     def leave(self, place: int) -> None:

@@ -29,7 +29,7 @@ from pipeline.lowrank.factorize.layer import LayerFactorization, LayerReport
 from pipeline.lowrank.factorize.report import RefitDivergence, RefitReport
 from pipeline.lowrank.factorize.starts import Start, Starts, bias_of, weight_of
 from pipeline.lowrank.forms.dense import multiplied_out
-from pipeline.lowrank.network.blocks import BlockStates, find_blocks, record_calls, targets_in
+from pipeline.lowrank.network.blocks import BlockStates, find_walk, targets_in
 from pipeline.lowrank.network.calling import beside, device_of, padding_mask
 from pipeline.lowrank.network.opening import opened, replace_
 from pipeline.lowrank.network.progress import steps
@@ -168,8 +168,7 @@ def _drifts(
     """(what a target starts from, its drift) for the targets in the blocks, in the order in which
     they run. The caller must refit a target before asking for the next one, whose inputs are
     measured after that."""
-    blocks = find_blocks(dense, targets, "refit.share=0")
-    calls = [record_calls(dense, blocks, batch) for batch in batches]
+    blocks, calls = find_walk(dense, targets, batches, "refit.share=0")
     masks = [padding_mask(batch) for batch in batches]
     before, after = (BlockStates(m, blocks, batches, calls) for m in (dense, compressed))
     for place, block in enumerate(steps(blocks, "refit")):

@@ -37,18 +37,48 @@ def find_blocks(model: nn.Module, targets: Sequence[str], remedy: str) -> list[s
 
     Raises LowRankError where no list of at least two entries holds a target.
     """
-    best: tuple[int, list[str]] = (0, [])
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList | nn.Sequential) and not is_one_layer(module):
-            entries = list(_entries(name, module))
-            held = sum(len(targets_in(entry, targets)) for entry in entries)
-            if len(entries) > 1 and held > best[0]:
-                best = (held, entries)
-    if not best[1]:
+    found = _most([list(_entries(*one)) for one in _lists(model)], targets)
+    if not found:
         raise LowRankError(
             "the network has no blocks that follow one another, in a ModuleList or Sequential, "
             f"with a factorized layer in them; set {remedy}"
         )
+    return found
+
+
+def find_walk(
+    model: nn.Module, targets: Sequence[str], batches: Sequence[Any], remedy: str
+) -> tuple[list[str], list[list[BlockCall]]]:
+    """(the blocks of `find_blocks`, their calls for each of the batches). Where several lists stand
+    beside one another, as the stages of a ResNet, and the network runs them as one, they are one.
+
+    Raises LowRankError as `find_blocks` and `record_calls` do.
+    """
+    blocks = find_blocks(model, targets, remedy)
+    beside: dict[str, list[str]] = {}
+    for name, module in _lists(model):
+        beside.setdefault(name.rpartition(".")[0], []).extend(_entries(name, module))
+    joined = _most([blocks, *beside.values()], targets)
+    if joined != blocks:
+        with suppress(LowRankError):  # they do not follow one another
+            return joined, [record_calls(model, joined, batch, remedy) for batch in batches]
+    return blocks, [record_calls(model, blocks, batch, remedy) for batch in batches]
+
+
+def _lists(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList | nn.Sequential) and not is_one_layer(module):
+            yield name, module
+
+
+def _most(lists: Sequence[list[str]], targets: Sequence[str]) -> list[str]:
+    """The first of those lists of at least two entries that hold the most targets; [] where none
+    holds one."""
+    best: tuple[int, list[str]] = (0, [])
+    for entries in lists:
+        held = sum(len(targets_in(entry, targets)) for entry in entries)
+        if len(entries) > 1 and held > best[0]:
+            best = (held, entries)
     return best[1]
 
 
@@ -67,7 +97,9 @@ def targets_in(block: str, targets: Sequence[str]) -> list[str]:
 
 
 @torch.no_grad()
-def record_calls(model: nn.Module, blocks: Sequence[str], batch: Any) -> list[BlockCall]:
+def record_calls(
+    model: nn.Module, blocks: Sequence[str], batch: Any, remedy: str
+) -> list[BlockCall]:
     """The call of each block in a forward pass, which ends with the last block.
 
     Raises LowRankError where a block is not called exactly once, right after the block before it
@@ -89,7 +121,7 @@ def record_calls(model: nn.Module, blocks: Sequence[str], batch: Any) -> list[Bl
             ):
                 raise LowRankError(
                     f"refit walks the blocks one after the other, and {block} is not called just "
-                    "once, on the output of the block before it; set refit.share=0"
+                    f"once, on the output of the block before it; set {remedy}"
                 )
             calls.append(BlockCall(arguments[1:], keywords))
 

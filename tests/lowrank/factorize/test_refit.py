@@ -20,7 +20,7 @@ from pipeline.lowrank.factorize.drift import (
 )
 from pipeline.lowrank.factorize.refit import refit_
 from pipeline.lowrank.methods.interpolative import is_narrower
-from pipeline.lowrank.network.blocks import BlockStates, find_blocks, record_calls
+from pipeline.lowrank.network.blocks import BlockStates, find_blocks, find_walk, record_calls
 
 
 class Residual(nn.Module):
@@ -200,12 +200,39 @@ def test_blocks_are_walked_as_the_network_runs_them() -> None:
         batch = torch.randn(4, *shape)
         names = [n for n, m in dense.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
         blocks = find_blocks(dense, names, "refit.share=0")
-        walk = BlockStates(dense, blocks, [batch], [record_calls(dense, blocks, batch)])
+        walk = BlockStates(dense, blocks, [batch], [record_calls(dense, blocks, batch, "")])
         for place in range(len(blocks)):
             walk.go_on(place)
         expected = dense(batch)
         found = dense.head(walk.states[0]) if isinstance(dense, Stack) else walk.states[0]
         torch.testing.assert_close(found, expected)
+
+
+class Stages(nn.Module):
+    """Lists of blocks beside one another, as the stages of a ResNet; with something `between`
+    they are one walk no more."""
+
+    def __init__(self, between: float = 0.0) -> None:
+        super().__init__()
+        self.between = between
+        self.layer1 = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+        self.layer2 = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer1(x)
+        return self.layer2(x + self.between if self.between else x)
+
+
+def test_stages_that_follow_one_another_are_one_walk() -> None:
+    net, batch = Stages(), torch.randn(4, 6)
+    names = [n for n, m in net.named_modules() if isinstance(m, nn.Linear)]
+    blocks, calls = find_walk(net, names, [batch], "")
+    assert blocks == names
+    walk = BlockStates(net, blocks, [batch], calls)
+    for place in range(5):
+        walk.go_on(place)
+    assert torch.equal(walk.states[0], net(batch))
+    assert find_walk(Stages(0.5), names, [batch], "")[0] == names[2:]
 
 
 class Skipping(Stack):
@@ -228,8 +255,9 @@ class Alone(nn.Module):
 
 
 def test_other_networks_are_refused() -> None:
+    names = [f"blocks.{i}" for i in range(12)]
     with pytest.raises(LowRankError, match=r"blocks\.11 is not called just once.*refit\.share=0"):
-        record_calls(Skipping(), [f"blocks.{i}" for i in range(12)], torch.randn(2, 12))
+        record_calls(Skipping(), names, torch.randn(2, 12), "refit.share=0")
     with pytest.raises(LowRankError, match=r"with a factorized layer in them; set refit\.share=0"):
         find_blocks(Alone(), ["layer"], "refit.share=0")
     net = Stack()
