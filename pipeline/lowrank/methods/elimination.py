@@ -118,9 +118,11 @@ class Ordered:
         """(out, width · each, *kernel) float64: the weight that reads the first `width` channels of
         the order, ascending, in the layout of the layer."""
         reader, size = self.layer, width * self.layer.each
+        white = self.white[..., :size]
+        # As one matrix: of a batch, torch copies the root for each entry.
         solved = torch.linalg.solve_triangular(
-            self.root[:size, :size], self.white[..., :size], upper=False, left=False
-        )
+            self.root[:size, :size], white.flatten(0, -2), upper=False, left=False
+        ).reshape(white.shape)
         rank = self.order[:width].argsort()
         # Channel by channel, ascending; then as the layer holds them.
         by_channel = solved.unflatten(-1, (width, reader.each))[..., rank, :]
