@@ -11,8 +11,9 @@ from stages._io import section
 
 
 def load_network(folder: Path) -> nn.Module:
-    """A network of this run, which may be of the class that params.yaml names."""
-    return load(folder, allow=named_code())
+    """A network of this run, which may be of the class that params.yaml names. Its numbers stay in
+    the file, which no stage writes that reads it."""
+    return load(folder, allow=named_code(), mapped=True)
 
 
 def named_code() -> list[str]:

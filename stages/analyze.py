@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from pipeline.data.calibration import statistics_batches
 from pipeline.data.files import load_task
 from pipeline.lowrank.analysis.analysis import analyze, save_analysis
 from pipeline.lowrank.analysis.options import AnalysisOptions
+from pipeline.lowrank.forms.files import NETWORK
+from pipeline.machine.checksums import content_sha256
 from pipeline.machine.devices import FabricOptions, one_device
 from pipeline.machine.memory import peak_memory_gib
 from pipeline.machine.number_formats import check_bfloat16
+from pipeline.machine.scratch import scratch
 from pipeline.training.weight_history import weights_in_training
 from stages._io import main, section, section_options
 from stages._network import load_network
@@ -23,15 +27,18 @@ def run() -> None:
     check_bfloat16({"fabric": {"accelerator": device.type}, "analyze": section("analyze")})
     chosen = section_options("analyze", AnalysisOptions)
     model = load_network(BASELINE).to(device)
+    spill = scratch("spectra") / content_sha256(BASELINE / NETWORK)
     analysis = analyze(
         model,
         calibration=statistics_batches(DATA, chosen.batch_size),
         chosen=chosen,
         task=load_task(DATA),
         seed=section("seed"),
+        spill=spill,
     )
     weights = weights_in_training(BASELINE, model, list(analysis.targets), analysis.targets)
     save_analysis(Path("out/analysis"), analysis, weights)
+    shutil.rmtree(spill, ignore_errors=True)
     print(f"analyze: {len(analysis.targets)} layers, peak memory {peak_memory_gib():.2f} GiB")
 
 

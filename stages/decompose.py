@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 from torch import nn
@@ -35,7 +34,8 @@ def run() -> None:
     dense, size = load_network(BASELINE).to(device), chosen.batch_size
     plan, analysis = load_plan(Path("out/plan.json")), load_analysis(Path("out/analysis"), device)
     example = statistics_batches(DATA, 1, most=1)[0]
-    done = apply_(copy.deepcopy(dense), plan, analysis, example=example)
+    changed = load_network(BASELINE).to(device)
+    done = apply_(changed, plan, analysis, example=example)
     batches = statistics_batches(DATA, size, most=chosen.examples) if chosen.wanted else []
     held_out = held_out_batches(DATA, size, most=chosen.held_out) if chosen.wanted else []
     settled = settle(

@@ -33,6 +33,7 @@ from pipeline.lowrank.analysis.spectra import (
     analyze_weight,
     load_spectra,
     save_spectra,
+    spilled,
 )
 from pipeline.lowrank.analysis.survey import Survey, survey
 from pipeline.lowrank.analysis.whitened import WhitenedWeights
@@ -118,6 +119,7 @@ def analyze(
     chosen: AnalysisOptions | None = None,
     task: Task | None = None,
     seed: int = 0,
+    spill: Path | None = None,
 ) -> Analysis:
     """Analyzes a trained network; changes nothing. A layer that is factorized already is a target
     by the product of its factors, at the costs that it has.
@@ -128,6 +130,8 @@ def analyze(
         no calibration).
     task: what the model predicts (default: `Classification()`).
     seed: of the labels that `fisher` draws.
+    spill: for the metric `weight`: a folder for the spectra of each layer as they come, which then
+        take no memory; what it holds already is not computed again. It must be of this network.
 
     Raises LowRankError where no layer can be factorized, and where statistics hold NaN or Inf.
     """
@@ -161,7 +165,7 @@ def analyze(
                 further=others,
             )
     found = at_present_costs(found, model, factorized)
-    return analysis_in(found, chosen.metric, moments, chosen.damping)
+    return analysis_in(found, chosen.metric, moments, chosen.damping, spill)
 
 
 def analysis_in(
@@ -169,11 +173,13 @@ def analysis_in(
     metric: MetricName,
     moments: Mapping[str, Moments] | None = None,
     damping: float = DAMPING,
+    spill: Path | None = None,
 ) -> Analysis:
     """The spectra of all targets in a metric.
 
     moments: {target: its moments} of `collect_moments`, which `input` and `fisher` need.
     damping: of `fisher`.
+    spill: as of `analyze`.
 
     Targets that the calibration data or the loss's gradient never reach are skipped, with that
     reason. Raises LowRankError where a metric needs moments that are not given, and where no target
@@ -191,6 +197,9 @@ def analysis_in(
     spectra = {}
     for name, module in steps(found.modules.items(), "spectra"):
         weight = dense_weight(module)
+        if spill is not None and not metrics:
+            spectra[name] = spilled(spill, name, weight, groups_of(module))
+            continue
         whitened = metrics[name].whiten(weight) if metrics else weight
         spectra[name] = analyze_weight(whitened, groups_of(module))
     return Analysis(

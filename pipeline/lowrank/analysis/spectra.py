@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from torch import Tensor
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.linalg import left_eigenbasis, split_groups, tails, unfold
+
+_FILE = "spectra.safetensors"
 
 
 @dataclass(frozen=True)
@@ -113,8 +117,31 @@ def _view(matrices: Tensor) -> View:
     return View(eigenvalues.sum(0).cpu(), basis)
 
 
+def spilled(folder: Path, name: str, weight: Tensor, groups: int) -> Spectra:
+    """`analyze_weight` of the target, kept in a file of the folder from which its numbers are read
+    when they are needed; of a file that is there already, without computing anything."""
+    # A layer's name may hold what no file's name does.
+    path = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.safetensors"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        half = path.with_suffix(f".{os.getpid()}.part")
+        _write(half, {name: analyze_weight(weight, groups)})
+        half.replace(path)
+    return _read(path, weight.device)[name]
+
+
 def save_spectra(folder: Path, spectra: Mapping[str, Spectra]) -> None:
     """Writes folder/spectra.safetensors (float64)."""
+    _write(folder / _FILE, spectra)
+
+
+def load_spectra(folder: Path, device: torch.device | str = "cpu") -> dict[str, Spectra]:
+    """Reads what `save_spectra` wrote, targets in the model's order, bases to `device`. Raises
+    LowRankError where it is missing or damaged."""
+    return _read(folder / _FILE, device)
+
+
+def _write(path: Path, spectra: Mapping[str, Spectra]) -> None:
     tensors: dict[str, Tensor] = {}
     for name, one in spectra.items():
         tensors[f"{name}/squared_norm"] = torch.tensor(one.squared_norm, dtype=torch.float64)
@@ -124,14 +151,11 @@ def save_spectra(folder: Path, spectra: Mapping[str, Spectra]) -> None:
         if one.core_energy is not None:
             tensors[f"{name}/core_energy"] = one.core_energy
     # The order of names is kept beside the tensors, which safetensors stores sorted.
-    metadata = {"targets": json.dumps(list(spectra))}
-    save_file(tensors, folder / "spectra.safetensors", metadata=metadata)
+    save_file(tensors, path, metadata={"targets": json.dumps(list(spectra))})
 
 
-def load_spectra(folder: Path, device: torch.device | str = "cpu") -> dict[str, Spectra]:
-    """Reads what `save_spectra` wrote, targets in the model's order, bases to `device`. Raises
-    LowRankError where it is missing or damaged."""
-    path = folder / "spectra.safetensors"
+def _read(path: Path, device: torch.device | str) -> dict[str, Spectra]:
+    """On the CPU the tensors stay in the file, and are read when they are needed."""
     try:
         with safe_open(path, framework="pt") as file:
             names = json.loads(file.metadata()["targets"])

@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from pipeline.lowrank.analysis.analysis import Analysis
 
 
+_KEPT = 2**30  # bytes
+
+
 class WhitenedWeights(Mapping[str, Tensor]):
-    """{target: its weight in the metric}; of a factorized layer that of its product."""
+    """{target: its weight in the metric}; of a factorized layer that of its product. The latest
+    ones are kept, up to a gibibyte."""
 
     def __init__(self, analysis: Analysis, model: nn.Module) -> None:
         self._analysis, self._model = analysis, model
@@ -28,6 +32,8 @@ class WhitenedWeights(Mapping[str, Tensor]):
             module = module_at(self._model, name, in_first=target.in_first, split=target.split)
             weight = dense_weight(dense_of(module))
             self._known[name] = self._analysis.whiten(name, weight)
+            while len(self._known) > 1 and sum(w.nbytes for w in self._known.values()) > _KEPT:
+                self._known.pop(next(iter(self._known)))
         return self._known[name]
 
     def __iter__(self) -> Iterator[str]:

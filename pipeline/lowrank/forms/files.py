@@ -103,11 +103,13 @@ def read_network(folder: Path | str) -> NetworkFile:
     return load_record(Path(folder) / NETWORK, NetworkFile, "give the folder of a saved network")
 
 
-def load(folder: Path | str, *, allow: Iterable[Allowed] = ()) -> nn.Module:
+def load(folder: Path | str, *, allow: Iterable[Allowed] = (), mapped: bool = False) -> nn.Module:
     """The network that `save` wrote to a folder, in eval mode, equal to the bit and in its dtypes.
 
     allow: whose code the folder may name as its network, beside torch's and this project's:
         packages or modules (`["my_package"]`), or classes and functions themselves (`[MyNet]`).
+    mapped: the numbers stay in the file and are read when they are needed, so that a network larger
+        than the memory can be opened; the file must not be written while the network is in use.
 
     Raises LowRankError for a damaged folder, for one that names other code, and for one that does
     not say how its network is built: that needs `load_`, which is given the module.
@@ -118,13 +120,14 @@ def load(folder: Path | str, *, allow: Iterable[Allowed] = ()) -> nn.Module:
             f"{folder}: does not say how its network is built; load it into a new one of your "
             "own, lr.load_(MyNet(), folder), or save it with builder={'_target_': …}"
         )
-    return load_(build_model(file.builder, allow), folder)
+    return load_(build_model(file.builder, allow), folder, mapped=mapped)
 
 
-def load_(model: nn.Module, folder: Path | str) -> nn.Module:
+def load_(model: nn.Module, folder: Path | str, *, mapped: bool = False) -> nn.Module:
     """Turns a dense network into the saved one, in place, and puts it into eval mode.
 
     model: a network of the same class and arguments as the saved one was before it was factorized.
+    mapped: as of `load`.
 
     Returns the model (a new object only where the root itself is factorized). Raises LowRankError
     where the folder is damaged or does not fit the model.
@@ -139,17 +142,20 @@ def load_(model: nn.Module, folder: Path | str) -> nn.Module:
         module = layer_at(model, name, in_first=layer.in_first, split=layer.split)
         built = unfilled(name, module, get_form(layer.form), layer.ranks)
         model = replace_(model, name, built)
-    load_weights(model, weights, keep_dtypes=True)
+    load_weights(model, weights, keep_dtypes=True, mapped=mapped)
     if builder is not None:
         setattr(model, BUILDER, builder)
     return model.eval()
 
 
-def load_weights(model: nn.Module, path: Path, *, keep_dtypes: bool = False) -> None:
+def load_weights(
+    model: nn.Module, path: Path, *, keep_dtypes: bool = False, mapped: bool = False
+) -> None:
     """Loads a state dict into the model: .safetensors, or .pt/.pth/.bin by torch.load with
     `weights_only`. As Module.load_state_dict(strict=True), with tied weights stored once.
 
     keep_dtypes: parameters and buffers take the file's number formats, else they keep the model's.
+    mapped: as of `load`; they are then in the file's formats.
 
     Raises LowRankError for an unreadable file, a pickle of other things than tensors, missing or
     unexpected keys, wrong shapes, NaN, and Inf in parameters (a buffer may hold it, as a causal
@@ -180,9 +186,21 @@ def load_weights(model: nn.Module, path: Path, *, keep_dtypes: bool = False) -> 
         bad = torch.isnan(value) if key not in parameters else ~torch.isfinite(value)
         if value.is_floating_point() and bad.any():
             raise LowRankError(f"{path}: {key} holds NaN or Inf; this checkpoint is damaged")
-        if keep_dtypes and value.dtype != expected[key].dtype:
+        if mapped:
+            for name in held[key]:
+                _put_(model, name, value)
+        elif keep_dtypes and value.dtype != expected[key].dtype:
             _tensor_at(model, key).data = expected[key].to(value.dtype)
+    if mapped:
+        return
     model.load_state_dict(state, strict=not any(len(names) > 1 for names in held.values()))
+
+
+def _put_(model: nn.Module, key: str, value: Tensor) -> None:
+    """Makes the parameter or buffer `key` hold this very tensor; tied ones stay the one parameter
+    that they are."""
+    tensor = _tensor_at(model, key)
+    tensor.data = value
 
 
 def _tensor_at(model: nn.Module, key: str) -> Tensor:

@@ -315,3 +315,18 @@ def test_factorized_parts_are_known_to_be_linear() -> None:
 def test_no_examples_is_an_error() -> None:
     with pytest.raises(LowRankError, match="no example"):
         certify(nn.Linear(2, 2), nn.Linear(2, 2), torch.empty(0, 2), [""])
+
+
+def test_what_does_not_fit_is_measured_and_not_bounded() -> None:
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    other = copy.deepcopy(dense)
+    with torch.no_grad():
+        other[2].weight.add_(0.1)
+    x = torch.randn(5, 6)
+    whole = certify(dense, other, x, ["2"])
+    found = certify(dense, other, x, ["2"], memory_gib=1e-9)
+    assert not found.layers and not found.network.certified
+    assert found.network.reason and "certify.memory_gib is 1e-09" in found.network.reason
+    assert found.network.measured.max == pytest.approx(whole.network.measured.max, rel=1e-5)
+    assert whole.network.certified
