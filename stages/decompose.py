@@ -53,7 +53,14 @@ def run() -> None:
 def _certify(dense: nn.Module, model: nn.Module, names: list[str]) -> Bounds:
     options = section_options("certify", CertifyOptions)
     inputs, _ = all_calibration(DATA).batch(slice(0, options.examples))
-    return certify(dense, model, inputs, names, batch_size=options.batch_size)
+    return certify(
+        dense,
+        model,
+        inputs,
+        names,
+        batch_size=options.batch_size,
+        memory_gib=options.memory_gib,
+    )
 
 
 if __name__ == "__main__":

@@ -8,12 +8,7 @@
 from __future__ import annotations
 
 from pipeline.lowrank.bounds.layers import LayerBound
-from pipeline.lowrank.bounds.network import (
-    Bounds,
-    NetworkBound,
-    Quantiles,
-    certify,
-    printed_formula,
-)
+from pipeline.lowrank.bounds.network import certify, printed_formula
+from pipeline.lowrank.bounds.record import Bounds, NetworkBound, Quantiles
 
 __all__ = ["Bounds", "LayerBound", "NetworkBound", "Quantiles", "certify", "printed_formula"]

@@ -6,66 +6,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.lowrank.bounds.carried import leaves
 from pipeline.lowrank.bounds.grouped import GroupedInFloat64
-from pipeline.lowrank.bounds.layers import LayerBound, LayerBounds
+from pipeline.lowrank.bounds.layers import LayerBounds
 from pipeline.lowrank.bounds.linear import NotCertifiedError, example_norms, run
+from pipeline.lowrank.bounds.measured import float64_gib, measured_alone, outputs_of, quantiles
+from pipeline.lowrank.bounds.options import MEMORY_GIB
 from pipeline.lowrank.bounds.propagation import Propagation
+from pipeline.lowrank.bounds.record import Bounds, NetworkBound
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.dense import without_factors_
-from pipeline.lowrank.network.calling import call, count_examples, rows_of
+from pipeline.lowrank.network.calling import count_examples, rows_of
 from pipeline.lowrank.network.inner.narrowing import narrowing_of
 from pipeline.lowrank.network.opening import module_at, open_towards_
 from pipeline.lowrank.network.stacks import Stack
-
-
-@dataclass(frozen=True)
-class Quantiles:
-    """The 50 %, 90 % and 100 % quantiles of one figure over the examples."""
-
-    median: float
-    p90: float
-    max: float
-
-
-@dataclass(frozen=True)
-class NetworkBound:
-    """What is known of ‖f(x) − f̂(x)‖, in the unit of the network's outputs, computed in float64.
-
-    certified: whether there is a bound; `reason` says why not.
-    measured: over the given inputs (several outputs count as one vector).
-    longest_input: the largest ‖x‖ of the given inputs.
-    certificate: an upper bound for each of these inputs, and for no others.
-    tightness: measured / certificate, input by input; 1 is a bound that is reached.
-    worst_case: an upper bound for every x with ‖x‖ ≤ longest_input.
-    printed_formula: Theorem 4 of the course module as it is printed; *not a bound*.
-
-    The last five are None where the network cannot be certified.
-    """
-
-    certified: bool
-    reason: str | None
-    examples: int
-    measured: Quantiles
-    longest_input: float | None = None
-    certificate: Quantiles | None = None
-    tightness: Quantiles | None = None
-    worst_case: float | None = None
-    printed_formula: float | None = None
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """The bounds of all replaced layers by name, and of the network."""
-
-    layers: Mapping[str, LayerBound]
-    network: NetworkBound
 
 
 def certify(
@@ -75,6 +33,7 @@ def certify(
     names: Sequence[str],
     *,
     batch_size: int = 64,
+    memory_gib: float = MEMORY_GIB,
 ) -> Bounds:
     """Bounds on what replacing the layers `names` of `dense` changes; changes neither network.
 
@@ -84,6 +43,8 @@ def certify(
         numbers are no vectors, and several inputs, a dict or a tuple, are not one: for them there
         are only the layers' bounds.
     batch_size: how many examples pass through the networks at a time; it changes no result.
+    memory_gib: for float64 copies of both networks. Where they take more, nothing is bounded: the
+        networks run as they are, and their difference is measured.
 
     A stack, whose module multiplies by it itself, has no bound, and neither has its network.
 
@@ -92,6 +53,11 @@ def certify(
     """
     if (count := count_examples(inputs)) == 0:
         raise LowRankError("no example to certify the network on; give at least one")
+    if (needed := float64_gib(dense) + float64_gib(approximate)) > memory_gib:
+        reason = (
+            f"its copies in float64 take {needed:.3g} GiB, and certify.memory_gib is {memory_gib:g}"
+        )
+        return Bounds({}, measured_alone(dense, approximate, inputs, batch_size, reason))
     dense, approximate = without_factors_(_exact(dense)), _exact(approximate)
     inputs = _in_float64(inputs)
     for name in names:
@@ -105,7 +71,7 @@ def certify(
     with layers.watching(), GroupedInFloat64():
         for start in range(0, count, batch_size):
             batch = rows_of(inputs, slice(start, start + batch_size))
-            certifier.send(batch, _outputs(approximate, batch))
+            certifier.send(batch, outputs_of(approximate, batch))
     return Bounds(layers.result(), certifier.result())
 
 
@@ -149,13 +115,13 @@ class _Certifier:
                 self.worst = max(self.worst, carried.worst)
                 self.measured.append(example_norms(carried.value.flatten(1) - approximate))
                 return
-        self.measured.append(example_norms(_outputs(self.dense, batch) - approximate))
+        self.measured.append(example_norms(outputs_of(self.dense, batch) - approximate))
 
     def result(self) -> NetworkBound:
         """Raises LowRankError when a measured error exceeds what was certified."""
         measured = torch.cat(self.measured)
         if self.reason is not None:
-            return NetworkBound(False, self.reason, len(measured), _quantiles(measured))
+            return NetworkBound(False, self.reason, len(measured), quantiles(measured))
         certificate = torch.cat(self.certified)
         _check_certificate(measured, certificate, self.worst)
         tight = torch.where(certificate > 0, measured / certificate, 1.0)
@@ -163,10 +129,10 @@ class _Certifier:
             certified=True,
             reason=None,
             examples=len(measured),
-            measured=_quantiles(measured),
+            measured=quantiles(measured),
             longest_input=self.longest,
-            certificate=_quantiles(certificate),
-            tightness=_quantiles(tight),
+            certificate=quantiles(certificate),
+            tightness=quantiles(tight),
             worst_case=self.worst,
             printed_formula=printed_formula(
                 list(self.propagation.matrix_norms.values()),
@@ -212,23 +178,6 @@ def _in_float64(batch: Any) -> Any:
     return tuple(map(_in_float64, batch)) if isinstance(batch, tuple | list) else batch
 
 
-def _outputs(model: nn.Module, batch: Any) -> Tensor:
-    """(N, numbers) that the network gives for a batch: those of a tensor, or of all tensors in a
-    tuple or mapping, side by side."""
-    count = count_examples(batch)
-    with torch.no_grad():
-        found = [
-            leaf.reshape(count, -1)
-            for leaf in leaves(call(model, batch))
-            if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.shape[:1] == (count,)
-        ]
-    if not found:
-        raise LowRankError(
-            "the network gives no tensor with a row an example; its error is undefined"
-        )
-    return torch.cat(found, dim=1)
-
-
 def _check_sizes(approximate: nn.Module) -> None:
     for name, module in approximate.named_modules():
         if narrowing_of(module) is not None:
@@ -240,10 +189,6 @@ def _check_sizes(approximate: nn.Module) -> None:
 
 def _exact(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).to("cpu", torch.float64).eval()
-
-
-def _quantiles(values: Tensor) -> Quantiles:
-    return Quantiles(*(values.quantile(q).item() for q in (0.5, 0.9, 1.0)))
 
 
 def _check_certificate(measured: Tensor, certificate: Tensor, worst: float) -> None:

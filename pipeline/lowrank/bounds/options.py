@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pipeline.lowrank.typed import knob, options
 
+MEMORY_GIB = 8.0
+
 
 @options
 class CertifyOptions:
@@ -13,3 +15,9 @@ class CertifyOptions:
         default=256, ge=1, help="calibration examples; all of them where there are fewer"
     )
     batch_size: int = knob(default=64, ge=1, help="examples a batch")
+    memory_gib: float = knob(
+        default=MEMORY_GIB,
+        gt=0,
+        help="for the float64 copies of both networks; larger ones run in their own number format, "
+        "and only the network's error is measured",
+    )
