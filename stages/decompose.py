@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from torch import nn
 
@@ -28,6 +29,13 @@ DATA, BASELINE = Path("out/data"), Path("out/baseline")
 
 
 def run() -> None:
+    folder = scratch("factors")
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder) as spill:
+        _decompose(Path(spill))
+
+
+def _decompose(spill: Path) -> None:
     device = one_device(section_options("fabric", FabricOptions))
     check_bfloat16({"fabric": {"accelerator": device.type}, "refit": section("refit")})
     chosen = section_options("refit", RefitOptions)
@@ -35,7 +43,8 @@ def run() -> None:
     plan, analysis = load_plan(Path("out/plan.json")), load_analysis(Path("out/analysis"), device)
     example = statistics_batches(DATA, 1, most=1)[0]
     changed = load_network(BASELINE).to(device)
-    done = apply_(changed, plan, analysis, example=example)
+    kept = spill if device.type == "cpu" else None
+    done = apply_(changed, plan, analysis, example=example, spill=kept)
     batches = statistics_batches(DATA, size, most=chosen.examples) if chosen.wanted else []
     held_out = held_out_batches(DATA, size, most=chosen.held_out) if chosen.wanted else []
     settled = settle(

@@ -14,7 +14,8 @@ from pipeline.config.compose import compose_config, plain
 from pipeline.config.configuration import ExtractLora
 from pipeline.lowrank.adapters.extract import Weights, extract_adapter, save_adapter
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.forms.files import load, read_state
+from pipeline.lowrank.forms.files import load
+from pipeline.lowrank.forms.weights import read_state
 from pipeline.lowrank.typed import options_from
 from pipeline.reporting.run.summary import print_adapter
 

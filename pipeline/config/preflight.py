@@ -16,7 +16,7 @@ from pipeline.config.from_model import TRANSFORMER
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.factorize.deciding import check_decidable
 from pipeline.lowrank.forms.building import build_model
-from pipeline.lowrank.forms.files import read_state
+from pipeline.lowrank.forms.weights import read_state
 from pipeline.lowrank.methods.options import MethodsOptions
 from pipeline.lowrank.network.by_hand import stack_candidates
 from pipeline.lowrank.network.finding import find_targets

@@ -14,7 +14,8 @@ from pipeline.data.preprocessing import save_preprocessing
 from pipeline.evaluation.quality import check_fit
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.building import build_model
-from pipeline.lowrank.forms.files import load_weights, save, save_weights
+from pipeline.lowrank.forms.files import save
+from pipeline.lowrank.forms.weights import load_weights, save_weights
 from pipeline.machine.checksums import check_sha256, file_sha256
 from pipeline.models.huggingface import self_contained
 from pipeline.training.curve import Curve, OnStep

@@ -12,7 +12,8 @@ from torch import nn
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.building import build_model
-from pipeline.lowrank.forms.files import NETWORK, load_weights, read_network
+from pipeline.lowrank.forms.files import NETWORK, read_network
+from pipeline.lowrank.forms.weights import load_weights
 from pipeline.lowrank.typed.content import checked
 
 INIT = "init.safetensors"

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.lowrank import LowRankError
-from pipeline.lowrank.forms.files import load, save, save_weights
+from pipeline.lowrank.forms.files import load, save
+from pipeline.lowrank.forms.weights import save_weights
 from pipeline.lowrank.typed import save_record
 from pipeline.machine.devices import FabricOptions, make_fabric
 from pipeline.training.baseline import make_baseline

@@ -20,8 +20,9 @@ from pipeline.lowrank.exports.calls import Call
 from pipeline.lowrank.exports.checking import difference
 from pipeline.lowrank.exports.converting import in_form, is_factorized
 from pipeline.lowrank.forms.constructors import constructor_of
-from pipeline.lowrank.forms.files import WEIGHTS, save_weights
+from pipeline.lowrank.forms.files import WEIGHTS
 from pipeline.lowrank.forms.surgery import Factorized
+from pipeline.lowrank.forms.weights import save_weights
 from pipeline.lowrank.network.calling import layer_input
 from pipeline.lowrank.network.inner.narrowing import NarrowedLayer, narrowing_of
 from pipeline.lowrank.typed import save_record

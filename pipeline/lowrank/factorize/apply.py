@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from pipeline.lowrank.factorize.narrow import Narrowed
 from pipeline.lowrank.factorize.proof import put_in_
 from pipeline.lowrank.forms.dense import dense_of, multiplied_out
 from pipeline.lowrank.forms.surgery import check_ranks_fit, layer_at
+from pipeline.lowrank.forms.weights import to_disk_
 from pipeline.lowrank.methods.interpolative import is_narrower
 from pipeline.lowrank.network.by_hand import stack_candidates
 from pipeline.lowrank.network.costs import Totals
@@ -58,7 +60,9 @@ class Compression:
     def widened(self, network: nn.Module) -> nn.Module:
         """A copy of the compressed network, of the same function, whose narrowed layers have all
         channels again, with zeros; layer by layer it can be compared with the dense one, as
-        `certify` does."""
+        `certify` does. The network itself where none is narrowed."""
+        if not self.narrowed:
+            return network
         network = copy.deepcopy(network)
         for one in self.narrowed.values():
             network = one.widen_(network)
@@ -108,6 +112,7 @@ def apply_(
     *,
     example: object = None,
     certified: bool = True,
+    spill: Path | None = None,
 ) -> Compression:
     """Replaces the planned layers of `model` in place and certifies each of them; one forward pass
     of an example, in eval mode, proves that the network runs with them.
@@ -119,6 +124,8 @@ def apply_(
         analysis is made again (default: that of the plan, which one from a file does not have).
     certified: False measures no errors and makes no reports, which halves the time of a large
         network.
+    spill: a folder for the factors of each layer as they come, which then take no memory; it must
+        stay for as long as the network is used.
 
     Raises LowRankError when the plan does not fit the model, when a measured error is outside its
     certified bounds, or when the network fails with a factorized layer, which is named; the model
@@ -153,6 +160,8 @@ def apply_(
             built[name] = factorized = one.built()
         if certified:
             reports[name] = one.report(factorized)
+        if spill is not None:
+            to_disk_(factorized, spill / f"{len(built)}.safetensors")
     reports = {name: reports[name] for name in plan.layers if name in reports}
     given = example is not None
     together = [list(dimension.dense) for dimension in narrower.values()]

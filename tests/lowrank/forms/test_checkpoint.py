@@ -16,12 +16,8 @@ from torch import Tensor, nn
 
 from pipeline.lowrank import Energy, LowRankError, compress_
 from pipeline.lowrank.forms.building import build_model
-from pipeline.lowrank.forms.files import (
-    load,
-    load_weights,
-    read_network,
-    save,
-)
+from pipeline.lowrank.forms.files import load, read_network, save
+from pipeline.lowrank.forms.weights import load_weights
 
 
 class Tied(nn.Module):
