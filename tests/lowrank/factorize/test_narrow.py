@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from pipeline import lowrank as lr
 from pipeline.lowrank import LowRankError
-from pipeline.lowrank.factorize.refit import refit_
 from tests.lowrank.inner_cases import FOUND, InnerCase, Pair, named
 
 CASES = pytest.mark.parametrize("case", FOUND, ids=lambda case: case.name)
@@ -162,24 +161,3 @@ def test_a_network_that_fails_is_as_it_was() -> None:
         lr.apply_(net, plan)
     assert net.first is first
     assert torch.equal(net(inputs), before)
-
-
-def test_other_layers_are_refit() -> None:
-    """A refit leaves narrowed layers as they are: what they read is not what the dense ones do."""
-    torch.manual_seed(0)
-    blocks = [
-        nn.Sequential(nn.Linear(8, 24), nn.GELU(), nn.Linear(24, 8), nn.Tanh()) for _ in range(2)
-    ]
-    net, inputs = nn.Sequential(*blocks).eval(), torch.randn(64, 8)
-    analysis = lr.analyze(net, calibration=[inputs], chosen=lr.AnalysisOptions(metric="input"))
-    methods = [lr.SVD(), lr.Interpolative()]
-    plan = lr.plan_from(net, analysis, lr.Budget(params=0.9), methods=methods)
-    assert plan.narrowing is not None
-    low = {f"1.{place}": lr.PlannedLayer("svd", (3,)) for place in (0, 2)}
-    narrow = {f"0.{place}": lr.PlannedLayer("interpolative", (9,)) for place in (0, 2)}
-    small = copy.deepcopy(net)
-    done = lr.apply_(small, plan.with_layers(**low, **narrow), analysis)
-    kept = copy.deepcopy(small.get_submodule("0").state_dict())
-    reports = refit_(net, small, done.plan, analysis, [inputs], share=0.5)
-    assert set(reports) == set(low)
-    assert all(torch.equal(kept[k], v) for k, v in small.get_submodule("0").state_dict().items())
