@@ -34,7 +34,8 @@ from pipeline.data.calibration import statistics_batches
 from pipeline.data.files import load_split, load_task
 from pipeline.data.splits import Split
 from pipeline.evaluation.networks import compare_networks
-from pipeline.lowrank.analysis.analysis import Analysis, load_analysis
+from pipeline.lowrank.analysis.analysis import Analysis
+from pipeline.lowrank.analysis.files import load_analysis
 from pipeline.lowrank.analysis.metrics import Metric
 from pipeline.lowrank.analysis.spectra import analyze_weight
 from pipeline.lowrank.factorize.apply import apply_

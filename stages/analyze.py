@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pipeline.data.calibration import statistics_batches
 from pipeline.data.files import load_task
-from pipeline.lowrank.analysis.analysis import analyze, save_analysis
+from pipeline.lowrank.analysis.analysis import analyze
+from pipeline.lowrank.analysis.files import save_analysis
 from pipeline.lowrank.analysis.options import AnalysisOptions
 from pipeline.lowrank.forms.files import NETWORK
 from pipeline.machine.checksums import content_sha256

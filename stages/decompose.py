@@ -10,7 +10,7 @@ from torch import nn
 from pipeline.data.calibration import all_calibration, held_out_batches, statistics_batches
 from pipeline.data.files import load_facts, load_task
 from pipeline.data.preprocessing import save_preprocessing
-from pipeline.lowrank.analysis.analysis import load_analysis
+from pipeline.lowrank.analysis.files import load_analysis
 from pipeline.lowrank.bounds import Bounds, certify
 from pipeline.lowrank.bounds.options import CertifyOptions
 from pipeline.lowrank.factorize.apply import apply_

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pipeline.data.calibration import held_out_batches, statistics_batches
 from pipeline.data.files import load_task
-from pipeline.lowrank.analysis.analysis import load_analysis
 from pipeline.lowrank.analysis.divergence import Divergence
+from pipeline.lowrank.analysis.files import load_analysis
 from pipeline.lowrank.factorize.deciding import plan_from, plan_in_file
 from pipeline.lowrank.methods.options import MethodsOptions
 from pipeline.lowrank.planning.files import save_plan

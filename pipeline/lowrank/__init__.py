@@ -20,13 +20,9 @@ if TYPE_CHECKING:
     from pipeline.lowrank import tasks
     from pipeline.lowrank.adapters.attach import AdapterOptions, attach_, merge_, names_inside
     from pipeline.lowrank.adapters.extract import Extraction, extract_adapter, save_adapter
-    from pipeline.lowrank.analysis.analysis import (
-        Analysis,
-        analyze,
-        load_analysis,
-        save_analysis,
-    )
+    from pipeline.lowrank.analysis.analysis import Analysis, analyze
     from pipeline.lowrank.analysis.divergence import Divergence
+    from pipeline.lowrank.analysis.files import load_analysis, save_analysis
     from pipeline.lowrank.analysis.options import AnalysisOptions
     from pipeline.lowrank.bounds import Bounds, certify
     from pipeline.lowrank.errors import LowRankError
@@ -69,7 +65,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "adapters.attach": ("AdapterOptions", "attach_", "merge_", "names_inside"),
     "adapters.extract": ("Extraction", "extract_adapter", "save_adapter"),
-    "analysis.analysis": ("Analysis", "analyze", "load_analysis", "save_analysis"),
+    "analysis.analysis": ("Analysis", "analyze"),
+    "analysis.files": ("load_analysis", "save_analysis"),
     "analysis.divergence": ("Divergence",),
     "analysis.options": ("AnalysisOptions",),
     "bounds": ("Bounds", "certify"),

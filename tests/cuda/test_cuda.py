@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import lowrank as lr
-from pipeline.lowrank.analysis.analysis import analyze, load_analysis, save_analysis
+from pipeline.lowrank.analysis.analysis import analyze
 from pipeline.lowrank.analysis.divergence import Divergence
+from pipeline.lowrank.analysis.files import load_analysis, save_analysis
 from pipeline.lowrank.analysis.options import AnalysisOptions, MetricName
 from pipeline.lowrank.factorize.apply import apply_
 from pipeline.lowrank.factorize.refit import refit_if_closer

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.evaluation.timings import Timings, load_timings
-from pipeline.lowrank.analysis.analysis import analyze, load_analysis, save_analysis
+from pipeline.lowrank.analysis.analysis import analyze
+from pipeline.lowrank.analysis.files import load_analysis, save_analysis
 from pipeline.lowrank.analysis.history import WeightDiagnosis, weight_spectra
 from pipeline.lowrank.analysis.record import AnalysisRecord
 from pipeline.lowrank.bounds import Bounds, certify

@@ -13,26 +13,20 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.analysis.again import at_present_costs
 from pipeline.lowrank.analysis.collecting import collect_moments
-from pipeline.lowrank.analysis.history import WeightSpectra, save_weight_spectra
 from pipeline.lowrank.analysis.measurable import check_measurable, measurable
 from pipeline.lowrank.analysis.memory import WIDEST
 from pipeline.lowrank.analysis.metrics import (
     DAMPING,
     Metric,
-    load_metrics,
     make_metric,
-    save_metrics,
 )
 from pipeline.lowrank.analysis.moments import Moments
 from pipeline.lowrank.analysis.options import AnalysisOptions, MetricName
 from pipeline.lowrank.analysis.overview import analysis_table
-from pipeline.lowrank.analysis.record import AnalysisRecord, TargetRecord, diagnose_view
 from pipeline.lowrank.analysis.routing import rare_groups
 from pipeline.lowrank.analysis.spectra import (
     Spectra,
     analyze_weight,
-    load_spectra,
-    save_spectra,
     spilled,
 )
 from pipeline.lowrank.analysis.survey import Survey, survey
@@ -46,9 +40,6 @@ from pipeline.lowrank.network.progress import steps
 from pipeline.lowrank.network.skipped import Skipped
 from pipeline.lowrank.network.targets import Target, dense_weight, groups_of
 from pipeline.lowrank.tasks import Task
-from pipeline.lowrank.typed import load_record, save_record
-
-FILE = "analysis.json"
 
 
 @dataclass(frozen=True)
@@ -212,55 +203,4 @@ def analysis_in(
         damping=damping if metric == "fisher" else None,
         notes={n: told for n in metrics if moments and (told := rare_groups(moments[n]))},
         example=found.example,
-    )
-
-
-def save_analysis(folder: Path, analysis: Analysis, weights: WeightSpectra | None = None) -> None:
-    """Writes a folder: analysis.json (facts and diagnostics), spectra.safetensors (float64) and,
-    but for the metric `weight`, metrics.safetensors (float32).
-
-    weights: spectra of the weights themselves, which are then written too, with their diagnostics.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    save_spectra(folder, analysis.spectra)
-    save_metrics(folder, analysis.metrics)
-    if weights is not None:
-        save_weight_spectra(folder, weights)
-    record = AnalysisRecord(
-        metric=analysis.metric,
-        damping=analysis.damping,
-        network=analysis.totals,
-        targets={name: _target_record(analysis, name, weights) for name in analysis.targets},
-        training=weights.course() if weights else None,
-        skipped=analysis.skipped,
-        notes=analysis.notes,
-    )
-    save_record(folder / FILE, record)
-
-
-def load_analysis(folder: Path, device: torch.device | str = "cpu") -> Analysis:
-    """Reads what `save_analysis` wrote; bases and metrics to `device`, where the network lies whose
-    plan is to be made. Raises LowRankError when it is missing or damaged."""
-    record = load_record(folder / FILE, AnalysisRecord, "rerun analyze")
-    return Analysis(
-        metric=record.metric,
-        totals=record.network,
-        targets={name: entry.target for name, entry in record.targets.items()},
-        spectra=load_spectra(folder, device),
-        skipped=record.skipped,
-        metrics=load_metrics(folder, device) if record.metric != "weight" else {},
-        damping=record.damping,
-        notes=record.notes,
-    )
-
-
-def _target_record(analysis: Analysis, name: str, weights: WeightSpectra | None) -> TargetRecord:
-    target, spectra = analysis.targets[name], analysis.spectra[name]
-    return TargetRecord(
-        target=target,
-        params=target.params,
-        macs=target.macs,
-        squared_norm=spectra.squared_norm,
-        views={key: diagnose_view(view) for key, view in spectra.views.items()},
-        weights=weights.diagnosis(name) if weights else None,
     )

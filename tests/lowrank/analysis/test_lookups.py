@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn import functional
 
 import pipeline.lowrank as lr
-from pipeline.lowrank.analysis.analysis import analyze, load_analysis, save_analysis
+from pipeline.lowrank.analysis.analysis import analyze
 from pipeline.lowrank.analysis.collecting import collect_moments
+from pipeline.lowrank.analysis.files import load_analysis, save_analysis
 from pipeline.lowrank.analysis.metrics import INPUT_DAMPING, UNCERTAIN, make_metric
 from pipeline.lowrank.analysis.options import AnalysisOptions
 from pipeline.lowrank.network.costs import describe_target

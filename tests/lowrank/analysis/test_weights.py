@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.lowrank.analysis.analysis import analyze, load_analysis, save_analysis
+from pipeline.lowrank.analysis.analysis import analyze
 from pipeline.lowrank.analysis.diagnostics import (
     Claim,
     count_claims,
@@ -21,6 +21,7 @@ from pipeline.lowrank.analysis.diagnostics import (
     numerical_rank,
     stable_rank,
 )
+from pipeline.lowrank.analysis.files import load_analysis, save_analysis
 from pipeline.lowrank.analysis.history import (
     load_weight_spectra,
     save_weight_spectra,

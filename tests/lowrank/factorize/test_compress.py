@@ -24,7 +24,8 @@ from pipeline.lowrank import (
     plan,
     save_plan,
 )
-from pipeline.lowrank.analysis.analysis import analyze, load_analysis, save_analysis
+from pipeline.lowrank.analysis.analysis import analyze
+from pipeline.lowrank.analysis.files import load_analysis, save_analysis
 from pipeline.lowrank.methods import make_method
 from pipeline.lowrank.network.costs import count_params, network_totals
 from pipeline.lowrank.planning.plan import Plan

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import lowrank as lr
-from pipeline.lowrank.analysis.analysis import save_analysis
 from pipeline.lowrank.analysis.collecting import collect_moments
+from pipeline.lowrank.analysis.files import save_analysis
 from pipeline.lowrank.analysis.survey import survey
 from pipeline.lowrank.forms.on_demand import OnDemand
 from pipeline.lowrank.network.costs import network_totals

@@ -18,7 +18,7 @@ from pipeline.lowrank import (
     plan,
     save_plan,
 )
-from pipeline.lowrank.analysis.analysis import save_analysis
+from pipeline.lowrank.analysis.files import save_analysis
 from pipeline.lowrank.network.costs import count_params
 from pipeline.lowrank.network.skipped import Skipped, largest
 
