@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from torch import nn
 
@@ -21,7 +20,7 @@ from pipeline.lowrank.planning.files import load_plan
 from pipeline.lowrank.typed import save_record
 from pipeline.machine.devices import FabricOptions, one_device
 from pipeline.machine.number_formats import check_bfloat16
-from pipeline.machine.scratch import scratch
+from pipeline.machine.scratch import scratch, scratch_for_now
 from stages._io import main, section, section_options
 from stages._network import load_network
 
@@ -29,10 +28,8 @@ DATA, BASELINE = Path("out/data"), Path("out/baseline")
 
 
 def run() -> None:
-    folder = scratch("factors")
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder) as spill:
-        _decompose(Path(spill))
+    with scratch_for_now("factors") as spill:
+        _decompose(spill)
 
 
 def _decompose(spill: Path) -> None:
@@ -62,14 +59,8 @@ def _decompose(spill: Path) -> None:
 def _certify(dense: nn.Module, model: nn.Module, names: list[str]) -> Bounds:
     options = section_options("certify", CertifyOptions)
     inputs, _ = all_calibration(DATA).batch(slice(0, options.examples))
-    return certify(
-        dense,
-        model,
-        inputs,
-        names,
-        batch_size=options.batch_size,
-        memory_gib=options.memory_gib,
-    )
+    size, memory = options.batch_size, options.memory_gib
+    return certify(dense, model, inputs, names, batch_size=size, memory_gib=memory)
 
 
 if __name__ == "__main__":
