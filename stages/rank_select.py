@@ -26,6 +26,8 @@ def run() -> None:
     chosen = section_options("rank_select", RankSelectOptions)
     methods = section_options("methods", MethodsOptions)
     seed, most = section("seed"), chosen.contest_examples
+    workload = chosen.to_workload()
+    examples = workload.workload_examples
     analysis = load_analysis(Path("out/analysis"), device)
     model = load_network(Path("out/baseline")).to(device)
 
@@ -44,6 +46,8 @@ def run() -> None:
             methods=methods.competing(seed),
             overrides=make_overrides(chosen.overrides, partial(methods.made, seed=seed)),
             divergence=divergence if most else None,
+            workload=workload,
+            batch=statistics_batches(DATA, examples, most=examples)[0],
             seed=seed,
             example=statistics_batches(DATA, 1, most=1)[0],
         )

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         Loss,
         OptimalThreshold,
     )
+    from pipeline.lowrank.planning.timing.workload import Workload
 
 _HOMES = {
     "adapters.attach": ("AdapterOptions", "attach_", "merge_", "names_inside"),
@@ -95,6 +96,7 @@ _HOMES = {
     "planning.files": ("load_plan", "save_plan"),
     "planning.overrides": ("Override",),
     "planning.plan": ("Plan", "PlannedLayer"),
+    "planning.timing.workload": ("Workload",),
     "planning.policies": (
         "Budget",
         "Compute",

@@ -7,7 +7,6 @@ import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, cast
 
@@ -19,7 +18,8 @@ from pipeline.lowrank.analysis.metrics import DAMPING
 from pipeline.lowrank.analysis.options import HELD_OUT, AnalysisOptions, MetricName
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.factorize.apply import Compression, apply_
-from pipeline.lowrank.factorize.contest import choose_plan
+from pipeline.lowrank.factorize.choosing import Choosing
+from pipeline.lowrank.factorize.latency import hold_latency
 from pipeline.lowrank.methods import (
     Interpolative,
     Method,
@@ -31,20 +31,27 @@ from pipeline.lowrank.network.calling import count_examples, rows_of
 from pipeline.lowrank.planning.expected import checked, with_eliminations
 from pipeline.lowrank.planning.files import load_plan
 from pipeline.lowrank.planning.from_file import FromFile
-from pipeline.lowrank.planning.further import candidates_further
-from pipeline.lowrank.planning.making import make_plan, takes_widths, without_widths
+from pipeline.lowrank.planning.making import takes_widths
 from pipeline.lowrank.planning.narrowing import Narrowing
-from pipeline.lowrank.planning.offers import make_offers, without_factors
+from pipeline.lowrank.planning.offers import make_offers
 from pipeline.lowrank.planning.options import CONTEST_EXAMPLES
 from pipeline.lowrank.planning.overrides import Override, named_methods
 from pipeline.lowrank.planning.plan import Plan
 from pipeline.lowrank.planning.policies import Policy, check_policy
+from pipeline.lowrank.planning.timing.clock import Clock
+from pipeline.lowrank.planning.timing.offers import (
+    in_every_form,
+    in_steps,
+    narrower_in_steps,
+)
+from pipeline.lowrank.planning.timing.workload import Workload
 from pipeline.lowrank.tasks import Task, get_task
 from pipeline.lowrank.typed import keywords_checked
 
 P = ParamSpec("P")
 
 METHODS = (PivotedTucker2(),)
+_WORKLOAD = Workload()
 
 
 @keywords_checked
@@ -65,6 +72,7 @@ def plan(
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     contest_examples: int = CONTEST_EXAMPLES,
+    workload: Workload = _WORKLOAD,
     seed: int = 0,
 ) -> Plan:
     """Chooses methods and ranks for a trained network under a policy; changes nothing.
@@ -88,6 +96,8 @@ def plan(
     overrides: {shell-style pattern on layer names: what is decided for these layers}.
     include, exclude: shell-style patterns on the names of the layers that may be factorized.
     contest_examples: how many held-out examples plans are measured on at most; 0 measures nothing.
+    workload: under a budget of latency: the call whose time is counted, of the first calibration
+        batch (without any: of the example).
     seed: of the labels that fisher draws, and of the methods that draw random numbers.
 
     Raises LowRankError, with the remedy, where model, data, policy and methods do not fit together.
@@ -116,6 +126,8 @@ def plan(
         methods=methods,
         overrides=overrides,
         divergence=(lambda: Divergence(model, measured_on, kind)) if measured_on else None,
+        workload=workload,
+        batch=calibration[0] if len(calibration) else None,
         seed=seed,
     )
 
@@ -128,6 +140,8 @@ def plan_from(
     methods: Sequence[Method | Interpolative] = METHODS,
     overrides: Mapping[str, Override] | None = None,
     divergence: Callable[[], Divergence] | None = None,
+    workload: Workload = _WORKLOAD,
+    batch: Any = None,
     seed: int = 0,
     example: Any = None,
 ) -> Plan:
@@ -138,36 +152,35 @@ def plan_from(
         measures nothing.
     example: a batch of one, on which `Interpolative` proves inner dimensions (default: that of the
         analysis, which one from a file does not have).
+    batch: what the model takes, of which the workload's call is made (default: the example).
 
     The other arguments are those of `plan`.
     """
     check_policy(policy)
     check_decidable(policy, methods)
     layerwise, narrower = split_methods(methods)
+    shown = analysis.example if example is None else example
+    clock = None
+    if policy.cost_unit == "latency":
+        clock = Clock(model, analysis.targets, workload, shown if batch is None else batch)
+        layerwise = in_every_form(layerwise)
+        narrower = narrower_in_steps(narrower, clock.step) if narrower else None
     made = [*layerwise, *named_methods(overrides or {}, layerwise)]
     known = with_matrices(made) if made else {}
+    known = known if clock is None else in_steps(known, clock.step)
     names = [method.name for method in layerwise]
     weights = analysis.whitened(model)
     offers = make_offers(analysis, weights, names, known, policy.cost_unit, overrides)
-    make = partial(make_plan, analysis, methods=known, seed=seed)
-    if narrower is None:
-        return choose_plan(model, policy, partial(make, offers), divergence)
-    if not takes_widths(policy):
-        return without_widths(make(offers, policy), narrower.name)
-    shown = analysis.example if example is None else example
-    narrowing = Narrowing.of(model, analysis, narrower, shown)
-    if not names:
-        return choose_plan(model, policy, partial(make, offers, narrowing=narrowing), divergence)
-    widths = {name: narrower.shared_widths(one) for name, one in narrowing.found.items()}
-    narrowing = narrowing.with_spectra(model, analysis, widths)
-    further = candidates_further(narrowing, analysis.targets, names, known)
-    # What is predicted is local: either kind alone may measure better than both.
-    parts = {
-        "no layer narrower": partial(make, offers),
-        "no layer factorized": partial(make, without_factors(offers), narrowing=narrowing),
-    }
-    both = partial(make, offers, narrowing=narrowing, further=further)
-    return choose_plan(model, policy, both, divergence, parts)
+    narrowing = None
+    if narrower is not None and takes_widths(policy):
+        narrowing = Narrowing.of(model, analysis, narrower, shown)
+    choice = Choosing(model, analysis, policy, offers, known, names, narrowing, divergence, seed)
+    if clock is None:
+        found = choice.plan()
+    else:
+        found = hold_latency(model, analysis, clock, lambda: choice.timed(clock).plan())
+    skipped = narrower is not None and narrowing is None
+    return without_widths(found, Interpolative.name) if skipped else found
 
 
 def check_decidable(policy: Policy, methods: Sequence[Method | Interpolative]) -> None:

@@ -16,6 +16,15 @@ from pipeline.lowrank.forms.base import Form
 from pipeline.lowrank.methods.candidate import Candidate, CandidateGrid, ErrorKind
 from pipeline.lowrank.methods.uniqueness import Uniqueness
 from pipeline.lowrank.network.targets import Target
+from pipeline.lowrank.typed import knob
+
+# The option of the methods that cut a layer's channels.
+MULTIPLE_OF: int = knob(
+    default=1,
+    ge=1,
+    help="svd, svd_in, spatial_svd, tucker2, tucker, cp: ranks are multiples of this, or full "
+    "(8, 16, 32 run faster); 1 under a budget of latency: what this device likes, by measurement",
+)
 
 
 @dataclass(frozen=True)

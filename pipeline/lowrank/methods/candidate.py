@@ -25,6 +25,7 @@ class Candidate:
     error_kind: whether the built layer has exactly this error, at most this error, or about this
         error.
     note: what a reader of the plan should know about it; may be empty.
+    latency: nanoseconds of the layer in one call of the workload; 0 where no time was measured.
     """
 
     method: str
@@ -34,10 +35,13 @@ class Candidate:
     squared_error: float
     error_kind: ErrorKind
     note: str = ""
+    latency: int = 0
 
     def cost(self, target: Target, unit: CostUnit) -> int:
         """The cost of the target built as this candidate; bytes are counted in the layer's own
         number format."""
+        if unit == "latency":
+            return self.latency
         if unit == "macs":
             return self.macs
         return self.params * (target.bytes_per_param if unit == "bytes" else 1)
@@ -68,9 +72,16 @@ class CandidateGrid:
         found = (self.ranks == torch.tensor([ranks])).all(1).nonzero().flatten()
         return self._rows(found)._listed()[0] if len(found) else None
 
-    def worthwhile(self, target: Target) -> list[Candidate]:
-        """The candidates that `pruned` leaves, as a list."""
-        return self.pruned(target)._listed()
+    def worthwhile(self, target: Target, multiple_of: int = 1) -> list[Candidate]:
+        """The candidates that `pruned` leaves of the `multiples`, as a list."""
+        return self.multiples(multiple_of).pruned(target)._listed()
+
+    def multiples(self, of: int) -> CandidateGrid:
+        """The candidates whose ranks are multiples of this, or the largest that there are."""
+        if of == 1 or not len(self.ranks):
+            return self
+        fitting = (self.ranks % of == 0) | (self.ranks == self.ranks.max(0).values)
+        return self._rows(fitting.all(1).nonzero().flatten())
 
     def _listed(self) -> list[Candidate]:
         columns = (self.ranks, self.params, self.macs, self.squared_error)

@@ -15,7 +15,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms import FORMS, Form
 from pipeline.lowrank.forms.cp import component_costs
 from pipeline.lowrank.methods import als
-from pipeline.lowrank.methods.base import Certificate, Method, priced
+from pipeline.lowrank.methods.base import MULTIPLE_OF, Certificate, Method, priced
 from pipeline.lowrank.methods.candidate import Candidate, CandidateGrid
 from pipeline.lowrank.methods.hooi import project
 from pipeline.lowrank.methods.tucker2 import Tucker2
@@ -64,6 +64,7 @@ class CP(Method):
     seed: int = knob(
         default=0, ge=0, help="cp: seed of the noise from which a diverged fit starts again"
     )
+    rank_multiple_of: int = MULTIPLE_OF
 
     name: ClassVar[str] = "cp"
     form: ClassVar[Form] = FORMS["cp"]
@@ -75,7 +76,7 @@ class CP(Method):
         fits = list(self._fits(weight, spectra, [r for r in grid if r * per_macs < target.macs]))
         good = [fit for fit in fits if not fit.diverged]
         ranks, errors = [fit.rank for fit in good], [fit.squared_error for fit in good]
-        found = self._priced(target, ranks, errors).worthwhile(target)
+        found = self._priced(target, ranks, errors).worthwhile(target, self.rank_multiple_of)
         notes = {fit.rank: f"cp sensitivity {als.sensitivity(fit.factors):.3g}" for fit in good}
         found = [replace(candidate, note=notes[candidate.ranks[0]]) for candidate in found]
         if len(good) < len(fits):

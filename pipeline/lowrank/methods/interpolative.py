@@ -33,7 +33,10 @@ class Interpolative:
     """
 
     width_multiple_of: int = knob(
-        default=1, ge=1, help="interpolative: widths are multiples of this (8, 16, 32 run faster)"
+        default=1,
+        ge=1,
+        help="interpolative: widths are multiples of this (8, 16, 32 run faster); 1 under a budget "
+        "of latency: what this device likes, by measurement",
     )
 
     name: ClassVar[str] = "interpolative"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.lowrank.analysis.spectra import Spectra, spatial_matrix
 from pipeline.lowrank.forms import FORMS, Form
-from pipeline.lowrank.methods.base import Certificate, Method, eckart_young, every_rank
+from pipeline.lowrank.methods.base import MULTIPLE_OF, Certificate, Method, eckart_young, every_rank
 from pipeline.lowrank.methods.candidate import Candidate
 from pipeline.lowrank.network.linalg import split_groups
 from pipeline.lowrank.network.targets import Target
@@ -21,6 +21,8 @@ class SpatialSVD(Method):
     """The truncated SVD of a Conv2d's kernel as the matrix (in·height) × (out·width); ranks =
     (rank,). Kernels of height or width 1 have no candidates: for them it is the same as `SVDIn` or
     `SVD`."""
+
+    rank_multiple_of: int = MULTIPLE_OF
 
     name: ClassVar[str] = "spatial_svd"
     reads_weight: ClassVar[bool] = False
@@ -34,7 +36,7 @@ class SpatialSVD(Method):
     def candidates(self, target: Target, weight: Tensor, spectra: Spectra) -> list[Candidate]:
         if self.obstacle(target):
             return []
-        return every_rank(self, target, spectra).worthwhile(target)
+        return every_rank(self, target, spectra).worthwhile(target, self.rank_multiple_of)
 
     def candidate(
         self, target: Target, weight: Tensor, spectra: Spectra, ranks: Sequence[int]

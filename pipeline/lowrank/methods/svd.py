@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.lowrank.analysis.metrics import Metric
 from pipeline.lowrank.analysis.spectra import Spectra
 from pipeline.lowrank.forms import FORMS, Form
-from pipeline.lowrank.methods.base import Certificate, Method, eckart_young, every_rank
+from pipeline.lowrank.methods.base import MULTIPLE_OF, Certificate, Method, eckart_young, every_rank
 from pipeline.lowrank.methods.candidate import Candidate
 from pipeline.lowrank.network.linalg import split_groups
 from pipeline.lowrank.network.targets import Target
@@ -23,13 +23,15 @@ class SVD(Method):
     the metric over all matrices of this rank (Eckart & Young 1936), as numpy.linalg.svd cut to
     `rank`."""
 
+    rank_multiple_of: int = MULTIPLE_OF
+
     name: ClassVar[str] = "svd"
     reads_weight: ClassVar[bool] = False
     form: ClassVar[Form] = FORMS["svd"]
     views: ClassVar[tuple[str, ...]] = ("mode0",)
 
     def candidates(self, target: Target, weight: Tensor, spectra: Spectra) -> list[Candidate]:
-        return every_rank(self, target, spectra).worthwhile(target)
+        return every_rank(self, target, spectra).worthwhile(target, self.rank_multiple_of)
 
     def candidate(
         self, target: Target, weight: Tensor, spectra: Spectra, ranks: Sequence[int]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.lowrank.analysis.spectra import Spectra
 from pipeline.lowrank.forms import FORMS, Form
-from pipeline.lowrank.methods.base import Certificate, Method, eckart_young, every_rank
+from pipeline.lowrank.methods.base import MULTIPLE_OF, Certificate, Method, eckart_young, every_rank
 from pipeline.lowrank.methods.candidate import Candidate
 from pipeline.lowrank.network.linalg import split_groups, unfold
 from pipeline.lowrank.network.targets import Target
@@ -22,13 +22,15 @@ class SVDIn(Method):
     `SVD` where a layer has more inputs than outputs, or where its inputs are the more
     correlated."""
 
+    rank_multiple_of: int = MULTIPLE_OF
+
     name: ClassVar[str] = "svd_in"
     reads_weight: ClassVar[bool] = False
     form: ClassVar[Form] = FORMS["svd_in"]
     views: ClassVar[tuple[str, ...]] = ("mode1",)
 
     def candidates(self, target: Target, weight: Tensor, spectra: Spectra) -> list[Candidate]:
-        return every_rank(self, target, spectra).worthwhile(target)
+        return every_rank(self, target, spectra).worthwhile(target, self.rank_multiple_of)
 
     def candidate(
         self, target: Target, weight: Tensor, spectra: Spectra, ranks: Sequence[int]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.lowrank.analysis.spectra import Spectra
 from pipeline.lowrank.forms import FORMS, Form
-from pipeline.lowrank.methods.base import Certificate, Method, hosvd, priced
+from pipeline.lowrank.methods.base import MULTIPLE_OF, Certificate, Method, hosvd, priced
 from pipeline.lowrank.methods.candidate import Candidate, CandidateGrid, ErrorKind, merge
 from pipeline.lowrank.methods.hooi import SWEEPS, TOLERANCE, hooi
 from pipeline.lowrank.network.linalg import split_groups
@@ -28,6 +28,8 @@ class Tucker(Method):
     hooi_iterations: int = SWEEPS
     hooi_tolerance: float = TOLERANCE
 
+    rank_multiple_of: int = MULTIPLE_OF
+
     name: ClassVar[str] = "tucker"
     form: ClassVar[Form] = FORMS["tucker"]
     views: ClassVar[tuple[str, ...]] = ("mode0", "mode1", "mode2", "mode3")
@@ -41,7 +43,8 @@ class Tucker(Method):
             return []
         error = self._errors(weight, spectra)
         every = product(*(range(1, size + 1) for size in error.shape[2:]))
-        grids = [self._grid(target, error, axis_ranks).pruned(target) for axis_ranks in every]
+        of = self.rank_multiple_of
+        grids = [self._grid(target, error, r).multiples(of).pruned(target) for r in every]
         return merge(grids).worthwhile(target)
 
     def candidate(

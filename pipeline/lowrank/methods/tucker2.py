@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.lowrank.analysis.spectra import Spectra
 from pipeline.lowrank.forms import FORMS, Form
-from pipeline.lowrank.methods.base import Certificate, Method, hosvd, priced
+from pipeline.lowrank.methods.base import MULTIPLE_OF, Certificate, Method, hosvd, priced
 from pipeline.lowrank.methods.candidate import Candidate, CandidateGrid, ErrorKind
 from pipeline.lowrank.methods.hooi import SWEEPS, TOLERANCE, hooi
 from pipeline.lowrank.network.linalg import split_groups
@@ -27,6 +27,7 @@ class Tucker2(Method):
 
     hooi_iterations: int = SWEEPS
     hooi_tolerance: float = TOLERANCE
+    rank_multiple_of: int = MULTIPLE_OF
 
     name: ClassVar[str] = "tucker2"
     reads_weight: ClassVar[bool] = False
@@ -34,7 +35,7 @@ class Tucker2(Method):
     views: ClassVar[tuple[str, ...]] = ("mode0", "mode1")
 
     def candidates(self, target: Target, weight: Tensor, spectra: Spectra) -> list[Candidate]:
-        return self._grid(target, spectra).worthwhile(target)
+        return self._grid(target, spectra).worthwhile(target, self.rank_multiple_of)
 
     def _grid(self, target: Target, spectra: Spectra) -> CandidateGrid:
         """Candidates at all rank pairs, worthwhile or not."""

@@ -26,7 +26,8 @@ from pipeline.lowrank.network.targets import (
     memory_of,
 )
 
-CostUnit = Literal["params", "macs", "bytes"]
+CountedUnit = Literal["params", "macs", "bytes"]
+CostUnit = Literal[CountedUnit, "latency"]
 Positions = tuple[int, ...]
 
 
@@ -44,8 +45,24 @@ class Totals:
     bytes: int
 
     def cost(self, unit: CostUnit) -> int:
-        """The cost in one of the three units."""
+        """The cost in one of the units. Raises LowRankError for the latency, which is measured and
+        not counted."""
+        if unit == "latency":
+            raise LowRankError("latency is measured where a plan is made: lr.plan, plan_from")
         return {"params": self.params, "macs": self.macs, "bytes": self.bytes}[unit]
+
+
+@dataclass(frozen=True)
+class TimedTotals(Totals):
+    """Totals of a network whose time was measured.
+
+    latency: nanoseconds of one call of the workload.
+    """
+
+    latency: int
+
+    def cost(self, unit: CostUnit) -> int:
+        return self.latency if unit == "latency" else super().cost(unit)
 
 
 def network_totals(model: nn.Module, example: Any) -> Totals:

@@ -21,10 +21,12 @@ from pipeline.lowrank.methods.interpolative import (
     further_candidate,
     is_narrower,
 )
-from pipeline.lowrank.network.costs import CostUnit, Totals
+from pipeline.lowrank.network.costs import CountedUnit, TimedTotals, Totals
 from pipeline.lowrank.network.targets import Target
 from pipeline.lowrank.planning.narrowing import Narrowing
 from pipeline.lowrank.planning.plan import DENSE, Expected, ExpectedLayer, Plan, PlannedLayer
+from pipeline.lowrank.planning.timing.clock import Clock
+from pipeline.lowrank.planning.timing.expected import expected_latency
 
 
 def expected_layer(analysis: Analysis, target: Target, candidate: Candidate) -> ExpectedLayer:
@@ -45,14 +47,18 @@ def expected_layer(analysis: Analysis, target: Target, candidate: Candidate) -> 
 
 
 def expected_of(
-    analysis: Analysis, candidates: Mapping[str, Candidate], narrowing: Narrowing | None = None
+    analysis: Analysis,
+    candidates: Mapping[str, Candidate],
+    narrowing: Narrowing | None = None,
+    clock: Clock | None = None,
 ) -> Expected:
     """Costs and errors of a network whose targets become these candidates, one for every target.
 
     narrowing: the inner dimensions that candidates may narrow.
+    clock: that timed the candidates, where it did.
     """
     targets = analysis.targets
-    saved = Totals(0, 0, 0)
+    saved = TimedTotals(0, 0, 0, 0)
     if narrowing is not None:
         widths = narrowing.widths({n: (c.method, c.ranks) for n, c in candidates.items()})
         saved = narrowing.saved(widths)
@@ -64,10 +70,11 @@ def expected_of(
             - dense_candidate(targets[name]).cost(targets[name], unit)
             for name, candidate in candidates.items()
         )
-        for unit in get_args(CostUnit)
+        for unit in get_args(CountedUnit)
     }
     layers = {n: expected_layer(analysis, targets[n], c) for n, c in candidates.items()}
-    return Expected(layers, analysis.totals, Totals(**planned))
+    latency = expected_latency(clock, candidates, saved.latency) if clock else None
+    return Expected(layers, analysis.totals, Totals(**planned), latency)
 
 
 def with_eliminations(plan: Plan, model: nn.Module, analysis: Analysis) -> Plan:
@@ -107,6 +114,9 @@ def checked(
     narrower = dict(_narrower(plan, analysis))
     candidates = {name: {**candidates, **narrower}[name] for name in plan.layers}
     expected = expected_of(analysis, candidates, plan.narrowing)
+    if all(_same(expected.layers[n], plan.expected.layers.get(n)) for n in candidates):
+        # An edit changes the time, and only where a plan is made is it measured.
+        expected = replace(expected, latency=plan.expected.latency)
     told = list(differences(plan.expected, expected))
     return replace(plan, expected=expected, analysis=analysis), told
 
@@ -185,6 +195,10 @@ def _further(
             "; correct the plan"
         )
     return further_candidate(narrower, found)
+
+
+def _same(one: ExpectedLayer, other: ExpectedLayer | None) -> bool:
+    return other is not None and (one.method, one.ranks) == (other.method, other.ranks)
 
 
 def _as_known(

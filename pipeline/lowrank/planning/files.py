@@ -27,6 +27,7 @@ from pipeline.lowrank.planning.plan import (
     PlannedLayer,
 )
 from pipeline.lowrank.planning.policies import Policy, get_policy
+from pipeline.lowrank.planning.timing.expected import ExpectedLatency
 from pipeline.lowrank.typed import load_record, save_record
 
 _REMEDY = "correct it, or make it again with rank-select"
@@ -46,6 +47,7 @@ class _Expected:
     optimality_gap: float | None
     layers: Mapping[str, ExpectedLayer]
     uniform: _Uniform | None
+    latency: ExpectedLatency | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def save_plan(path: Path, plan: Plan) -> None:
                 uniform=_Uniform(uniform.expected.layers, uniform.expected.planned)
                 if uniform
                 else None,
+                latency=plan.expected.latency,
             ),
             narrowing=_NarrowingFile(_options(inner.method, named=False), inner.found, inner.left)
             if inner
@@ -108,7 +111,8 @@ def load_plan(path: Path) -> Plan:
     is expected of an edited layer. Raises LowRankError, one line with the place of the fault."""
     file = load_record(path, _PlanFile, _REMEDY)
     methods = {name: _method(name, options) for name, options in file.methods.items()}
-    expected = Expected(file.expected.layers, file.expected.dense, file.expected.planned)
+    known = file.expected
+    expected = Expected(known.layers, known.dense, known.planned, known.latency)
     inner = file.narrowing
     policy = _policy(file.policy)
     plan = Plan(

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from pipeline.lowrank.methods.candidate import Candidate, dense_candidate
+from pipeline.lowrank.methods.candidate import Candidate
 from pipeline.lowrank.methods.interpolative import is_narrower
-from pipeline.lowrank.network.costs import CostUnit, Totals
+from pipeline.lowrank.network.costs import CostUnit, TimedTotals
 from pipeline.lowrank.network.inner.dimension import InnerDimension
 from pipeline.lowrank.network.targets import Target
 from pipeline.lowrank.planning.further import Further
@@ -25,7 +25,7 @@ from pipeline.lowrank.planning.policies.base import (
 )
 from pipeline.lowrank.planning.policies.knapsack import along_hull
 
-_NOTHING = Totals(0, 0, 0)
+_NOTHING = TimedTotals(0, 0, 0, 0)
 _DENSE = "dense: other layers of its dimension save more cheaply"
 
 
@@ -44,7 +44,8 @@ class Joint(Candidate):
     worst: float = 0.0
 
     def cost(self, target: Target, unit: CostUnit) -> int:
-        return {"params": self.params, "macs": self.macs, "bytes": self.bytes}[unit]
+        costs = {"params": self.params, "macs": self.macs, "bytes": self.bytes}
+        return self.latency if unit == "latency" else costs[unit]
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def _parts(name: str, offer: JointOffer, choice: Choice) -> dict[str, Choice]:
 def _joint_offer(
     name: str, members: Mapping[str, Offer], narrowing: Narrowing, policy: Policy
 ) -> JointOffer:
-    dense = _joint(members, {n: dense_candidate(o.target) for n, o in members.items()})
+    dense = _joint(members, {n: offer.dense for n, offer in members.items()})
     return JointOffer(
         target=next(iter(members.values())).target,
         squared_norm=sum(offer.squared_norm for offer in members.values()),
@@ -150,7 +151,7 @@ def _joint_offer(
 
 
 def _joint(
-    members: Mapping[str, Offer], parts: Mapping[str, Candidate], saved: Totals = _NOTHING
+    members: Mapping[str, Offer], parts: Mapping[str, Candidate], saved: TimedTotals = _NOTHING
 ) -> Joint:
     """The candidates of several targets as one; saved: what is saved in other layers."""
     methods = {part.method for part in parts.values()}
@@ -166,6 +167,7 @@ def _joint(
         bytes=sum(members[n].cost(part, "bytes") for n, part in parts.items()) - saved.bytes,
         relative=math.fsum(relative),
         worst=max(relative),
+        latency=sum(part.latency for part in parts.values()) - saved.latency,
     )
 
 

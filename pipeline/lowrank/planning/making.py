@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from pipeline.lowrank.analysis.analysis import Analysis
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.methods import Method
-from pipeline.lowrank.network.costs import CostUnit
+from pipeline.lowrank.methods.candidate import dense_candidate
+from pipeline.lowrank.network.costs import CostUnit, TimedTotals
 from pipeline.lowrank.network.skipped import largest
 from pipeline.lowrank.planning.expected import expected_of
 from pipeline.lowrank.planning.further import Further
@@ -20,6 +21,7 @@ from pipeline.lowrank.planning.policies import Offer, Policy, Selection
 from pipeline.lowrank.planning.policies.base import LocalPolicy, OutOfReachError
 from pipeline.lowrank.planning.policies.local import kept_fraction
 from pipeline.lowrank.planning.reasons import with_margins
+from pipeline.lowrank.planning.timing.clock import Clock
 
 _NAMED = 3  # weights that an error names, the largest of those that are in no target
 
@@ -32,6 +34,7 @@ def make_plan(
     seed: int = 0,
     narrowing: Narrowing | None = None,
     further: Further | None = None,
+    clock: Clock | None = None,
 ) -> Plan:
     """The policy's choice among the offers, with the uniform plan of the same cost beside it.
 
@@ -40,6 +43,7 @@ def make_plan(
     seed: of the analysis and the methods, for the record.
     narrowing: the inner dimensions whose layers may be narrowed too; None narrows nothing.
     further: what narrowed layers may become that are factorized too; None factorizes none of them.
+    clock: that timed the offers, where the policy saves latency.
 
     Raises LowRankError where the policy cannot choose.
     """
@@ -51,8 +55,11 @@ def make_plan(
     choosable = offers
     if narrowing is not None:
         choosable = joined(offers, narrowing, policy, further or {})
+    totals = analysis.totals
+    if clock is not None:
+        totals = TimedTotals(**asdict(totals), latency=clock.total)
     try:
-        selection = policy.select(choosable, analysis.totals)
+        selection = policy.select(choosable, totals)
     except OutOfReachError as error:
         if not analysis.skipped:
             raise
@@ -62,7 +69,9 @@ def make_plan(
     in_nats = analysis.metric == "fisher"
     selection = with_margins(selection, choosable, policy.cost_unit, in_nats=in_nats)
     chosen, other = (
-        _plan(analysis, apart(one, choosable, list(offers)), policy, methods, seed, narrowing)
+        _plan(
+            analysis, apart(one, choosable, list(offers)), policy, methods, seed, narrowing, clock
+        )
         for one in (selection, beside)
     )
     return replace(chosen, uniform=other)
@@ -90,8 +99,11 @@ def _plan(
     methods: Mapping[str, Method],
     seed: int,
     narrowing: Narrowing | None,
+    clock: Clock | None,
 ) -> Plan:
     choices = selection.choices
+    candidates = {name: choice.candidate for name, choice in choices.items()}
+    expected = expected_of(analysis, candidates, narrowing, clock)
     return Plan(
         metric=analysis.metric,
         damping=analysis.damping,
@@ -106,11 +118,26 @@ def _plan(
             )
             for name, choice in choices.items()
         },
-        expected=expected_of(analysis, {n: c.candidate for n, c in choices.items()}, narrowing),
+        expected=expected,
         skipped=analysis.skipped,
         optimality_gap=selection.optimality_gap,
-        narrowing=narrowing,
+        narrowing=replace(narrowing, clock=None) if narrowing else None,
         analysis=analysis,
+    )
+
+
+def dense_instead(analysis: Analysis, plan: Plan, clock: Clock, why: str) -> Plan:
+    """The plan that leaves every layer as it is, for this reason, with the contest of another."""
+    dense = {
+        name: replace(dense_candidate(target), latency=clock.dense.get(name, 0))
+        for name, target in analysis.targets.items()
+    }
+    return replace(
+        plan,
+        layers={name: PlannedLayer(one.method, one.ranks, why) for name, one in dense.items()},
+        expected=expected_of(analysis, dense, None, clock),
+        optimality_gap=None,
+        uniform=None,
     )
 
 

@@ -21,11 +21,12 @@ from pipeline.lowrank.methods.interpolative import (
     narrowed_candidate,
 )
 from pipeline.lowrank.methods.narrower import spectra_inside
-from pipeline.lowrank.network.costs import Totals
+from pipeline.lowrank.network.costs import TimedTotals
 from pipeline.lowrank.network.inner.dimension import InnerDimension, Member
 from pipeline.lowrank.network.inner.finding import find_inner
 from pipeline.lowrank.network.opening import module_at
 from pipeline.lowrank.network.targets import Target, dense_weight
+from pipeline.lowrank.planning.timing.clock import Clock
 
 NARROWED = Interpolative.name  # stands in place of a layer's method where its dimension is narrower
 
@@ -41,6 +42,7 @@ class Narrowing:
         in a plan from a file.
     spectra: {name: {width: {layer: its spectra there}}}, from which candidates are made that are
         factorized further.
+    clock: times the layers, where latency is what is saved.
     """
 
     method: Interpolative
@@ -50,6 +52,7 @@ class Narrowing:
     spectra: Mapping[str, Mapping[int, Mapping[str, Spectra]]] = field(
         default_factory=dict, repr=False, compare=False
     )
+    clock: Clock | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -123,15 +126,23 @@ class Narrowing:
         """What one layer of a dimension becomes where `width` of its channels are kept."""
         errors = self.eliminations[name].errors.get(member.layer)
         error = 0.0 if errors is None else errors[width].item()
-        return narrowed_candidate(member, target, self.found[name], width, error)
+        found = narrowed_candidate(member, target, self.found[name], width, error)
+        if self.clock is None:
+            return found
+        return replace(found, latency=self.clock.narrowed(self.found[name], member, width))
 
-    def saved(self, widths: Mapping[str, int]) -> Totals:
-        """What narrower dimensions save in layers that are no targets, such as norms."""
+    def saved(self, widths: Mapping[str, int]) -> TimedTotals:
+        """What narrower dimensions save in layers that are no targets, such as norms; of their
+        time nothing is known without a clock."""
+        clock, latency = self.clock, 0
+        if clock is not None:
+            latency = sum(clock.saved(self.found[name], k) for name, k in widths.items())
         gone = [(self.found[name], self.found[name].width - k) for name, k in widths.items()]
-        return Totals(
+        return TimedTotals(
             params=sum(d.other_params * count for d, count in gone),
             macs=0,
             bytes=sum(d.other_bytes * count for d, count in gone),
+            latency=latency,
         )
 
 

@@ -11,7 +11,8 @@ from pipeline.lowrank.methods import make_method
 from pipeline.lowrank.methods.options import with_options_of
 from pipeline.lowrank.planning.overrides import make_overrides
 from pipeline.lowrank.planning.policies import POLICIES, Budget, Policy, make_policy
-from pipeline.lowrank.typed import knob, options
+from pipeline.lowrank.planning.timing.workload import Workload
+from pipeline.lowrank.typed import knob, knob_names, options
 
 CONTEST_EXAMPLES = 512  # held out from the statistics, on which plans are measured
 
@@ -21,8 +22,8 @@ _FILE = "file"
 
 @options
 @with_options_of(
-    [Budget, *POLICIES.values()],
-    without=("params", "macs", "bytes"),
+    [Budget, *POLICIES.values(), Workload],
+    without=("params", "macs", "bytes", "latency"),
 )
 class RankSelectOptions:
     """Which candidate each layer gets. Options of policies that are not chosen are checked too,
@@ -58,6 +59,11 @@ class RankSelectOptions:
     def plan(self) -> Path | None:
         """The plan.json that decides in place of a policy; None where a policy does."""
         return Path(self.path) if self.policy == _FILE and self.path else None
+
+    def to_workload(self) -> Workload:
+        """What is timed where the latency is a cost."""
+        own = {name: vars(self)[name] for name in knob_names(Workload)}
+        return Workload(**own)
 
     def to_policy(self) -> Policy:
         """The policy with those of the options that are its own."""

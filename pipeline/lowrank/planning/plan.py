@@ -20,6 +20,7 @@ from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.skipped import Skipped
 from pipeline.lowrank.planning.narrowing import NARROWED, Narrowing
 from pipeline.lowrank.planning.policies import Policy
+from pipeline.lowrank.planning.timing.expected import ExpectedLatency
 from pipeline.lowrank.typed import plain
 
 DENSE = "dense"  # stands in place of a method: the layer stays as it is
@@ -70,11 +71,12 @@ class ExpectedLayer:
 @dataclass(frozen=True)
 class Expected:
     """What is expected of a plan: its layers, and the network's costs without it (`dense`) and with
-    it (`planned`)."""
+    it (`planned`); its latency, where that is what the policy saves."""
 
     layers: Mapping[str, ExpectedLayer]
     dense: Totals
     planned: Totals
+    latency: ExpectedLatency | None = None
 
     @property
     def loss_increase(self) -> float | None:

@@ -11,7 +11,7 @@ from pipeline.lowrank.methods.candidate import Candidate
 from pipeline.lowrank.network.costs import CostUnit
 from pipeline.lowrank.planning.policies.base import Offer, Selection
 
-_WORDS = {"params": "parameters", "macs": "MACs"}
+_WORDS = {"params": "parameters", "macs": "MACs", "latency": "nanoseconds"}
 _DENSE = "dense"
 
 

@@ -24,7 +24,13 @@ def plan_table(plan: Plan) -> Table:
         title=f"plan: {_policy(plan)}; errors in the metric {plan.metric}",
         columns=[*columns, "nats"] if in_nats else columns,
         rows=rows,
-        notes=[_totals(plan), *_contest(plan), *_narrowing(plan), *skipped_note(plan.skipped)],
+        notes=[
+            _totals(plan),
+            *_latency(plan),
+            *_contest(plan),
+            *_narrowing(plan),
+            *skipped_note(plan.skipped),
+        ],
     )
 
 
@@ -57,6 +63,10 @@ def _totals(plan: Plan) -> str:
     increase = plan.expected.loss_increase
     told = "" if increase is None else f"; predicted loss +{increase:.4f} nats"
     return f"network: {', '.join(parts)}{told}"
+
+
+def _latency(plan: Plan) -> list[str]:
+    return [str(plan.expected.latency)] if plan.expected.latency else []
 
 
 def _narrowing(plan: Plan, most: int = 5) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Self
 
 from torch import Tensor
@@ -44,6 +44,7 @@ class Offer:
         it or it saves nothing; it raises LowRankError where the method cannot have them.
     given: the choice, where an override made it already.
     obstacle: why no method has candidates for a layer of this kind, where none has.
+    dense_latency: nanoseconds of the layer as it is; 0 where no time was measured.
     """
 
     target: Target
@@ -54,6 +55,7 @@ class Offer:
     exact: Callable[[str, tuple[int, ...]], Candidate | None] | None = None
     given: Choice | None = None
     obstacle: str | None = None
+    dense_latency: int = 0
 
     def relative_squared(self, candidate: Candidate) -> float:
         """‖W − Ŵ‖² / ‖W‖², 0 for a zero weight."""
@@ -66,7 +68,7 @@ class Offer:
     @property
     def dense(self) -> Candidate:
         """The candidate that leaves the layer as it is."""
-        return dense_candidate(self.target)
+        return replace(dense_candidate(self.target), latency=self.dense_latency)
 
     @property
     def settled(self) -> Choice | None:
@@ -88,11 +90,9 @@ class Offer:
         relative: compare relative errors; of one layer these are in the same order.
         """
         front: list[Candidate] = []
-        # Bytes of one layer are in proportion to its parameters.
-        cheapest_first = sorted(
-            self.candidates, key=lambda c: (c.macs if unit == "macs" else c.params, c.squared_error)
-        )
-        for candidate in cheapest_first:
+        for candidate in sorted(
+            self.candidates, key=lambda c: (self.cost(c, unit), c.squared_error)
+        ):
             if not front or candidate.squared_error < front[-1].squared_error:
                 front.append(candidate)
         return front

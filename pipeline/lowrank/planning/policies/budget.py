@@ -30,8 +30,9 @@ Allocation = Literal["greedy", "exact"]
 
 @options
 class Budget(Policy):
-    """Keep at most a fraction of the parameters, of the MACs or of the bytes (name one): min Σ
-    error subject to Σ cost ≤ budget, which is never exceeded.
+    """Keep at most a fraction of the parameters, of the MACs, of the bytes or of the latency (name
+    one): min Σ error subject to Σ cost ≤ budget, which is never exceeded. Latency is what a table
+    that is measured on this device expects.
 
     scope: what the fraction is of: "network", where everything that is not a target counts as
         spent, or "targets" alone.
@@ -48,6 +49,7 @@ class Budget(Policy):
         default=None, help="fraction of the multiply-accumulates to keep, in (0, 1]"
     )
     bytes: float | None = knob(default=None, help="fraction of the bytes to keep, in (0, 1]")
+    latency: float | None = knob(default=None, help="fraction of the time to keep, in (0, 1]")
     scope: Scope = knob(
         default="network",
         help="budget: the fraction is of the whole network, or of the targets alone",
@@ -69,7 +71,7 @@ class Budget(Policy):
 
     def __post_init__(self) -> None:
         if len(self._given()) != 1:
-            raise LowRankError("give the budget as one of params, macs and bytes")
+            raise LowRankError("give the budget as one of params, macs, bytes and latency")
         if not 0.0 < self.kept <= 1.0:
             raise LowRankError(f"budget is {self.kept}: choose a kept fraction in (0, 1]")
 
@@ -90,6 +92,7 @@ class Budget(Policy):
     def _given(self) -> dict[CostUnit, float]:
         kept: dict[CostUnit, float | None]
         kept = {"params": self.params, "macs": self.macs, "bytes": self.bytes}
+        kept["latency"] = self.latency
         return {unit: value for unit, value in kept.items() if value is not None}
 
     @property

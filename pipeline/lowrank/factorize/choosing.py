@@ -1,0 +1,81 @@
+"""One plan of a policy, from the offers of all layers and the inner dimensions, chosen by
+measurement where there is something to measure with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from torch import nn
+
+from pipeline.lowrank.analysis.analysis import Analysis
+from pipeline.lowrank.analysis.divergence import Divergence
+from pipeline.lowrank.factorize.contest import choose_plan
+from pipeline.lowrank.methods import Method
+from pipeline.lowrank.planning.further import candidates_further
+from pipeline.lowrank.planning.making import make_plan
+from pipeline.lowrank.planning.narrowing import Narrowing
+from pipeline.lowrank.planning.offers import without_factors
+from pipeline.lowrank.planning.plan import Plan
+from pipeline.lowrank.planning.policies import Offer, Policy
+from pipeline.lowrank.planning.timing.clock import Clock
+from pipeline.lowrank.planning.timing.offers import timed
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """What a plan is chosen from.
+
+    offers, known: of `make_plan`; known: {name: method}.
+    names: the methods for one layer at a time that compete.
+    narrowing: the inner dimensions; None where no layer may be narrowed.
+    divergence: makes the measure of networks against the dense one; None measures nothing.
+    clock: that timed offers and dimensions, where latency is what is saved.
+    """
+
+    model: nn.Module
+    analysis: Analysis
+    policy: Policy
+    offers: Mapping[str, Offer]
+    known: Mapping[str, Method]
+    names: Sequence[str]
+    narrowing: Narrowing | None
+    divergence: Callable[[], Divergence] | None
+    seed: int
+    clock: Clock | None = None
+
+    def timed(self, clock: Clock) -> Choosing:
+        """The same with the times that the clock knows now."""
+        narrowing = self.narrowing
+        if narrowing is not None:
+            narrowing = replace(narrowing, clock=clock)
+        offers = timed(self.offers, self.known, clock)
+        return replace(self, offers=offers, narrowing=narrowing, clock=clock)
+
+    def plan(self) -> Plan:
+        """The plan that the policy makes, or of several that keep its promise the one that measures
+        best."""
+        make = partial(
+            make_plan, self.analysis, methods=self.known, seed=self.seed, clock=self.clock
+        )
+        choose = partial(choose_plan, self.model, self.policy, divergence=self.divergence)
+        narrowing = self.narrowing
+        if narrowing is None:
+            return choose(partial(make, self.offers))
+        if not self.names:
+            return choose(partial(make, self.offers, narrowing=narrowing))
+        further = None
+        # The times of layers that are narrowed and factorized too would take a table a width.
+        if self.clock is None:
+            widths = {n: narrowing.method.shared_widths(one) for n, one in narrowing.found.items()}
+            narrowing = narrowing.with_spectra(self.model, self.analysis, widths)
+            targets = self.analysis.targets
+            further = candidates_further(narrowing, targets, self.names, self.known)
+        # What is predicted is local: either kind alone may measure better than both.
+        parts = {
+            "no layer narrower": partial(make, self.offers),
+            "no layer factorized": partial(make, without_factors(self.offers), narrowing=narrowing),
+        }
+        both = partial(make, self.offers, narrowing=narrowing, further=further)
+        return choose(both, parts=parts)

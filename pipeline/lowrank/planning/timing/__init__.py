@@ -1,0 +1,1 @@
+"""Time as a cost: measured on this device, layer by layer, and kept for later plans."""

@@ -1,0 +1,235 @@
+"""The clock of a plan: what the network and its layers take on this device, as they are and as
+their candidates."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.lowrank.forms.base import Form
+from pipeline.lowrank.forms.dense import dense_of
+from pipeline.lowrank.forms.running import lay_out
+from pipeline.lowrank.forms.surgery import unfilled
+from pipeline.lowrank.methods.candidate import Candidate
+from pipeline.lowrank.network.calling import evaluating
+from pipeline.lowrank.network.inner.dimension import InnerDimension, Member
+from pipeline.lowrank.network.opening import opened
+from pipeline.lowrank.network.targets import Target, is_multiplied_out
+from pipeline.lowrank.planning.timing.calls import Calls, calls_of
+from pipeline.lowrank.planning.timing.device import Device, device_of
+from pipeline.lowrank.planning.timing.measuring import Stopwatch, take_turns
+from pipeline.lowrank.planning.timing.steps import step_of
+from pipeline.lowrank.planning.timing.table import Sizes, Table, measured_table, remembered
+from pipeline.lowrank.planning.timing.workload import Workload
+
+_LAYOUTS = {"as stored": torch.contiguous_format, "channels last": torch.channels_last}
+
+
+@dataclass(frozen=True)
+class NetworkTime:
+    """The dense network under a workload.
+
+    what: the network and what it is given, for people.
+    layout: the memory format of its convolutions in which it is the fastest.
+    nanoseconds: of one call in it.
+    layers: {layer: nanoseconds of that which are spent in it}.
+    """
+
+    what: str
+    device: Device
+    layout: str
+    nanoseconds: int
+    layers: Mapping[str, int]
+    busy: bool = False
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Nanoseconds of the dense network and of another one, side by side."""
+
+    what: str
+    dense: int
+    other: int
+    busy: bool = False
+
+
+class Clock:
+    """Times of one network under one workload, in nanoseconds.
+
+    A layer is timed in the network, where it finds its inputs and the caches as they are there;
+    what it may become is timed beside it, alone, and counts by the ratio of the two.
+
+    model: the network; one with 2-D convolutions is timed in the memory format in which it is the
+        faster.
+    targets: those whose candidates are to be timed.
+    batch: what the model takes, as of `Workload.run`.
+    in_network: what factorized and narrowed layers take in the network, relative to what the ratio
+        says; 1 until it was measured (`factorize.latency`).
+    """
+
+    def __init__(
+        self, model: nn.Module, targets: Mapping[str, Target], workload: Workload, batch: Any
+    ) -> None:
+        self.workload, self.batch, self.in_network = workload, batch, 1.0
+        self.device = device_of(next(p.device for p in model.parameters()))
+        self.tables: dict[str, Table] = {}
+        with evaluating(model):
+            self.network = self._timed(model, targets)
+            self.calls = self._calls(self.laid_out(model), targets)
+        self.untimed = {n: why for n in targets if (why := self._why_untimed(n))}
+        self.total = self.network.nanoseconds
+        self.dense = {n: self.as_it_is(n) for n in targets if n not in self.untimed}
+        self.other = self.total - sum(self.dense.values())
+
+    @property
+    def total_ms(self) -> float:
+        """Milliseconds of the dense network."""
+        return self.total * 1e-6
+
+    def run_of(self, model: nn.Module) -> Callable[[], object]:
+        """One call of this or another network under the workload."""
+        return self.workload.run(model, self.batch)
+
+    def laid_out(self, model: nn.Module) -> nn.Module:
+        """A copy in the memory format in which the dense network is timed, in eval mode."""
+        return _laid_out(model, self.network.layout)
+
+    def side_by_side(self, name: str, dense: nn.Module, build: Callable[[], nn.Module]) -> float:
+        """The time of another network, of this name, relative to that of the dense one."""
+        what = f"{self.network.what}, {self.network.layout}, beside {name}"
+
+        def measure() -> Ratio:
+            watches = [Stopwatch(self.run_of(one), _pieces(one)) for one in (dense, build())]
+            take_turns(watches)
+            return Ratio(what, watches[0].whole, watches[1].whole)
+
+        found = remembered([what], self.device, Ratio, measure)
+        return found.other / found.dense
+
+    @cached_property
+    def step(self) -> int:
+        """The step in which the time of the costliest layer goes up with its outputs."""
+        name = max(self.dense, key=lambda n: self.dense[n], default=None)
+        return 1 if name is None else step_of(name, self.calls[name], self.device)
+
+    def as_it_is(self, name: str) -> int:
+        """A layer in the network; 0 where it is not called, or not by itself."""
+        return self.network.layers.get(name, 0)
+
+    def factorized(self, name: str, form: Form, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Candidates of one form with their times."""
+        calls = self.calls[name]
+        columns = zip(*(candidate.ranks for candidate in candidates), strict=True)
+        axes = tuple(tuple(sorted(set(column))) for column in columns)
+
+        def build(ranks: Sizes) -> Callable[[], object]:
+            layer = unfilled(name, dense_of(calls.layer), form, ranks)
+            return calls.of(_with_numbers(layer).eval())
+
+        table = self._table(calls, f"{form.name} at ranks", axes, build)
+        return [replace(c, latency=self._changed(name, table.share(c.ranks))) for c in candidates]
+
+    def narrowed(self, dimension: InnerDimension, member: Member, width: int) -> int:
+        """A layer of an inner dimension that keeps so many channels."""
+        calls = self.calls.get(member.layer)
+        if calls is None:
+            return 0
+        part = f"{member.role} {member.parts}×{member.each}, channels of {dimension.width}"
+        axis = tuple(range(8, dimension.width, 8)) or (dimension.width,)
+
+        def build(kept: Sizes) -> Callable[[], object]:
+            return calls.narrowed(member, kept[0], dimension.width).as_it_is()
+
+        table = self._table(calls, part, (axis,), build)
+        return self._changed(member.layer, table.share((width,)))
+
+    def saved(self, dimension: InnerDimension, width: int) -> int:
+        """What is saved in layers that are no targets, such as norms, where so many channels are
+        kept."""
+        others = dimension.members[dimension.targets :]
+        found = (self.as_it_is(one.layer) - self.narrowed(dimension, one, width) for one in others)
+        return sum(max(0, time) for time in found)
+
+    def _changed(self, name: str, share: float) -> int:
+        return round(self.as_it_is(name) * share * self.in_network)
+
+    def _timed(self, model: nn.Module, targets: Mapping[str, Target]) -> NetworkTime:
+        named = hashlib.sha256(f"{model!r} {sorted(targets)}".encode()).hexdigest()[:16]
+        inputs = calls_of(model, [""], self.run_of(model))
+        what = f"network {type(model).__name__} {named}, {self.workload}"
+        what += f", {inputs[''].what.rpartition('given')[2]}" if inputs else ""
+
+        def measure() -> NetworkTime:
+            layouts = ["as stored"]
+            if any(isinstance(module, nn.Conv2d) for module in model.modules()):
+                layouts.append("channels last")
+            networks = [_laid_out(model, layout) for layout in layouts]
+            with ExitStack() as stack:
+                watches = []
+                for network in networks:
+                    calls = self._calls(network, targets)
+                    stack.enter_context(opened(network))
+                    layers = {name: one.layer for name, one in calls.items()}
+                    pieces = {**_pieces(network), **layers}
+                    watches.append(Stopwatch(self.run_of(network), pieces))
+                take_turns(watches)
+            best = min(range(len(layouts)), key=lambda place: watches[place].whole)
+            watch = watches[best]
+            return NetworkTime(what, self.device, layouts[best], watch.whole, watch.layers())
+
+        return remembered([what], self.device, NetworkTime, measure)
+
+    def _calls(self, model: nn.Module, targets: Mapping[str, Target]) -> dict[str, Calls]:
+        """Of the targets and of the small layers between them, such as norms."""
+        own = {n: m.parameters() for n, m in _pieces(model).items()}
+        between = [name for name, parameters in own.items() if any(True for _ in parameters)]
+        return calls_of(model, dict.fromkeys([*targets, *between]), self.run_of(model))
+
+    def _why_untimed(self, name: str) -> str | None:
+        if name not in self.calls:
+            return "its time cannot be measured apart from its module's"
+        if is_multiplied_out(self.calls[name].layer):
+            return "its factors are multiplied out in each call, which takes time"
+        return None
+
+    def _table(
+        self,
+        calls: Calls,
+        form: str,
+        axes: tuple[Sequence[int], ...],
+        build: Callable[[Sizes], Callable[[], object]],
+    ) -> Table:
+        what = f"{calls.what}: {form}"
+        key = f"{what} {axes}"
+        if key not in self.tables:
+            alone = calls.as_it_is()
+            self.tables[key] = measured_table(what, self.device, axes, build, alone)
+        return self.tables[key]
+
+
+def _pieces(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules that hold no others."""
+    return {n: m for n, m in model.named_modules() if not any(True for _ in m.children())}
+
+
+def _laid_out(model: nn.Module, layout: str) -> nn.Module:
+    model = copy.deepcopy(model).eval()
+    lay_out(model, _LAYOUTS[layout])
+    return model
+
+
+@torch.no_grad()
+def _with_numbers(layer: nn.Module) -> nn.Module:
+    """Uninitialised weights may be denormal, with which processors are slow."""
+    for parameter in layer.parameters():
+        if parameter.is_floating_point():
+            parameter.fill_(0.01)
+    return layer
