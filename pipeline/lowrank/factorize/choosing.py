@@ -12,6 +12,7 @@ from torch import nn
 from pipeline.lowrank.analysis.analysis import Analysis
 from pipeline.lowrank.analysis.divergence import Divergence
 from pipeline.lowrank.factorize.contest import choose_plan
+from pipeline.lowrank.factorize.latency import hold_latency
 from pipeline.lowrank.methods import Method
 from pipeline.lowrank.planning.further import candidates_further
 from pipeline.lowrank.planning.making import make_plan
@@ -44,6 +45,10 @@ class Choosing:
     divergence: Callable[[], Divergence] | None
     seed: int
     clock: Clock | None = None
+
+    def plan_by(self, clock: Clock) -> Plan:
+        """`plan` under a budget of latency, which is measured."""
+        return hold_latency(self.model, self.analysis, clock, lambda: self.timed(clock).plan())
 
     def timed(self, clock: Clock) -> Choosing:
         """The same with the times that the clock knows now."""

@@ -19,7 +19,6 @@ from pipeline.lowrank.analysis.options import HELD_OUT, AnalysisOptions, MetricN
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.factorize.apply import Compression, apply_
 from pipeline.lowrank.factorize.choosing import Choosing
-from pipeline.lowrank.factorize.latency import hold_latency
 from pipeline.lowrank.methods import (
     Interpolative,
     Method,
@@ -31,7 +30,7 @@ from pipeline.lowrank.network.calling import count_examples, rows_of
 from pipeline.lowrank.planning.expected import checked, with_eliminations
 from pipeline.lowrank.planning.files import load_plan
 from pipeline.lowrank.planning.from_file import FromFile
-from pipeline.lowrank.planning.making import takes_widths
+from pipeline.lowrank.planning.making import takes_widths, without_widths
 from pipeline.lowrank.planning.narrowing import Narrowing
 from pipeline.lowrank.planning.offers import make_offers
 from pipeline.lowrank.planning.options import CONTEST_EXAMPLES
@@ -175,10 +174,7 @@ def plan_from(
     if narrower is not None and takes_widths(policy):
         narrowing = Narrowing.of(model, analysis, narrower, shown)
     choice = Choosing(model, analysis, policy, offers, known, names, narrowing, divergence, seed)
-    if clock is None:
-        found = choice.plan()
-    else:
-        found = hold_latency(model, analysis, clock, lambda: choice.timed(clock).plan())
+    found = choice.plan() if clock is None else choice.plan_by(clock)
     skipped = narrower is not None and narrowing is None
     return without_widths(found, Interpolative.name) if skipped else found
 
