@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.errors import LowRankError, reason_of
 from pipeline.lowrank.typed import options_from
 from pipeline.machine.durations import timed
 from pipeline.machine.faults import one_line
@@ -34,9 +34,7 @@ def section(name: str) -> Any:
     try:
         written = _PARAMS.stat().st_mtime_ns
     except FileNotFoundError as error:
-        raise LowRankError(
-            "params.yaml is missing; run dvc repro, or python -m stages.configure"
-        ) from error
+        raise LowRankError("params.yaml is missing; run dvc repro, which makes it") from error
     params = _params(_PARAMS.absolute(), written)
     if name not in params:
         raise LowRankError(f"params.yaml has no section {name!r}; run python -m stages.configure")
@@ -47,7 +45,10 @@ def section(name: str) -> Any:
 def _params(path: Path, written: int) -> dict[str, Any]:
     """The content of params.yaml, which is parsed once a stage, and again only where it was
     `written` again."""
-    params = yaml.safe_load(path.read_text())
+    try:
+        params = yaml.safe_load(path.read_bytes())
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise LowRankError(f"{path}: no YAML ({reason_of(error)}); dvc repro makes it") from error
     return params if isinstance(params, dict) else {}
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from pipeline.config.compose import compose_config, plain
 from pipeline.config.configuration import ExtractLora
 from pipeline.lowrank.adapters.extract import Weights, extract_adapter, save_adapter
-from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.errors import LowRankError, reason_of
 from pipeline.lowrank.forms.files import load
 from pipeline.lowrank.forms.weights import read_state
 from pipeline.lowrank.typed import options_from
@@ -80,7 +80,7 @@ def _load_transformers(key: str, path: Path) -> nn.Module:
         model = getattr(transformers, name).from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise LowRankError(
-            f"{key}={path}: transformers cannot load it ({str(error).splitlines()[0]})"
+            f"{key}={path}: transformers cannot load it ({reason_of(error)})"
         ) from error
     assert isinstance(model, nn.Module)
     return model.eval()

@@ -18,6 +18,7 @@ from pipeline.lowrank.tasks import Task, get_task
 from pipeline.lowrank.tasks.base import DType, Examples, Shape
 from pipeline.lowrank.tasks.options import TaskOptions
 from pipeline.lowrank.typed import load_record
+from pipeline.lowrank.typed.content import Checksums, checked
 
 SPLITS = ("train", "calibration", "held_out", "validation", "test", "ood")
 DATA_JSON, TASK_JSON = "data.json", "task.json"
@@ -38,6 +39,7 @@ class DataFacts:
     classes, class_names: None where examples have no class.
     vocabulary: number of the tokenizer's tokens; None where examples are values.
     preprocessing: of values that are stored as they were read.
+    checksums: {file of a split: its sha256}, verified where the split is read.
     """
 
     name: str
@@ -53,6 +55,7 @@ class DataFacts:
     class_names: tuple[str, ...] | None = None
     vocabulary: int | None = None
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    checksums: Checksums = field(default_factory=dict)
 
     @property
     def labelled(self) -> bool:
@@ -90,7 +93,7 @@ def load_split(folder: Path, split: str) -> Split:
     if split not in SPLITS:
         raise LowRankError(f"split {split!r}: unknown; choose one of {', '.join(SPLITS)}")
     facts = load_facts(folder)
-    path = folder / f"{split}.safetensors"
+    path = checked(folder, f"{split}.safetensors", facts.checksums, DATA_JSON)
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:

@@ -24,6 +24,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.tasks import Task
 from pipeline.lowrank.tasks.base import DType, Shape
 from pipeline.lowrank.typed import save_record
+from pipeline.lowrank.typed.content import checksums_of
 
 
 def prepare_data(folder: Path, options: DataOptions, task: Task, seed: int) -> DataFacts:
@@ -52,6 +53,8 @@ def prepare_data(folder: Path, options: DataOptions, task: Task, seed: int) -> D
         folder.mkdir(parents=True, exist_ok=True)
         for key, tensors in splits.items():
             save_rows(folder / f"{key}.safetensors", tensors)
+        checksums = checksums_of(folder, [f"{key}.safetensors" for key in splits])
+        facts = replace(facts, checksums=checksums)
         save_record(folder / DATA_JSON, facts)
     return facts
 

@@ -14,6 +14,12 @@ class LowRankError(ValueError):
     """
 
 
+def reason_of(error: BaseException, most: int = 200) -> str:
+    """The first line of what another library says, for a line of ours; the error's name where it
+    says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:most]
+
+
 def suggest(value: object, known: Iterable[str], shown: int = 20) -> str:
     """ "did you mean 'x'? choose one of x, y" for a name that is not among `known`.
 

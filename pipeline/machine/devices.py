@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.errors import LowRankError, reason_of
 from pipeline.lowrank.typed import knob, options
 from pipeline.machine.number_formats import check_bfloat16
 from pipeline.machine.threads import set_threads
@@ -93,7 +93,7 @@ def _fabric(chosen: FabricOptions, *, launched: bool = False) -> Fabric:
     except (ValueError, RuntimeError, TypeError) as error:
         # Fabric has no exception class of its own; its messages name the option.
         raise LowRankError(
-            f"fabric: {str(error).splitlines()[0]} (accelerator={chosen.accelerator}, "
+            f"fabric: {reason_of(error)} (accelerator={chosen.accelerator}, "
             f"devices={chosen.devices}, strategy={chosen.strategy}, "
             f"precision={chosen.precision}); correct the fabric section"
         ) from error

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.errors import LowRankError, reason_of
 from pipeline.machine.checksums import check_sha256, content_sha256
 from pipeline.machine.fetching import PYPI, locate
 from pipeline.models.heads import HEADS, adapt, head_of
@@ -46,7 +46,7 @@ def from_pretrained(name: str, sha256: str | None, *, task: str, dtype: str) -> 
         model, report = head_of(transformers, task, config).from_pretrained(
             **arguments, dtype=_DTYPES[dtype], output_loading_info=True
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever transformers makes of a damaged folder
         raise _unloadable(name, error) from error
     # transformers would give them random values. An encoder's pooler is never used here.
     missing = sorted(k for k in report["missing_keys"] if not k.startswith("pooler."))
@@ -95,7 +95,7 @@ def load_tokenizer(name: str, sha256: str | None) -> Any:
     transformers = _transformers()
     try:
         return transformers.AutoTokenizer.from_pretrained(**_source(name, sha256))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever transformers makes of a damaged folder
         raise _unloadable(name, error) from error
 
 
@@ -134,7 +134,7 @@ def _transformers(task: str = "causal_lm", dtype: str = "float32") -> ModuleType
 
 
 def _unloadable(name: str, error: Exception) -> LowRankError:
-    reason = str(error).splitlines()[0][:200]
+    reason = reason_of(error)
     return LowRankError(
         f"model.name={name}: cannot be loaded ({reason}); without the hub, give a local folder "
         "or a .gguf file"

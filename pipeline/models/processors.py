@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.errors import LowRankError, reason_of
 from pipeline.models.huggingface import _source, _transformers, _unloadable
 
 PROCESSOR_JSON = "preprocessor_config.json"
@@ -43,7 +43,7 @@ def processed(processor: Any, value: Any, name: str) -> Tensor | dict[str, Tenso
             made = processor(images=value, return_tensors="pt")
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise LowRankError(
-            f"data.processor: cannot read {name} ({str(error).splitlines()[0][:200]}); give the "
+            f"data.processor: cannot read {name} ({reason_of(error)}); give the "
             "processor of a network for such examples"
         ) from error
     found = {key: rows[0] for key, rows in made.items() if isinstance(rows, Tensor)}

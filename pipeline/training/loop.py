@@ -104,13 +104,16 @@ class Loop:
         kept = resumption and resumption.load(
             self.fabric, self.wrapped, self.optimizer, self.total_steps
         )
-        if not kept:
+        if not kept or resumption is None:
             self.best = BestState(self.model, self._validate(0, 0))
             self.probe.at(0, self.model)
             return 0
         self.best = BestState(self.model, math.inf)
-        for part in ("best", "recorder", "probe", "clock"):
-            getattr(self, part).resume(kept[part])
+        try:
+            for part in ("best", "recorder", "probe", "clock"):
+                getattr(self, part).resume(kept[part])
+        except Exception as error:  # of an older version, say
+            raise resumption.unusable(error) from error
         return int(kept["done"])
 
     def _epoch(self, epoch: int, done: int) -> int:

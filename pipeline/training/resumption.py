@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from pipeline.lowrank.errors import LowRankError, reason_of
 from pipeline.machine.checksums import file_sha256
 from pipeline.machine.scratch import scratch
 
@@ -60,9 +61,22 @@ class Resumption:
         file: Path | None = fabric.broadcast(whole)
         if file is None:
             return None
-        state = fabric.load(file, {"model": model, "optimizer": optimizer})
-        torch.set_rng_state(state.pop("random"))
+        try:
+            state = fabric.load(file, {"model": model, "optimizer": optimizer})
+            torch.set_rng_state(state.pop("random"))
+        except Exception as error:  # whole, and of another training, such as an older version's
+            raise self.unusable(error) from error
         return state
+
+    def unusable(self, error: Exception) -> LowRankError:
+        """Removes what is kept, which turned out not to fit this training; the error to
+        raise, since the network may hold parts of it."""
+        for file in self.files():
+            file.unlink(missing_ok=True)
+        return LowRankError(
+            f"{self.folder}: the state of a training that was stopped does not fit it "
+            f"({reason_of(error)}) and was removed; run the same command again"
+        )
 
     def _whole(self, steps: int) -> Path | None:
         for file in self.files():

@@ -12,7 +12,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pipeline.data.splits import Split
+from pipeline.lowrank import LowRankError
 from pipeline.lowrank.tasks import Classification
+from pipeline.machine.checksums import file_sha256
 from pipeline.training.losses import Batch, Objective, label_loss
 from pipeline.training.resumption import Resumption
 from pipeline.training.train import train
@@ -84,6 +86,25 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
     assert all(torch.equal(state[name], value) for name, value in whole.items())
     assert len(taken) == 3 * 10 + 3 * 2 * 4 - after  # steps and measurements that were left
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_whole_state_of_another_version_is_removed_with_a_line(
+    splits: tuple[Split, Split], fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOWRANK_SCRATCH", str(tmp_path))
+    kept = Resumption(["a"], fabric)
+    for change in ({"best": {}}, {"optimizer": {}}, {"model": {}}):
+        with pytest.raises(StoppedError):
+            train(network(), *splits, OPTIONS, Classification(), fabric=fabric, seed=3,
+                  objective=interrupted(3),
+                  resumption=Resumption(["a"], fabric, seconds=0.0))  # fmt: skip
+        (file,) = kept.files()
+        torch.save(torch.load(file, weights_only=True) | change, file)
+        file.rename(file.with_name(f"{kept.name}.{file_sha256(file)}.ckpt"))
+        with pytest.raises(LowRankError, match=r"does not fit it .* run the same command again"):
+            train(network(), *splits, OPTIONS, Classification(), fabric=fabric, seed=3,
+                  resumption=kept)  # fmt: skip
+        assert not kept.files()
 
 
 def test_another_training_starts_afresh(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.sources.lines import json_rows
-from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.errors import LowRankError, reason_of
 from pipeline.machine.checksums import files_at
 
 _SUFFIXES = (".parquet", ".csv", ".jsonl")
@@ -80,9 +80,10 @@ def _of_arrow(file: Path, columns: Sequence[str] | None) -> Iterator[Columns]:
             for start in range(0, batch.num_rows, _BLOCK):
                 part = batch.slice(start, _BLOCK)
                 yield {name: part.column(name).to_pylist() for name in part.schema.names}
-    except (pyarrow.ArrowException, KeyError, OSError) as error:
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise LowRankError(f"{file}: cannot be read ({reason}); correct the file") from error
+    except (pyarrow.ArrowException, LookupError, OSError, ValueError, OverflowError) as error:
+        raise LowRankError(
+            f"{file}: cannot be read ({reason_of(error)}); correct the file"
+        ) from error
 
 
 def features(block: Columns, columns: Sequence[str], first: int, source: str) -> Tensor:

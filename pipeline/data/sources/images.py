@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.options import DataOptions
-from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.errors import LowRankError, reason_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -87,8 +87,7 @@ def open_image(path: Path) -> Image:
         image.load()
     except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError) as error:
         raise LowRankError(
-            f"{path}: cannot be read as an image ({str(error).splitlines()[0]}); remove it or save "
-            "it again"
+            f"{path}: cannot be read as an image ({reason_of(error)}); remove it or save it again"
         ) from error
     return image
 

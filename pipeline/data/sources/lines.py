@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.errors import LowRankError, reason_of
 
 
 def json_rows(file: Path) -> Iterator[dict[str, Any]]:
@@ -23,7 +23,7 @@ def json_rows(file: Path) -> Iterator[dict[str, Any]]:
             try:
                 row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except (ValueError, RecursionError) as error:
-                reason = str(error).splitlines()[0][:200]
+                reason = reason_of(error)
                 raise LowRankError(
                     f"{file}: cannot be read: line {number} is no JSON ({reason}); correct it"
                 ) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.errors import LowRankError, reason_of
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
@@ -25,7 +25,6 @@ def read_sound(file: Path | io.BytesIO) -> Tensor:
         samples, _ = soundfile.read(file, dtype="float32", always_2d=True)
     except (OSError, RuntimeError) as error:
         raise LowRankError(
-            f"{name}: cannot be read as a sound ({str(error).splitlines()[0]}); remove it or save "
-            "it again"
+            f"{name}: cannot be read as a sound ({reason_of(error)}); remove it or save it again"
         ) from error
     return torch.from_numpy(samples).T.contiguous()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from pipeline.data.labels import Numbering, read_labels
 from pipeline.data.sources.items import Reader, transform_all
 from pipeline.data.sources.raw import RawData, Request
 from pipeline.data.splits import Values, unnamed
-from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.errors import LowRankError, reason_of
 from pipeline.lowrank.tasks import Task
 from pipeline.machine.checksums import check_sha256, file_sha256
 
@@ -100,11 +99,9 @@ def _read_npz(file: Path) -> dict[str, Tensor]:
             return {
                 key: torch.from_numpy(np.ascontiguousarray(archive[key])) for key in archive.files
             }
-    except (OSError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        # ValueError: numpy found a pickled object; TypeError: a dtype that torch doesn't have;
-        # AttributeError: a single array (.npy) under the name .npz.
+    except Exception as error:  # pickled objects, and whatever damaged archives and headers mean
         raise LowRankError(
-            f"{file}: not an .npz of plain numeric arrays ({str(error).splitlines()[0]}); save it "
+            f"{file}: not an .npz of plain numeric arrays ({reason_of(error)}); save it "
             "with numpy.savez(file, inputs=…, labels=…)"
         ) from error
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.data.sources.hub import is_saved, load
 from pipeline.data.sources.lines import json_rows
-from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.errors import LowRankError, reason_of
 from pipeline.machine.checksums import check_sha256, content_sha256, files_at
 from pipeline.machine.fetching import DATASETS, DEBIAN, PYPI, locate
 
@@ -138,8 +138,8 @@ def _rows(file: Path) -> Iterable[dict[str, Any]]:
         import pyarrow.parquet  # comes with MLflow; a second that other sources save
 
         rows: list[dict[str, Any]] = pyarrow.parquet.read_table(file).to_pylist()
-    except (ValueError, OSError) as error:
-        raise LowRankError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from error
+    except (ValueError, OSError, LookupError, OverflowError) as error:
+        raise LowRankError(f"{file}: cannot be read ({reason_of(error)})") from error
     return rows
 
 
@@ -168,7 +168,7 @@ def _from_datasets(path: str, columns: _Columns) -> tuple[list[Document], str]:
     try:
         rows = load_dataset(name, config or None, split=split or "train")
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = reason_of(error)
         raise LowRankError(
             f"{path}: cannot be loaded ({reason}); give local files in data.path instead"
         ) from error

@@ -9,7 +9,7 @@ import torch
 from pipeline.lowrank.analysis.analysis import Analysis
 from pipeline.lowrank.analysis.history import WeightSpectra, save_weight_spectra
 from pipeline.lowrank.analysis.metrics import load_metrics, save_metrics
-from pipeline.lowrank.analysis.record import AnalysisRecord, TargetRecord, diagnose_view
+from pipeline.lowrank.analysis.record import AnalysisRecord, TargetRecord, check_fit, diagnose_view
 from pipeline.lowrank.analysis.spectra import load_spectra, save_spectra
 from pipeline.lowrank.typed import load_record, save_record
 
@@ -43,11 +43,13 @@ def load_analysis(folder: Path, device: torch.device | str = "cpu") -> Analysis:
     """Reads what `save_analysis` wrote; bases and metrics to `device`, where the network lies whose
     plan is to be made. Raises LowRankError when it is missing or damaged."""
     record = load_record(folder / FILE, AnalysisRecord, "rerun analyze")
+    spectra = load_spectra(folder, device)
+    check_fit(folder, record, spectra)
     return Analysis(
         metric=record.metric,
         totals=record.network,
         targets={name: entry.target for name, entry in record.targets.items()},
-        spectra=load_spectra(folder, device),
+        spectra=spectra,
         skipped=record.skipped,
         metrics=load_metrics(folder, device) if record.metric != "weight" else {},
         damping=record.damping,

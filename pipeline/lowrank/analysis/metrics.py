@@ -246,15 +246,14 @@ def load_metrics(folder: Path, device: torch.device | str = "cpu") -> dict[str, 
     """Reads what `save_metrics` wrote, to `device`. Raises LowRankError when it is missing or
     damaged."""
     path = folder / _FILE
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise LowRankError(f"{path}: no readable metrics ({error}); rerun analyze") from error
     parts: dict[str, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        name, _, part = key.rpartition("/")
-        parts.setdefault(name, {})[part] = value.to(device).double()
-    return {
-        name: Metric(found.get("left"), found["right"], found.get("mean"))
-        for name, found in parts.items()
-    }
+    try:
+        for key, value in load_file(path).items():
+            name, _, part = key.rpartition("/")
+            parts.setdefault(name, {})[part] = value.to(device).double()
+        return {
+            name: Metric(found.get("left"), found["right"], found.get("mean"))
+            for name, found in parts.items()
+        }
+    except (OSError, SafetensorError, KeyError) as error:
+        raise LowRankError(f"{path}: no readable metrics ({error}); rerun analyze") from error

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.lowrank.analysis import diagnostics
 from pipeline.lowrank.analysis.history import TrainingCourse, WeightDiagnosis
 from pipeline.lowrank.analysis.options import MetricName
-from pipeline.lowrank.analysis.spectra import View
+from pipeline.lowrank.analysis.spectra import Spectra, View
+from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.skipped import Skipped
 from pipeline.lowrank.network.targets import Target
@@ -60,3 +62,14 @@ def diagnose_view(view: View) -> ViewDiagnosis:
         stable_rank=diagnostics.stable_rank(values),
         power_law=diagnostics.fit_power_law(values),
     )
+
+
+def check_fit(folder: Path, record: AnalysisRecord, spectra: Mapping[str, Spectra]) -> None:
+    """Raises LowRankError where spectra are missing or not those of a target's weight."""
+    for name, entry in record.targets.items():
+        target = entry.target
+        fits = name in spectra and spectra[name].fit(target.group_shape, target.groups)
+        if target.name != name or not fits:
+            raise LowRankError(
+                f"{folder}: the spectra of {name!r} are not those of its weight; rerun analyze"
+            )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +77,16 @@ class Spectra:
     def groups(self) -> int:
         """The number of groups that stay apart."""
         return self.views["mode0"].basis.shape[0]
+
+    def fit(self, shape: Sequence[int], groups: int) -> bool:
+        """Whether they can be those of a weight with groups of this shape."""
+        kernel = math.prod(shape[2:]) > 1
+        modes = {f"mode{mode}" for mode in range(len(shape) if kernel else 1)}
+        return (
+            modes <= self.views.keys()
+            and kernel == (self.core_energy is not None)
+            and self.views["mode0"].basis.shape[:2] == (groups, shape[0])
+        )
 
 
 def analyze_weight(weight: Tensor, groups: int = 1) -> Spectra:
@@ -160,10 +171,10 @@ def _read(path: Path, device: torch.device | str) -> dict[str, Spectra]:
         with safe_open(path, framework="pt") as file:
             names = json.loads(file.metadata()["targets"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        placed = {k: t.to(device) if k.endswith("/basis") else t for k, t in tensors.items()}
+        return {name: _spectra_of(name, placed) for name in names}
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise LowRankError(f"{path}: no readable spectra ({error}); rerun analyze") from error
-    placed = {k: t.to(device) if k.endswith("/basis") else t for k, t in tensors.items()}
-    return {name: _spectra_of(name, placed) for name in names}
 
 
 def _spectra_of(name: str, tensors: Mapping[str, Tensor]) -> Spectra:

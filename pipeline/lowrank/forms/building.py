@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 from torch import nn
 
-from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.errors import LowRankError, reason_of
 from pipeline.lowrank.forms.allowed import Allowed, check_defined, check_named
 
 BUILDER = "_lowrank_builder"  # attribute of a network that knows how it was built
@@ -48,12 +48,11 @@ def build_model(spec: Mapping[str, Any], allow: Iterable[Allowed] | None = None)
     _check_builder(target, builder)
     try:
         model = builder(**arguments)
-    except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError, OSError) as error:
-        if isinstance(error, LowRankError):
-            raise
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+    except LowRankError:
+        raise
+    except Exception as error:  # whatever a class does with arguments that are not for it
         raise LowRankError(
-            f"model._target_={target}: {reason}; correct the model section"
+            f"model._target_={target}: {reason_of(error)}; correct the model section"
         ) from error
     if not isinstance(model, nn.Module):
         raise LowRankError(

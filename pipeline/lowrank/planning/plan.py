@@ -41,7 +41,8 @@ class PlannedLayer:
 
     def __post_init__(self) -> None:
         ranks = plain(self.ranks)
-        if not isinstance(ranks, list | tuple) or any(type(rank) is not int for rank in ranks):
+        listed = ranks if isinstance(ranks, list | tuple) else [None]
+        if any(type(rank) is not int or rank < 0 for rank in listed):
             raise LowRankError(
                 f"ranks is {self.ranks!r}: give whole numbers, one for each rank of {self.method}"
             )

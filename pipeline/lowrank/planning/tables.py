@@ -44,7 +44,8 @@ def _row(
     if layer.method == DENSE:
         return [*row, f"{expected.params:,}", kept, *[""] * (2 if in_nats else 1)]
     error = f"{_SIGNS[expected.error_kind]}{expected.relative_error:.3f}"
-    nats = [f"{expected.loss_increase:.4f}"] if expected.loss_increase is not None else []
+    lost = "" if expected.loss_increase is None else f"{expected.loss_increase:.4f}"
+    nats = [lost] if in_nats else []
     return [*row, f"{expected.params:,}", kept, error, *nats]
 
 
