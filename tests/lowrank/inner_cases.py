@@ -83,6 +83,28 @@ class Attention(nn.Module):
         return found
 
 
+class Counting(nn.Module):
+    """Attention that counts six heads, of three heads of keys and values, and has a number for each
+    of them; it is the third of something too, which is no number of heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.place = 6, 3, 3
+        self.norm, self.q, self.k = nn.LayerNorm(8), nn.Linear(8, 24), nn.Linear(8, 12)
+        self.v, self.out = nn.Linear(8, 12), nn.Linear(24, 8)
+        self.scale = nn.Parameter(torch.rand(6) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, counts = self.norm(x), (self.heads, self.kv_heads, self.kv_heads)
+        made = zip((self.q, self.k, self.v), counts, strict=True)
+        q, k, v = (m(x).reshape(*x.shape[:2], n, 4).transpose(1, 2) for m, n in made)
+        mixed = functional.scaled_dot_product_attention(
+            q * self.scale[:, None, None], k, v, enable_gqa=True
+        )
+        found: Tensor = self.out(mixed.transpose(1, 2).reshape(*x.shape[:2], self.heads * 4))
+        return found
+
+
 class Frozen(nn.Module):
     """A norm whose numbers are buffers, and that knows no size, as detectors have it."""
 
@@ -147,6 +169,13 @@ FOUND = [
     InnerCase("norm", lambda: _mlp(NormAndActivation(16)), (6,), {"2": 16}, {}),
     InnerCase("frozen norm", lambda: _mlp(Frozen(16), nn.ReLU()), (6,), {"3": 16}, {}),
     InnerCase("heads", lambda: Attention(counted=False), (4, 8), {"out": 3}, {}),
+    InnerCase(
+        "counting",
+        lambda: nn.Sequential(Counting(), nn.Flatten(), nn.Linear(32, 3)),
+        (4, 8),
+        {"0.out": 3},
+        {"2": "shares 0.out"},
+    ),
     InnerCase("gated", lambda: Gated(fused=False), (3, 12), {"down": 30}, {"head": "fails"}),
     InnerCase("fused gate", lambda: Gated(fused=True), (3, 12), {"down": 30}, {"head": "fails"}),
     InnerCase(
@@ -185,8 +214,8 @@ FOUND = [
             nn.Flatten(),
         ),
         (4, 8),
-        {"0.linear2": 12},
-        {"0.self_attn.out_proj": "not the one", "0.linear1": "fails"},
+        {"0.linear2": 12, "0.self_attn.out_proj": 2},
+        {"0.linear1": "fails"},
     ),
 ]
 LEFT = [

@@ -87,8 +87,9 @@ def _check_foreign(name: str, module: nn.Module) -> None:
     """Raises LowRankError for a module of this project in the place of one of the network's."""
     if type(module).__module__.startswith("pipeline.lowrank."):
         raise LowRankError(
-            f"{name or 'the network'} was opened, so that its parts could be factorized: such "
-            "factors run as graphs (to=onnx, to=pt2), or choose form=dense"
+            f"{name or 'the network'} was opened, so that its parts could be factorized, or that "
+            "it could have fewer heads: such layers run as graphs (to=onnx, to=pt2); factors alone "
+            "may be multiplied out, form=dense"
         )
 
 

@@ -17,7 +17,7 @@ from pipeline.lowrank.methods import Certificate, Method
 from pipeline.lowrank.methods.interpolative import after_narrowing
 from pipeline.lowrank.methods.narrower import NarrowerLayer
 from pipeline.lowrank.network.inner.dimension import Member
-from pipeline.lowrank.network.inner.narrowing import narrowed
+from pipeline.lowrank.network.inner.narrowing import narrowed, recounted_
 from pipeline.lowrank.network.opening import replace_
 from pipeline.lowrank.network.targets import dense_weight, write_weight_
 from pipeline.lowrank.planning.plan import Plan
@@ -151,6 +151,9 @@ class Narrowed:
         network: one that has the narrowed layers.
         """
         for member in self.dimension:
+            if member.role == "counts":
+                recounted_(layer_at(network, member.layer), member, self.dense[member.layer])
+                continue
             layer = copy.deepcopy(self.dense[member.layer])
             if member.layer in self.ends:
                 small = layer_at(network, member.layer)

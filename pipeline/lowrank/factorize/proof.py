@@ -10,6 +10,7 @@ from torch import nn
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.calling import call, device_of, evaluating, placed
+from pipeline.lowrank.network.inner.narrowing import outer_first
 from pipeline.lowrank.network.opening import Structure, replace_
 
 
@@ -54,8 +55,8 @@ def put_in_(
 
 
 def _with(model: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
-    for name, layer in layers.items():
-        model = replace_(model, name, layer)
+    for name in outer_first(layers):
+        model = replace_(model, name, layers[name])
     return model
 
 

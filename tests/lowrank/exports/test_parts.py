@@ -24,7 +24,7 @@ from tests.lowrank.exports.export_case import own_case
 from tests.lowrank.exports.own_network import OwnNet
 from tests.lowrank.factorize.test_narrow import compressed as narrower
 from tests.lowrank.forms.test_forms_contract import PAIRS, Row, drawn, filled, ranks_of
-from tests.lowrank.inner_cases import FOUND, InnerCase
+from tests.lowrank.inner_cases import FOUND, InnerCase, named
 from tests.lowrank.layer_kinds import LayerKind, make_case
 
 
@@ -95,7 +95,22 @@ def test_the_loader_keeps_dtypes_ties_and_places(tmp_path: Path) -> None:
         standalone.load(OwnNet(25, 5), tmp_path)
 
 
-@pytest.mark.parametrize("case", FOUND, ids=lambda case: case.name)
+OWN = [case for case in FOUND if case.name != "packed"]
+
+
+def test_packed_attention_with_fewer_heads_leaves_as_a_graph(tmp_path: Path) -> None:
+    case = named("packed")
+    net, plan = narrower(case)
+    assert "0.self_attn.out_proj" in plan.widths
+    with pytest.raises(lr.LowRankError, match=r"self_attn was opened, .*fewer heads.*to=pt2"):
+        layers_of(net)
+    inputs = case.inputs(3, torch.float32)
+    lr.to_dense_(net)  # which packs no attention that has fewer heads
+    loaded = torch.export.export(net, (inputs,)).module()
+    assert torch.allclose(loaded(inputs), net(inputs), atol=1e-6)
+
+
+@pytest.mark.parametrize("case", OWN, ids=lambda case: case.name)
 def test_the_loader_makes_layers_narrower(case: InnerCase, tmp_path: Path) -> None:
     net, _ = narrower(case)
     save_weights(net, tmp_path / WEIGHTS)

@@ -52,6 +52,15 @@ def test_narrower_is_ignoring_the_other_channels(case: InnerCase) -> None:
     )
 
 
+def test_what_is_counted_by_chance_stays() -> None:
+    """Of what is as many as the heads only what has to change with them is of the dimension."""
+    case = named("counting")
+    dimension = inner_of(case.network(), case.inputs()).found["0.out"]
+    (counting,) = (member for member in dimension if member.role == "counts")
+    assert counting.layer == "0"
+    assert counting.sizes == {"heads": 2, "kv_heads": 1, "scale": 2}
+
+
 @CASES
 def test_a_member_costs_what_is_left_of_it(case: InnerCase) -> None:
     net, inputs = case.network(), case.inputs()

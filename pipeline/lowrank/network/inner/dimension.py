@@ -3,8 +3,8 @@ channels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.lowrank.network.targets import Costs, Target
 
-Role = Literal["makes", "passes", "reads"]
+Role = Literal["makes", "passes", "reads", "counts"]
 
 
 @dataclass(frozen=True)
@@ -20,18 +20,22 @@ class Member:
     """One layer of an inner dimension.
 
     layer: its name.
-    role: "makes" the channels (they are its outputs), "reads" them (its inputs), or "passes" each
-        of them on by itself (a norm in eval mode, a depthwise convolution).
+    role: "makes" the channels (they are its outputs), "reads" them (its inputs), "passes" each of
+        them on by itself (a norm in eval mode, a depthwise convolution), or "counts" them: a module
+        around such layers whose own code says how many there are, as attention counts its heads.
     parts, each: which of the layer's own channels stand for channel j: those from j·each on, `each`
         of them side by side, in each of `parts` parts of the layer. Two parts where a layer makes
         gate and value of all channels one after the other; `each` is height·width where an image
         was flattened, and the size of a head where the channels are heads.
+    sizes: of one that counts them: {attribute: how many it counts for each channel}; a whole
+        number, or a tensor of the module's own with such a dimension.
     """
 
     layer: str
     role: Role
     parts: int = 1
     each: int = 1
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -81,7 +85,8 @@ class InnerDimension:
     """Channels between layers, each of which the layers between them treat by itself.
 
     width: how many there are.
-    members: the layers that make, pass on and read them; those that are targets first.
+    members: the layers that make, pass on and read them, and the modules that count them; those
+        that are targets first.
     targets: how many of the members are targets.
     other_params, other_bytes: what one channel takes in the members that are no targets.
     """
@@ -108,7 +113,7 @@ class InnerDimension:
     @property
     def ends(self) -> tuple[Member, ...]:
         """The members that are targets and make or read the channels."""
-        return tuple(member for member in self.layers if member.role != "passes")
+        return tuple(member for member in self.layers if member.role in ("makes", "reads"))
 
     def of(self, role: Role) -> list[str]:
         """The names of the members of one role."""

@@ -17,7 +17,7 @@ from pipeline.lowrank.network.calling import device_of, evaluating, placed
 from pipeline.lowrank.network.inner.dimension import InnerDimension
 from pipeline.lowrank.network.inner.flow import Junction, find_junctions
 from pipeline.lowrank.network.inner.proof import Proofs
-from pipeline.lowrank.network.inner.proposals import channels_of, proposals
+from pipeline.lowrank.network.inner.proposals import channels_of, proposals, with_costs
 from pipeline.lowrank.network.kinds import kind_of
 from pipeline.lowrank.network.opening import opened
 from pipeline.lowrank.network.opening.base import is_plain
@@ -61,10 +61,11 @@ def find_inner(model: nn.Module, example: Any, targets: Collection[str]) -> Inne
             name = next(iter(one.reads))
             reason = _obstacle(trial, one, targets)
             if reason is None:
-                proposed[name] = proposals(trial, one, targets, sizes)
+                proposed[name] = proposals(trial, one, targets)
             else:
                 left[name] = reason
-        found, why = Proofs(trial, example).run(proposed)
+        proven, why = Proofs(trial, example).run(proposed)
+        found = {name: with_costs(trial, one, sizes) for name, one in proven.items()}
         layers = {member.layer for one in found.values() for member in one.layers}
         params = {n: dense_weight(trial.get_submodule(n)).numel() for n in layers}
     apart, shared = _apart(found, params)

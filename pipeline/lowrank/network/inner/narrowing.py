@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,8 @@ class NarrowedLayer:
 def narrowed(module: nn.Module, member: Member, channels: Tensor, width: int) -> nn.Module:
     """A copy of a layer that keeps `channels` (n,) of an inner dimension of this width, in their
     order; the numbers of the other channels are left out, hooks and mode are kept."""
+    if member.role == "counts":
+        return _recounted(module, member, channels, width)
     index = _on(module, member.index(channels, width))
     before, now = width * member.count, len(index)
     if member.role == "reads":  # its bias is on the other side
@@ -49,12 +51,46 @@ def narrowed(module: nn.Module, member: Member, channels: Tensor, width: int) ->
     return _copy(module, dict.fromkeys(passing, now), tensors)
 
 
+def _recounted(module: nn.Module, member: Member, channels: Tensor, width: int) -> nn.Module:
+    """The module with other numbers of channels, around the very same modules."""
+    sizes: dict[str, int] = {}
+    tensors: dict[str, Tensor] = {}
+    for name, each in member.sizes.items():
+        value = getattr(module, name)
+        if isinstance(value, Tensor):
+            index = replace(member, each=each).index(channels, width).to(value.device)
+            chosen = value.detach().index_select(value.shape.index(width * each), index)
+            tensors[name] = _laid_out(chosen, value)
+        else:
+            sizes[name] = len(channels) * each
+    return _copy(module, sizes, tensors)
+
+
+def recounted_(module: nn.Module, member: Member, dense: nn.Module) -> None:
+    """Gives a module that counts channels the numbers of the dense one, in place."""
+    for name in member.sizes:
+        value = getattr(dense, name)
+        if isinstance(value, nn.Parameter):
+            module._parameters[name] = nn.Parameter(value.detach().clone(), value.requires_grad)
+        elif isinstance(value, Tensor):
+            module._buffers[name] = value.clone()
+        else:
+            setattr(module, name, value)
+    delattr(module, _MARK)
+
+
 def silenced(module: nn.Module, member: Member, channels: Tensor, width: int) -> nn.Module:
     """A copy of a layer that reads an inner dimension, with zeros in place of the weights of all
     but the `channels`."""
     index, weight = _on(module, member.index(channels, width)), dense_weight(module)
     left = torch.zeros_like(weight).index_copy(1, index, weight.index_select(1, index))
     return _copy(module, {}, {"weight": as_stored(type(module), left, groups_of(module))})
+
+
+def outer_first(names: Iterable[str]) -> list[str]:
+    """Names of modules in an order in which they may be replaced: a module that holds others, and
+    whose copy holds them as they were, before these."""
+    return sorted(names, key=lambda name: name.count("."))
 
 
 def chosen_inputs(module: nn.Module, index: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from pipeline.lowrank.network.calling import call
 from pipeline.lowrank.network.inner.dimension import InnerDimension, Member
-from pipeline.lowrank.network.inner.narrowing import narrowed, silenced
+from pipeline.lowrank.network.inner.narrowing import narrowed, outer_first, silenced
 from pipeline.lowrank.network.opening import Structure, replace_
 
 _CLOSE = 1e-4  # of what the ignored half contributes: so much may rounding differ by
@@ -49,7 +50,7 @@ class Proofs:
         found: dict[str, InnerDimension] = {}
         for names in alike.values():
             own = {name: proposed[name] for name in names}
-            found |= self._together(own) or self._apart(own)
+            found |= self._least(self._together(own) or self._apart(own))
         return found, {name: self._why[name] for name in proposed if name not in found}
 
     def _together(
@@ -87,6 +88,20 @@ class Proofs:
             return found
         items, half = list(proposed.items()), len(proposed) // 2
         return self._halves(dict(items[:half])) | self._halves(dict(items[half:]))
+
+    def _least(self, proven: dict[str, InnerDimension]) -> dict[str, InnerDimension]:
+        """The same dimensions without what is counted by chance: what may stay as it is."""
+        counted = [
+            (re.sub(r"\d+", "#", member.layer), key)
+            for dimension in proven.values()
+            for member in dimension
+            for key in member.sizes
+        ]
+        for layer, key in dict.fromkeys(counted):
+            fewer = {n: _uncounted(d, layer, key) for n, d in proven.items()}
+            if self._why_not(list(fewer.values())) is None:
+                proven = fewer
+        return proven
 
     def _why_not(self, dimensions: Sequence[InnerDimension]) -> str | None:
         """Why not all of these dimensions are proven; None where they are."""
@@ -132,8 +147,8 @@ class Proofs:
         """What the network gives with other modules in some places."""
         before = Structure(self.model)
         try:
-            for name, module in changed.items():
-                replace_(self.model, name, module)
+            for name in outer_first(changed):
+                replace_(self.model, name, changed[name])
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 output = call(self.model, self.example)
@@ -141,6 +156,19 @@ class Proofs:
             before.restore_()
         leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
         return [leaf for leaf in leaves if leaf.is_floating_point()]
+
+
+def _uncounted(dimension: InnerDimension, layer: str, key: str) -> InnerDimension:
+    """The dimension without one thing that a module counts, in all modules of such a name."""
+
+    def without(member: Member) -> Member:
+        if re.sub(r"\d+", "#", member.layer) != layer:
+            return member
+        return replace(member, sizes={k: n for k, n in member.sizes.items() if k != key})
+
+    members = [without(member) for member in dimension]
+    left = [member for member in members if member.role != "counts" or member.sizes]
+    return replace(dimension, members=tuple(left))
 
 
 def _draws(dimensions: Sequence[InnerDimension]) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import product
+from dataclasses import replace
+from itertools import product, takewhile
 
 from torch import Tensor, nn
 
@@ -22,14 +23,11 @@ def channels_of(model: nn.Module, one: Junction) -> dict[str, int]:
     return made | {name: dense_weight(model.get_submodule(name)).shape[1] for name in one.reads}
 
 
-def proposals(
-    model: nn.Module, one: Junction, targets: Collection[str], sizes: Mapping[str, int]
-) -> list[InnerDimension]:
+def proposals(model: nn.Module, one: Junction, targets: Collection[str]) -> list[InnerDimension]:
     """The dimensions that the channels may be: of single channels, or else of groups of them, such
     as heads, with each way in which layers may hold them.
 
     model: packed modules are open.
-    sizes: {parameter: bytes of one of its numbers}.
     """
     own = channels_of(model, one)
     least = min(own.values())
@@ -37,30 +35,78 @@ def proposals(
     widths = [least]
     if len(one.reads) == 1 and (several or len(one.makes) > 1):  # as attention has it
         widths += [least // each for each in range(_SMALLEST, least // 2 + 1) if least % each == 0]
-    return [
-        _dimension(model, members, width, targets, sizes)
-        for width in widths
-        for members in _members(model, one, own, least, width)
-    ]
+    tried = [(w, members) for w in widths for members in _members(model, one, own, least, w)]
+    found = [_dimension(members, w, targets) for w, members in tried]
+    for width, members in tried:
+        for counting in _counting(model, members, width):
+            found.append(_dimension([*members, *counting], width, targets))
+    return found
 
 
-def _dimension(
-    model: nn.Module,
-    members: Sequence[Member],
-    width: int,
-    targets: Collection[str],
-    sizes: Mapping[str, int],
-) -> InnerDimension:
+def _counting(
+    model: nn.Module, members: Sequence[Member], width: int
+) -> Iterator[tuple[Member, ...]]:
+    """The modules around the layers in which something is as many as the channels are, in several
+    readings: what else may be many of them, such as the numbers that a layer holds for the
+    channels, may be so by chance."""
+    ends = [member.count for member in members if member.role != "passes"]
+    wholes, ratios = set(ends), {count // min(ends) for count in ends} | {1}
+    seen: list[tuple[Member, ...]] = []
+    around = _around(model, [member.layer for member in members])
+    for known in ({1}, ratios, {1, *wholes}, {*ratios, *wholes}):
+        counted = {name: _counted(module, width, known) for name, module in around.items()}
+        found = tuple(Member(n, "counts", sizes=own) for n, own in counted.items() if own)
+        few = any(n in ratios for own in counted.values() for n in own.values())
+        if few and found not in seen:
+            seen.append(found)
+            yield found
+
+
+def _around(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
+    """The modules that hold some of the layers, the outer ones first, up to the first that holds
+    all of them; but not the network itself."""
+    paths = [name.split(".")[:-1] for name in layers]
+    common = sum(
+        1 for _ in takewhile(lambda names: len(set(names)) == 1, zip(*paths, strict=False))
+    )
+    around = {".".join(path[:n]) for path in paths for n in range(common, len(path) + 1)} - {""}
+    ordered = sorted(around, key=lambda name: (name.count("."), name))
+    return {name: model.get_submodule(name) for name in ordered}
+
+
+def _counted(module: nn.Module, width: int, known: Collection[int]) -> dict[str, int]:
+    """{attribute: how many of it there are for each channel} of those that are so many times."""
+    found = {}
+    for name, value in {**vars(module), **module._parameters, **module._buffers}.items():
+        sizes = list(value.shape) if isinstance(value, Tensor) else [value]
+        times = [n for n in sorted(known) for one in sizes if type(one) is int and one == n * width]
+        if times:
+            found[name] = times[0]
+    return found
+
+
+def _dimension(members: Sequence[Member], width: int, targets: Collection[str]) -> InnerDimension:
     ordered = sorted(members, key=lambda member: member.layer not in targets)
     inner = sum(member.layer in targets for member in ordered)
+    return InnerDimension(width, tuple(ordered), inner)
+
+
+def with_costs(
+    model: nn.Module, dimension: InnerDimension, sizes: Mapping[str, int]
+) -> InnerDimension:
+    """The dimension with what its channels take in members that are no targets.
+
+    sizes: {parameter: bytes of one of its numbers}.
+    """
+    width = dimension.width
     others = [
         (p.numel() // width, sizes[f"{member.layer}.{key}"])
-        for member in ordered[inner:]
-        for key, p in model.get_submodule(member.layer).named_parameters()
-        if width * member.count in p.shape
+        for member in dimension.members[dimension.targets :]
+        for key, p in model.get_submodule(member.layer).named_parameters(recurse=False)
+        if (key in member.sizes if member.role == "counts" else width * member.count in p.shape)
     ]
     params, size = sum(n for n, _ in others), sum(n * each for n, each in others)
-    return InnerDimension(width, tuple(ordered), inner, params, size)
+    return replace(dimension, other_params=params, other_bytes=size)
 
 
 def _members(

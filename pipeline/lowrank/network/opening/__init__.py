@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from pipeline.lowrank.network.inner.narrowing import narrowing_of
 from pipeline.lowrank.network.opening.attention import Attention
 from pipeline.lowrank.network.opening.base import Opening
 from pipeline.lowrank.network.opening.cells import Cell
@@ -76,13 +77,14 @@ def open_towards_(model: nn.Module, name: str) -> None:
 
 def close_(model: nn.Module) -> None:
     """Packs all modules again that were opened for good and whose layers are dense; one that holds
-    another layer, such as an adapter's, stays open."""
+    another layer, such as an adapter's, stays open, and so does one that has fewer heads, which the
+    packed class cannot have."""
     for module in list(model.modules()):
         for opening in OPENINGS:
             dense = not opening.makes_parts or all(
                 type(layer) is nn.Linear for layer in module.children()
             )
-            if dense and opening.is_open(module):
+            if dense and opening.is_open(module) and narrowing_of(module) is None:
                 opening.close_(module)
                 del vars(module)["__module__"]
 
