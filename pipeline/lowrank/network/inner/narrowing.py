@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.inner.dimension import Member
 from pipeline.lowrank.network.kinds import kind_of
+from pipeline.lowrank.network.opening.base import NARROWED_MARK
 from pipeline.lowrank.network.targets import as_stored, dense_weight, groups_of
 
-# A plain attribute of a narrowed layer: the names of its tensors and sizes that are others now.
-_MARK = "narrowed_lowrank"
 # Where a layer keeps how many outputs and inputs it has.
 _OUT = ("out_features", "out_channels", "nf", "embedding_dim")
 _IN = ("in_features", "in_channels", "nx")
@@ -76,7 +75,7 @@ def recounted_(module: nn.Module, member: Member, dense: nn.Module) -> None:
             module._buffers[name] = value.clone()
         else:
             setattr(module, name, value)
-    delattr(module, _MARK)
+    delattr(module, NARROWED_MARK)
 
 
 def silenced(module: nn.Module, member: Member, channels: Tensor, width: int) -> nn.Module:
@@ -104,7 +103,7 @@ def chosen_inputs(module: nn.Module, index: Tensor) -> Tensor:
 def narrowing_of(module: nn.Module) -> NarrowedLayer | None:
     """What is another size in this layer, also where it was factorized since; None for a layer that
     was never narrowed."""
-    changed = getattr(module, _MARK, None)
+    changed = getattr(module, NARROWED_MARK, None)
     if changed is None:
         return None
     values = {name: getattr(module, name) for name in changed}
@@ -186,6 +185,6 @@ def _copy(
     copied.__dict__.update(sizes)
     others = {n for n, t in tensors.items() if t is not None and t.shape != own[n].shape}  # type: ignore[union-attr]
     if sizes or others:
-        before = getattr(module, _MARK, ())
-        setattr(copied, _MARK, tuple(sorted({*before, *sizes, *others})))
+        before = getattr(module, NARROWED_MARK, ())
+        setattr(copied, NARROWED_MARK, tuple(sorted({*before, *sizes, *others})))
     return copied

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from pipeline.lowrank.network.inner.narrowing import narrowing_of
 from pipeline.lowrank.network.opening.attention import Attention
-from pipeline.lowrank.network.opening.base import Opening
+from pipeline.lowrank.network.opening.base import NARROWED_MARK, Opening
 from pipeline.lowrank.network.opening.cells import Cell
 from pipeline.lowrank.network.opening.fast_path import FastPath
 from pipeline.lowrank.network.opening.recurrent import Recurrent
@@ -84,7 +83,7 @@ def close_(model: nn.Module) -> None:
             dense = not opening.makes_parts or all(
                 type(layer) is nn.Linear for layer in module.children()
             )
-            if dense and opening.is_open(module) and narrowing_of(module) is None:
+            if dense and opening.is_open(module) and not hasattr(module, NARROWED_MARK):
                 opening.close_(module)
                 del vars(module)["__module__"]
 

@@ -9,6 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+# A plain attribute of a narrowed module: the names of its tensors and sizes that are others now.
+NARROWED_MARK = "narrowed_lowrank"
+
 
 class Opening(ABC):
     """A packed module holds matrices as plain parameters and multiplies by them itself. Opened, it
