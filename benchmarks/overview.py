@@ -22,11 +22,11 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.style import DENSE, FINE_TUNED, headed, new_figure, save_png
 from pipeline.data.files import load_split
 from pipeline.evaluation.latency import forms, interleaved_latencies
 from pipeline.lowrank.forms.files import load
 from pipeline.machine.checksums import file_sha256
-from pipeline.reporting.style import DENSE, FINE_TUNED, headed, new_figure, save_png
 from pipeline.reporting.words import human_count
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

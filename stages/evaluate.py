@@ -1,4 +1,4 @@
-"""evaluate: dense, compressed and fine-tuned side by side, in numbers, tables and pictures."""
+"""evaluate: dense, compressed and fine-tuned side by side, in numbers and tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pipeline.data.files import example_input, load_facts, load_split, load_task
 from pipeline.evaluation.latency import measured_once
 from pipeline.evaluation.networks import compare_networks, defined
 from pipeline.evaluation.options import EvaluateOptions
-from pipeline.lowrank.forms.files import read_network
 from pipeline.machine.devices import FabricOptions, make_fabric
 from pipeline.reporting.run.facts import read_facts
 from pipeline.reporting.run.layers import check_bounds
@@ -42,9 +41,7 @@ def run() -> None:
     ready = {name: fabric.setup_module(network) for name, network in networks.items()}
     scores = defined(compare_networks(ready, splits, task, options.batch_size))
     results = {name: Network(scores[name], sizes[name]) for name in networks}
-    spec = read_network(folders["dense"]).builder or {"_target_": "network"}
-    subject = spec.get("name") or f"{spec['_target_'].rpartition('.')[2]} on {data.name}"
-    metrics = write_reports(REPORTS, facts, results, subject, task.measures)
+    metrics = write_reports(REPORTS, facts, results, task.measures)
     write_json(REPORTS / FILE, metrics.to_json())
     code = named_code()
     measured_once(folders, DATA, options, single.threads, again_if_busy=True, allow=code)

@@ -107,9 +107,8 @@ def test_one_run_in_mlflow_with_everything(tree: Tree, client: MlflowClient) -> 
     (data,) = run.inputs.dataset_inputs
     assert data.dataset.name == "digits"
     artifacts = {a.path for a in client.list_artifacts(run.info.run_id)}
-    assert {"plan.json", "params.yaml", "dvc.lock", "layers.json", "figures", "plots"} <= artifacts
-    figures = {a.path for a in client.list_artifacts(run.info.run_id, "figures")}
-    assert "figures/overview.png" in figures
+    assert {"plan.json", "params.yaml", "dvc.lock", "layers.json", "plots"} <= artifacts
+    assert "report.html" in artifacts
 
 
 def test_exact_invalidation(tree: Tree) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 from importlib import import_module
-from io import BytesIO
 
 # What most stages import; anything else is imported where it is needed. First the package whose
 # settings must be there before torch is, and the launcher whose workers have a start method of
@@ -18,8 +17,8 @@ _LIBRARIES = (
     "dvc.repo",
     "filelock",
     "lightning_fabric",
-    "matplotlib.backends.backend_agg",
-    "matplotlib.figure",
+    "jinja2",
+    "matplotlib.ticker",
     "networkx",
     "rich.progress",
     "rich.table",
@@ -30,21 +29,6 @@ _LIBRARIES = (
 )
 
 
-def _draw() -> None:
-    """Finds the fonts, and builds the parser of the powers of ten on a logarithmic axis."""
-    import matplotlib.style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with matplotlib.style.context("default"):  # not the style of matplotlibrc
-        figure = Figure(layout="constrained")
-        axes = figure.subplots()
-        axes.loglog([1, 100], [1, 100], label="1")
-        axes.legend()
-        FigureCanvasAgg(figure).print_png(BytesIO())  # type: ignore[no-untyped-call]
-
-
 for _name in _LIBRARIES:
     import_module(_name)
-_draw()
 gc.freeze()  # what is here stays: no fork looks through it for garbage

@@ -29,8 +29,8 @@ _REQUIREMENTS = ("torch", "numpy")
 
 
 def log_artifacts(client: MlflowClient, run_id: str, root: Path) -> None:
-    """Logs the page, plan.json, bounds.json, params.yaml, dvc.lock, the per-layer tables, plots and
-    figures."""
+    """Logs the page, plan.json, bounds.json, params.yaml, dvc.lock, the per-layer tables and the
+    rows of the plots."""
     own = ("out/plan.json", "out/compressed/bounds.json", "params.yaml", "dvc.lock")
     for name in (*own, f"reports/{PAGE}", "reports/metrics.json", "reports/spectra.csv"):
         if (root / name).is_file():
@@ -38,7 +38,6 @@ def log_artifacts(client: MlflowClient, run_id: str, root: Path) -> None:
     rows = read_layers(root / "reports")
     table = {name: [shown(getattr(row, name)) for row in rows] for name in columns(LayerRow)}
     client.log_table(run_id, table, "layers.json")
-    client.log_artifacts(run_id, str(root / "reports/figures"), "figures")
     client.log_artifacts(run_id, str(root / "reports/plots"), "plots")
 
 

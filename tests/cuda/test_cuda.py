@@ -21,9 +21,9 @@ from pipeline.lowrank.factorize.apply import apply_
 from pipeline.lowrank.factorize.refit import refit_if_closer
 from pipeline.lowrank.tasks import Classification
 from tests.models.transformers_case import write_book, write_model
-from tests.stages.test_transformer_chain import no_figures, run_chain, workspace
+from tests.stages.test_transformer_chain import run_chain, workspace
 
-__all__ = ["no_figures", "workspace"]  # fixtures
+__all__ = ["workspace"]  # fixtures
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -126,7 +126,6 @@ def test_divergence_of_a_network_from_itself() -> None:
     assert Divergence(network, images(), Classification()).of(network) == 0
 
 
-@pytest.mark.usefixtures("no_figures")
 def test_the_chain_gives_what_it_gives_on_the_cpu(workspace: Path) -> None:
     book = write_book(workspace / "b.txt", 24)
     write_model(workspace / "net", "causal_lm")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+import yaml
 from torch import Tensor
 
 from pipeline.data.files import DATA_JSON, DataFacts
@@ -20,11 +23,21 @@ from pipeline.lowrank.methods import CP, SVD, Tucker2
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.linalg import singular_values
 from pipeline.lowrank.network.targets import Target
-from pipeline.lowrank.planning.files import save_plan
-from pipeline.lowrank.planning.plan import DENSE, Expected, ExpectedLayer, Plan, PlannedLayer
+from pipeline.lowrank.planning.files import load_plan, save_plan
+from pipeline.lowrank.planning.plan import (
+    DENSE,
+    Contestant,
+    Expected,
+    ExpectedLayer,
+    Plan,
+    PlannedLayer,
+)
 from pipeline.lowrank.planning.policies import Energy
 from pipeline.lowrank.typed import save_record
-from pipeline.reporting.run.metrics import Network, Size
+from pipeline.reporting.run.facts import read_facts
+from pipeline.reporting.run.layers import FILE, layer_table
+from pipeline.reporting.run.metrics import Network, Size, make_metrics
+from pipeline.reporting.run.spectral import spectral_figures
 from pipeline.training.curve import Curve, DescentPoint, EpochPoint, StepPoint
 
 # name → (shape, method, ranks)
@@ -91,6 +104,24 @@ def write_case(out: Path, layers: Layers = SMALL) -> dict[str, Tensor]:
         return _write_case(out, layers)
     finally:
         torch.set_num_threads(threads)
+
+
+def write_run(root: Path, layers: Layers = SMALL) -> Path:
+    """A run that is done, with a contest that the second plan won."""
+    write_case(root / "out", layers)
+    plan = load_plan(root / "out/plan.json")
+    planned = plan.expected.planned
+    others = [Contestant("relative", planned.params, planned.macs, 0.003, 0.94)]
+    entries = (*others, Contestant("absolute", planned.params, planned.macs, None, 0.00024))
+    save_plan(root / "out/plan.json", replace(plan, contest=entries))
+    params = {"model": {"_target_": "my.ResNet"}, "data": {"name": "digits"}}
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    found = read_facts(root / "out")
+    (root / "reports").mkdir()
+    metrics = make_metrics(found, NETWORKS, spectral_figures(found))
+    (root / "reports/metrics.json").write_text(json.dumps(metrics.to_json()))
+    save_record(root / "reports" / FILE, layer_table(found))
+    return root
 
 
 def _write_case(out: Path, layers: Layers) -> dict[str, Tensor]:

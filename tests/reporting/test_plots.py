@@ -1,4 +1,4 @@
-"""The data of the plots against planted spectra, and the pictures as files."""
+"""The data of the plots against planted spectra."""
 
 from __future__ import annotations
 
@@ -6,43 +6,28 @@ import csv
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from matplotlib.image import imread
 
-from pipeline.lowrank.typed import save_record
+from pipeline.reporting.names import largest, short
 from pipeline.reporting.run.facts import Facts, read_facts
-from pipeline.reporting.run.figure_energy import rank_of
-from pipeline.reporting.run.figure_fine_tune import draw_fine_tune
-from pipeline.reporting.run.figures import plot_rows, write_figures
-from pipeline.reporting.run.metrics import make_metrics
 from pipeline.reporting.run.plot_rows import MOST_POINTS, fine_tune_rows, kept_rank, thin
 from pipeline.reporting.run.rows import (
     KINDS,
-    EnergyRow,
     ErrorRow,
     columns,
     write_csv,
     write_plots,
 )
-from pipeline.reporting.run.spectral import spectral_figures, spectral_rows
-from pipeline.reporting.style import DPI, largest, save_png, short
+from pipeline.reporting.run.write import plot_rows
 from pipeline.training.curve import Curve, EpochPoint, StepPoint
 from tests.reporting.report_case import (
-    NETWORKS,
     SMALL,
     Layers,
-    bounds,
     curve,
     many_layers,
     write_case,
 )
-
-FIGURES = (
-    "spectra", "energy", "ranks", "errors", "bounds", "fine_tune", "overview", "weights",
-    "training",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +38,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Facts:
 def _facts(folder: Path, layers: Layers) -> Facts:
     write_case(folder / "out", layers)
     return read_facts(folder / "out")
-
-
-def _draw(folder: Path, facts: Facts) -> None:
-    rows = plot_rows(facts)
-    metrics = make_metrics(facts, NETWORKS, spectral_figures(facts))
-    write_figures(folder, facts, rows, spectral_rows(facts), metrics, "ResNet on digits")
 
 
 def test_spectra_are_the_planted_power_laws(small: Facts) -> None:
@@ -167,39 +146,6 @@ def test_csv_without_rows_has_its_header(tmp_path: Path) -> None:
     assert (tmp_path / "errors.csv").read_text() == header
 
 
-def test_pictures_show_something_and_repeat_to_the_byte(small: Facts, tmp_path: Path) -> None:
-    for run in ("first", "second"):
-        _draw(tmp_path / run, small)
-    for name in FIGURES:
-        first, second = (tmp_path / run / f"{name}.png" for run in ("first", "second"))
-        assert first.read_bytes() == second.read_bytes()
-        assert b"Software" not in first.read_bytes()
-        image = imread(first)
-        height, width = image.shape[:2]
-        assert width > 7 * DPI
-        assert height >= 3 * DPI
-        ink = (np.abs(image[..., :3] - 1.0).max(axis=2) > 0.1).mean()
-        assert 0.01 < ink < 0.9, name
-
-
-def test_many_layers_are_limited_and_all_kept_in_the_files(tmp_path: Path) -> None:
-    facts = _facts(tmp_path, many_layers(64))
-    rows = plot_rows(facts)
-    assert len({row.layer for row in rows.ranks}) == 64
-    _draw(tmp_path / "figures", facts)
-    for name in FIGURES:
-        height = imread(tmp_path / f"figures/{name}.png").shape[0]
-        assert height < 14 * DPI, name
-
-
-def test_nothing_factorized_and_nothing_trained_still_draw(tmp_path: Path) -> None:
-    write_case(tmp_path / "out", {"head": ((10, 16), "dense", [])})
-    save_record(tmp_path / "out/fine_tuned/curve.json", curve([0.9], best=0))
-    facts = read_facts(tmp_path / "out")
-    _draw(tmp_path / "figures", facts)
-    assert sorted(p.stem for p in (tmp_path / "figures").iterdir()) == sorted(FIGURES)
-
-
 def test_bounds_are_those_of_the_file_in_the_networks_order(tmp_path: Path) -> None:
     facts = _facts(tmp_path, SMALL)
     rows = plot_rows(facts)
@@ -213,33 +159,6 @@ def test_bounds_are_those_of_the_file_in_the_networks_order(tmp_path: Path) -> N
     assert rows.network_bounds[3].certifies == "nothing: it is not a bound"
 
 
-def test_a_network_without_certificate_still_draws(tmp_path: Path) -> None:
-    write_case(tmp_path / "out")
-    value = bounds(["hidden"], reason="dot-product attention is not globally Lipschitz " * 3)
-    save_record(tmp_path / "out/compressed/bounds.json", value)
-    facts = read_facts(tmp_path / "out")
-    assert [row.figure for row in plot_rows(facts).network_bounds] == ["measured"]
-    _draw(tmp_path / "figures", facts)
-    assert (tmp_path / "figures/bounds.png").stat().st_size > 10_000
-
-
-def test_style_ignores_the_callers_settings(small: Facts, tmp_path: Path) -> None:
-    import matplotlib
-
-    def draw(name: str) -> bytes:
-        rows = plot_rows(small).fine_tune
-        save_png(
-            lambda: draw_fine_tune(rows, small.baseline, small.fine_tune.descent),
-            tmp_path / name,
-        )
-        return (tmp_path / name).read_bytes()
-
-    plain = draw("plain.png")
-    with matplotlib.rc_context({"font.size": 30.0, "axes.facecolor": "black"}):
-        assert draw("shouted.png") == plain
-        assert matplotlib.rcParams["font.size"] == 30.0  # ours did not leak out
-
-
 def test_largest_keeps_the_order_and_short_keeps_the_ends() -> None:
     assert largest(["a", "b", "c"], {"a": 1, "b": 3, "c": 2}, 2) == ["b", "c"]
     assert short("layers.0.conv") == "layers.0.conv"
@@ -250,16 +169,13 @@ def test_largest_keeps_the_order_and_short_keeps_the_ends() -> None:
     assert name.endswith("query_projection")
 
 
-def test_energy_bands_start_at_the_right_rank() -> None:
-    held = ((1, 0.5), (2, 0.79), (3, 0.95), (4, 1.0))
-    rows = [EnergyRow("a", "matrix", rank, energy, 4, 2) for rank, energy in held]
-    assert [rank_of(rows, level) for level in (0.5, 0.8, 0.95, 0.99)] == [1, 3, 3, 4]
-
-
-def test_a_training_that_ran_out_of_time_draws(small: Facts, tmp_path: Path) -> None:
-    """Its last validation stands at a fraction of an epoch."""
+def test_a_training_that_ran_out_of_time_has_its_validation_on_its_last_row() -> None:
+    """It stands at a fraction of an epoch."""
     steps = [StepPoint(3, 0.5, 0.4, gradient_squared_norm=1.0, learning_rate=0.1)]
     rows = fine_tune_rows(Curve(steps, [EpochPoint(n, 3 * n, 1.0 - n / 2, 0.5) for n in range(2)]))
-    assert rows[-1].epoch == 0.5
-    save_png(lambda: draw_fine_tune(rows, small.baseline, []), tmp_path / "a.png")
-    assert (tmp_path / "a.png").stat().st_size > 10_000
+    assert (rows[-1].epoch, rows[-1].validation_loss) == (0.5, 0.5)
+
+
+def test_many_layers_are_all_kept_in_the_rows(tmp_path: Path) -> None:
+    rows = plot_rows(_facts(tmp_path, many_layers(30)))
+    assert len({row.layer for row in rows.ranks}) == 30

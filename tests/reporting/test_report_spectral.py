@@ -13,8 +13,7 @@ from pipeline.lowrank.analysis.diagnostics import Claim, diagnose, effective_ran
 from pipeline.lowrank.analysis.history import WeightSpectra
 from pipeline.lowrank.analysis.record import AnalysisRecord
 from pipeline.reporting.run.facts import Facts, read_facts
-from pipeline.reporting.run.figure_training import draw_training
-from pipeline.reporting.run.figure_weights import MOST_PANELS, draw_weights
+from pipeline.reporting.run.page.weights import MOST, training_table, weights_cards
 from pipeline.reporting.run.plot_rows import FEWEST_POINTS, MOST_ROWS
 from pipeline.reporting.run.rows import columns, write_csv
 from pipeline.reporting.run.spectral import (
@@ -24,9 +23,9 @@ from pipeline.reporting.run.spectral import (
     training_rows,
     weight_rows,
 )
+from pipeline.reporting.run.story import Story, read_story
 from pipeline.reporting.run.summary import spectra_sentences
-from pipeline.reporting.style import save_png
-from tests.reporting.report_case import SMALL, many_layers, write_case
+from tests.reporting.report_case import SMALL, Layers, many_layers, write_case, write_run
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +33,10 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> Facts:
     root = tmp_path_factory.mktemp("case")
     write_case(root / "out")
     return read_facts(root / "out")
+
+
+def story_of(folder: Path, layers: Layers = SMALL) -> Story:
+    return read_story(write_run(folder / "run", layers))
 
 
 def untrained(facts: Facts) -> Facts:
@@ -114,33 +117,32 @@ def test_an_imported_network_has_its_trained_part_alone(facts: Facts, tmp_path: 
     row = spectral_rows(imported)[0]
     assert row.effective_rank > 1
     assert row.effective_rank_initial is row.leading_grew is row.norm_ratio is None
-    table = spectral_rows(imported)
-    save_png(lambda: draw_weights(weight_rows(imported), table), tmp_path / "weights.png")
-    assert (tmp_path / "weights.png").stat().st_size > 10_000
+    bare = replace(story_of(tmp_path), facts=imported)
+    assert training_table(bare) is None
+    drawn = {line.kind for card in weights_cards(bare) for line in card.plots[0].lines}
+    assert drawn == {"spikes", "spectrum"}
 
 
-def texts(figure: object) -> str:
-    return " ".join(text.get_text() for text in figure.findobj(match=_is_text))  # type: ignore[attr-defined]
+def test_the_page_shows_the_layers_with_the_most_energy_in_spikes(tmp_path: Path) -> None:
+    story = story_of(tmp_path, many_layers(20))
+    rows, table = weight_rows(story.facts), spectral_rows(story.facts)
+    assert len(rows) <= MOST_ROWS + 2 * 20 * FEWEST_POINTS
+    cards = weights_cards(story)
+    assert len(cards) == MOST
+    held = {row.name: row.spike_energy or 0.0 for row in table}
+    shown = {card.name for card in cards}
+    assert min(held[name] for name in shown) >= max(held[n] for n in held if n not in shown)
+    for card in cards:
+        (plot,) = card.plots
+        spikes = next(row.spikes for row in table if row.name == card.name)
+        above = next(line for line in plot.lines if line.kind == "spikes")
+        assert len({x for x, _ in above.points}) == spikes
+        assert all(y > 1.0 for _, y in above.points), "spikes stand above the edge"
+    course = training_table(story)
+    assert course is not None and len(course.rows) == 20
 
 
-def _is_text(artist: object) -> bool:
-    return hasattr(artist, "get_text")
-
-
-def test_pictures_of_many_layers_say_what_they_leave_out(tmp_path: Path) -> None:
-    write_case(tmp_path / "out", many_layers(60))
-    facts = read_facts(tmp_path / "out")
-    rows, table = weight_rows(facts), spectral_rows(facts)
-    assert len(rows) <= MOST_ROWS + 2 * 60 * FEWEST_POINTS
-    figure = draw_weights(rows, table)
-    assert sum(axes.get_visible() for axes in figure.axes) == MOST_PANELS
-    assert f"the {MOST_PANELS} of 60 layers with the most energy in spikes" in texts(figure)
-    assert "diagnostic" in texts(figure)
-    figure = draw_training(training_rows(facts), table)
-    assert "the 48 of 60 layers that changed most" in texts(figure)
-
-
-def test_pictures_of_spectra_that_have_no_fit(facts: Facts, tmp_path: Path) -> None:
+def test_spectra_that_have_no_fit_are_not_drawn(facts: Facts, tmp_path: Path) -> None:
     """A layer of zeros, one of a single value, and nothing else."""
     shapes = {"zero": (9, 12), "one": (1, 5)}
     values = {"zero": torch.zeros(2, 9).double(), "one": torch.tensor([[2.0], [3.0]]).double()}
@@ -150,7 +152,7 @@ def test_pictures_of_spectra_that_have_no_fit(facts: Facts, tmp_path: Path) -> N
     table = spectral_rows(bare)
     assert table[0].leading_ratio is None and table[1].leading_ratio == 1.5
     assert table[0].edge is table[1].edge is None
-    figure = draw_weights(weight_rows(bare), table)
-    assert "2 without a noise fit" in texts(figure)
-    save_png(lambda: draw_weights(weight_rows(bare), table), tmp_path / "weights.png")
-    save_png(lambda: draw_training(training_rows(bare), table), tmp_path / "training.png")
+    story = replace(story_of(tmp_path), facts=bare)
+    assert weights_cards(story) == []
+    course = training_table(story)
+    assert course is not None and [row.cells[0].text for row in course.rows] == ["zero", "one"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 import transformers
 from safetensors.torch import save_file
@@ -15,11 +14,9 @@ from pipeline.lowrank.planning.files import load_plan
 from tests.models.transformers_case import VOCABULARY, write_book, write_model, write_tokenizer
 from tests.stages.test_task_chain import COMMON, drawn
 from tests.stages.test_task_chain import run_chain as run_on_tensors
-from tests.stages.test_transformer_chain import no_figures, run_chain, workspace
+from tests.stages.test_transformer_chain import run_chain, workspace
 
-__all__ = ["no_figures", "workspace"]  # fixtures
-
-pytestmark = pytest.mark.usefixtures("no_figures")
+__all__ = ["workspace"]  # fixtures
 
 
 def test_a_vision_transformer(workspace: Path) -> None:

@@ -16,11 +16,10 @@ from pipeline.data.preprocessing import load_preprocessing
 from pipeline.data.splits import Channels
 from pipeline.lowrank import LowRankError
 from tests.stages.test_task_chain import COMMON, drawn, run_chain
-from tests.stages.test_transformer_chain import no_figures, workspace
+from tests.stages.test_transformer_chain import workspace
 
-__all__ = ["no_figures", "workspace"]  # fixtures
+__all__ = ["workspace"]  # fixtures
 
-pytestmark = pytest.mark.usefixtures("no_figures")
 # All that the chains have in common, but for the source.
 COMMON = [line for line in COMMON if not line.startswith(("data=", "data.path=", "baseline"))]
 TRAIN = ["baseline=train", "baseline.epochs=6", "baseline.batch_size=20", "baseline.snapshots=0"]

@@ -17,12 +17,11 @@ from pipeline.lowrank import LowRankError
 from pipeline.reporting.run.summary import print_summary
 from tests.models.transformers_case import VOCABULARY, write_model
 from tests.stages.nets import Pixels
-from tests.stages.test_transformer_chain import no_figures, workspace
 from tests.stages.test_transformer_chain import run_chain as run_stages
+from tests.stages.test_transformer_chain import workspace
 
-__all__ = ["no_figures", "workspace"]  # fixtures
+__all__ = ["workspace"]  # fixtures
 
-pytestmark = pytest.mark.usefixtures("no_figures")
 COMMON = [
     *("data=tensors", "data.path=data.safetensors", "data.calibration=60", "data.validation=40"),
     *("data.test=60", "analyze.batch_size=20", "baseline=train", "baseline.epochs=4"),

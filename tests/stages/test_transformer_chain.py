@@ -17,8 +17,8 @@ from pipeline.config.compose import compose_params
 from pipeline.lowrank.forms.files import read_network
 from pipeline.lowrank.network.costs import count_params
 from pipeline.lowrank.planning.files import load_plan
-from pipeline.reporting.run import write as report
 from pipeline.reporting.run.layers import read_layers
+from pipeline.reporting.run.page.write import write_page
 from pipeline.reporting.run.summary import print_summary
 from tests.data.test_text import rows
 from tests.imports import ROOT
@@ -56,12 +56,6 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seconds of a chain; test_text_in_and_out_of_domain draws them."""
-    monkeypatch.setattr(report, "write_figures", lambda *_: None)
-
-
 @pytest.mark.parametrize("task", sorted(LAYERS))
 def test_text_in_and_out_of_domain(
     workspace: Path, task: str, capsys: pytest.CaptureFixture[str]
@@ -90,10 +84,10 @@ def test_text_in_and_out_of_domain(
             assert compressed[f"{prefix}perplexity_ratio"] != 1
     assert ("cosine, out of domain" if task == "encoder" else "out of domain") in shown
     assert "batch of 2 × 32" in shown
-    assert (workspace / "reports/figures/overview.png").stat().st_size > 10_000
+    page = write_page(workspace).read_text(encoding="utf-8")
+    assert "net on text" in page and "smaller" in page
 
 
-@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("task", sorted(LAYERS))
 def test_a_refit_is_measured_and_shown(
     workspace: Path, task: str, capsys: pytest.CaptureFixture[str]
@@ -122,7 +116,6 @@ def test_a_refit_is_measured_and_shown(
     assert any(corrections) == refit["kept"]
 
 
-@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("task", sorted(LAYERS))
 def test_the_dense_network_repairs(workspace: Path, task: str) -> None:
     """Distillation towards the dense net's predictions by AdamW; towards its embeddings, and the
@@ -159,7 +152,6 @@ def test_the_dense_network_repairs(workspace: Path, task: str) -> None:
     assert after["params"] == before["params"]
 
 
-@pytest.mark.usefixtures("no_figures")
 def test_labelled_rows_are_trained_on_and_repaired(workspace: Path) -> None:
     """Random weights know nothing; a short training tells three first words apart."""
     write_model(workspace / "net", "sequence_classification")

@@ -47,8 +47,9 @@ class Rule:
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot; `title` says what it shows, also to those who do not see it. Sizes are in pixels, at
-    which text has its size: a wider place makes all of it wider."""
+    """A plot; `levels` are heights with a dashed line; `title` says what it shows, also to those who
+    do not see it. Sizes are in pixels, at which text has its size: a wider place makes all of it
+    wider."""
 
     title: str
     x: Axis
@@ -56,6 +57,7 @@ class Plot:
     lines: Sequence[Line] = ()
     marks: Sequence[Mark] = ()
     rules: Sequence[Rule] = ()
+    levels: Sequence[float] = ()
     width: int = 350
     height: int = 220
     left: int = 46

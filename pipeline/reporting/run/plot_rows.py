@@ -1,4 +1,4 @@
-"""Tidy rows for DVC's plots and for the pictures, which are drawn from these very rows."""
+"""Tidy rows for DVC's plots and for the page, which is drawn from these very rows."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Rows of the plots: a class a file of plots/, its columns in their order.
 
-DVC draws its plots from these files, and the pictures are drawn from the rows themselves.
+DVC draws its plots from these files, and the page of a run is drawn from the rows themselves.
 """
 
 from __future__ import annotations

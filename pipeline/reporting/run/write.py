@@ -1,4 +1,4 @@
-"""reports/: metrics.json's content, the tables of layers and of spectra, the plots."""
+"""reports/: metrics.json's content, the tables of layers and of spectra, the rows of the plots."""
 
 from __future__ import annotations
 
@@ -14,10 +14,24 @@ from pipeline.lowrank.tasks.measure import Measure
 from pipeline.lowrank.typed import save_record
 from pipeline.reporting.run import layers
 from pipeline.reporting.run.facts import Facts
-from pipeline.reporting.run.figures import plot_rows, write_figures
 from pipeline.reporting.run.metrics import Metrics, Network, Size, make_metrics
-from pipeline.reporting.run.rows import write_csv, write_plots
-from pipeline.reporting.run.spectral import SpectralRow, spectral_figures, spectral_rows
+from pipeline.reporting.run.plot_rows import (
+    bound_rows,
+    energy_rows,
+    error_rows,
+    fine_tune_rows,
+    network_bound_rows,
+    rank_rows,
+    spectra_rows,
+)
+from pipeline.reporting.run.rows import PlotRows, write_csv, write_plots
+from pipeline.reporting.run.spectral import (
+    SpectralRow,
+    spectral_figures,
+    spectral_rows,
+    training_rows,
+    weight_rows,
+)
 
 
 def network_size(network: nn.Module, folder: Path, example: Any) -> Size:
@@ -36,20 +50,33 @@ def write_reports(
     folder: Path,
     facts: Facts,
     networks: Mapping[str, Network],
-    subject: str,
     measures: Sequence[Measure] = (),
 ) -> Metrics:
-    """Writes layers.json and layers.csv, spectra.csv, plots/*.csv and figures/*.png in `folder`;
-    returns what metrics.json is to hold.
+    """Writes layers.json and layers.csv, spectra.csv and plots/*.csv in `folder`; returns what
+    metrics.json is to hold.
 
-    networks: by the names in NETWORKS; subject: "ResNet on digits", for titles; measures: those of
-    the task.
+    networks: by the names in NETWORKS; measures: those of the task.
     """
     metrics = make_metrics(facts, networks, spectral_figures(facts), measures)
-    rows, table, spectra = plot_rows(facts), layers.layer_table(facts), spectral_rows(facts)
+    table = layers.layer_table(facts)
     save_record(folder / layers.FILE, table)
     write_csv(folder / "layers.csv", table.layers, layers.LayerRow)
-    write_csv(folder / "spectra.csv", spectra, SpectralRow)
-    write_plots(folder / "plots", rows)
-    write_figures(folder / "figures", facts, rows, spectra, metrics, subject)
+    write_csv(folder / "spectra.csv", spectral_rows(facts), SpectralRow)
+    write_plots(folder / "plots", plot_rows(facts))
     return metrics
+
+
+def plot_rows(facts: Facts) -> PlotRows:
+    """The rows of every plot."""
+    return PlotRows(
+        spectra=spectra_rows(facts),
+        energy=energy_rows(facts),
+        ranks=rank_rows(facts),
+        errors=error_rows(facts),
+        bounds=bound_rows(facts),
+        network_bounds=network_bound_rows(facts),
+        fine_tune=fine_tune_rows(facts.fine_tune),
+        weights=weight_rows(facts),
+        training=training_rows(facts),
+        descent=facts.fine_tune.descent,
+    )

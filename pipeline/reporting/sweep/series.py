@@ -7,14 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from pipeline.lowrank.analysis.tables import ranks_text
+from pipeline.reporting.names import largest, left_out, short
 from pipeline.reporting.run.layers import LayerRow
-from pipeline.reporting.style import MOST_BARS, largest, left_out, short
 from pipeline.reporting.sweep.entries import Comparison, Entry
 from pipeline.reporting.sweep.front import COST_AXES, Front, Point, find_front
 from pipeline.reporting.words import human_count, percent
 
 MOST_COLOURS = 5  # that the style sheet has
-MOST_COLUMNS = 40
+MOST_ROWS, MOST_COLUMNS = 48, 40
 _LONGEST_OPTION = 16  # characters
 
 
@@ -103,7 +103,7 @@ def ranks_along_front(comparison: Comparison) -> Ranks:
     best = [point.entry for point in find_front(comparison, COST_AXES[0]).best][:MOST_COLUMNS]
     tables = [{row.name: row for row in entry.layers} for entry in best]
     weight = {name: float(row.dense_params) for rows in tables for name, row in rows.items()}
-    names = largest(list(weight), weight, MOST_BARS)
+    names = largest(list(weight), weight, MOST_ROWS)
     cells = tuple(
         tuple(_cell(rows[name]) if name in rows else None for rows in tables) for name in names
     )

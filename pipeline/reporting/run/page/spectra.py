@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from pipeline.lowrank.analysis.tables import ranks_text
 from pipeline.lowrank.methods.interpolative import is_narrower
+from pipeline.reporting.names import VIEWS, largest
 from pipeline.reporting.page.axis import Axis, Tick, make_axis
 from pipeline.reporting.page.plot import Line, Plot, Rule
 from pipeline.reporting.page.table import Bar, Cell, Column, Row, Table, name_cell
 from pipeline.reporting.run.plot_rows import energy_rows, spectra_rows
 from pipeline.reporting.run.rows import EnergyRow, SpectrumRow
 from pipeline.reporting.run.story import Story
-from pipeline.reporting.style import VIEWS, largest
 
 MOST = 12  # layers that are drawn
 _MOST_POINTS = 64  # of a line
@@ -90,7 +90,7 @@ def _plot(values: Sequence[SpectrumRow], energy: Sequence[EnergyRow], *, factori
     lost = f"{max(0.0, 100 * (1 - held)):.2g} % of the energy left out"
     told = f"{kept} of {full}, {lost}" if cut else f"all {full}"
     return Plot(
-        title=f"{VIEWS[view][1]}: {told}",
+        title=f"{VIEWS[view]}: {told}",
         x=make_axis("", [1, full], "{:g}".format, within=(0.0, float(full))),
         y=Axis("", 0.0, 1.0, log=False, ticks=(Tick(0.0, "0"), Tick(0.5, "½"), Tick(1.0, "1"))),
         lines=[

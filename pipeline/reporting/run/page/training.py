@@ -90,5 +90,28 @@ def _percents(values: Sequence[float]) -> Axis:
     return make_axis("", values, lambda v: f"{100 * v:g} %", within=ends)
 
 
+def descent_plot(curve: Curve) -> Plot | None:
+    """The loss on some batches against what three formulas say of it; None where it was not asked
+    for. The formulas fall without end, and the noise term rises: the measured curve rules."""
+    points = curve.descent
+    if len(points) < 2:
+        return None
+    top = max(point.subset_loss for point in points)
+    last = points[-1].step
+    lines = [
+        Line([(p.step, p.subset_loss) for p in points], "validation", "measured"),
+        Line([(p.step, p.printed_false) for p in points], "printed", "as printed, false"),
+        Line([(p.step, p.descent) for p in points], "descent", "for full gradients"),
+        Line([(p.step, p.descent_sgd) for p in points], "noise", "with gradient noise"),
+    ]
+    ends = (-0.5 * top, 2.0 * top)
+    return Plot(
+        title="the descent theorem, on training batches",
+        x=make_axis("step", [0, last], _step, within=(0, last)),
+        y=make_axis("", [], number_text, within=ends),
+        lines=lines,
+    )
+
+
 def _step(value: float) -> str:
     return human_count(round(value)).replace(" ", "") if value >= 1000 else f"{value:g}"

@@ -11,7 +11,8 @@ from pipeline.reporting.run.page.contest import chosen_of, contest_table
 from pipeline.reporting.run.page.layers import blocks_table, layers_table
 from pipeline.reporting.run.page.networks import latency_notes, networks_table
 from pipeline.reporting.run.page.spectra import MOST, spectra_cards, widths_table
-from pipeline.reporting.run.page.training import course_of
+from pipeline.reporting.run.page.training import course_of, descent_plot
+from pipeline.reporting.run.page.weights import training_table, weights_cards
 from pipeline.reporting.run.story import Story, read_story
 from pipeline.reporting.run.verdict import detail, headline
 
@@ -50,7 +51,11 @@ def page(story: Story) -> str:
         widths=widths_table(story),
         errors=errors_table(story),
         network=network_table(story),
+        weights=weights_cards(story),
+        trained=training_table(story),
+        spectra=story.metrics.spectra,
         repair=course_of(story.facts.fine_tune),
         baseline=course_of(story.facts.baseline),
+        descent=descent_plot(story.facts.fine_tune),
         skipped=plan.skipped,
     )

@@ -1,33 +1,18 @@
-"""One look for every picture: colours, text, saving with the same bytes each time."""
+"""The look of the pictures in docs/: colours, text, saving with the same bytes each time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import matplotlib.style
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 # Okabe and Ito's colours: told apart in all common forms of colour blindness, and in grey.
-DENSE, COMPRESSED, FINE_TUNED = "#9A9A9A", "#E69F00", "#0072B2"
-FIRST, SECOND, THIRD = "#0072B2", "#D55E00", "#009E73"
-# A layer's views as plot_rows calls them: colour and words.
-VIEWS = {
-    "mode0": (FIRST, "output channels"),
-    "mode1": (SECOND, "input channels"),
-    "spatial": ("#CC79A7", "height by width"),
-    "matrix": (THIRD, "matrix"),
-}
-INK, FAINT, RANGE = "#333333", "#E4E4E4", "#B8CFE0"
-
+DENSE, FINE_TUNED = "#9A9A9A", "#0072B2"
+INK, FAINT = "#333333", "#E4E4E4"
 DPI = 150
-MOST_BARS = 48  # layers in a picture with one line a layer
-_LONGEST_NAME = 34
 
 _STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs on every machine
@@ -92,54 +77,3 @@ def headed(figure: Figure, title: str, note: str = "") -> None:
         assert engine is not None
         bottom = 0.24 / figure.get_figheight()
         engine.set(rect=(0, bottom, 1, 1 - bottom))  # type: ignore[call-arg]
-
-
-class OfLayer(Protocol):
-    """A row of a plot that belongs to a layer."""
-
-    @property
-    def layer(self) -> str: ...
-
-
-def layer_names(rows: Iterable[OfLayer]) -> list[str]:
-    """The layers' names, in the order in which they come first."""
-    return list(dict.fromkeys(row.layer for row in rows))
-
-
-def largest(names: Sequence[str], weight: dict[str, float], most: int) -> list[str]:
-    """The `most` names of greatest weight, still in their order."""
-    chosen = sorted(names, key=lambda name: -weight[name])[:most]
-    return [name for name in names if name in set(chosen)]
-
-
-def left_out(shown: int, total: int, what: str, file: str) -> str:
-    """A note on what the picture leaves out; empty when it shows all."""
-    if shown == total:
-        return ""
-    return f"the {shown} of {total} layers with {what}; all in reports/{file}"
-
-
-def short(name: str, longest: int = _LONGEST_NAME) -> str:
-    """A long name with its middle cut: the ends tell layers apart."""
-    if len(name) <= longest:
-        return name or "(root)"
-    head = (longest - 1) // 3
-    return f"{name[:head]}…{name[len(name) - (longest - 1 - head) :]}"
-
-
-def layer_axis(axes: Axes, labels: Sequence[str]) -> None:
-    """Labels an axis with one line for each layer, the first on top."""
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.grid(False, axis="y")
-
-
-def plain_numbers(axis: Axis) -> None:
-    """Writes 1000, 10, 0.01 on a logarithmic axis, where matplotlib writes powers of ten."""
-    axis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.set_minor_locator(NullLocator())
-
-
-def bar_height(count: int, head: float = 1.5) -> float:
-    """Inches for `count` lines plus title, axis and legend."""
-    return head + 0.24 * max(count, 4)
