@@ -47,9 +47,9 @@ class Rule:
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot; `levels` are heights with a dashed line; `title` says what it shows, also to those who
-    do not see it. Sizes are in pixels, at which text has its size: a wider place makes all of it
-    wider."""
+    """A plot; `levels` are heights with a dashed line; `title` says what it shows, also to those
+    who do not see it. Sizes are in pixels, at which text has its size: a wider place makes all of
+    it wider."""
 
     title: str
     x: Axis
