@@ -27,9 +27,23 @@ class TrackOptions:
         default=True,
         help="single runs log the model; a job of a sweep gets its model when it is run alone",
     )
+    register: str | None = knob(
+        default=None,
+        min_length=1,
+        help="the name of MLflow's registry under which the model is a new version; null: it is "
+        "not registered",
+    )
+    alias: str | None = knob(
+        default="newest", help="the alias that the registered version gets; null: none"
+    )
     live: bool = knob(default=True, help="curves appear in MLflow while a network trains")
 
     def __post_init__(self) -> None:
+        if self.register is not None and not self.log_model:
+            raise LowRankError(
+                f"track.register={self.register}: there is no model to register with "
+                "track.log_model=false; leave one of them out"
+            )
         if self.tracking_uri is None:
             return
         kind = urlsplit(self.tracking_uri).scheme.partition("+")[0]

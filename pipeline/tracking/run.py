@@ -25,10 +25,11 @@ from pipeline.lowrank.typed import options_from
 from pipeline.machine.durations import durations
 from pipeline.reporting.run.page.write import write_page
 from pipeline.reporting.run.timings import FOLDERS
-from pipeline.tracking.artifacts import has_model, log_artifacts, log_dataset, log_model
+from pipeline.tracking.artifacts import log_artifacts, log_dataset
 from pipeline.tracking.description import description
 from pipeline.tracking.figures import figures
 from pipeline.tracking.live import take_live_run
+from pipeline.tracking.models import log_model, model_of, register
 from pipeline.tracking.naming import run_name
 from pipeline.tracking.store import (
     NOTE,
@@ -82,9 +83,23 @@ def track_run(root: Path, params: Mapping[str, Any]) -> tuple[str, RunName]:
         else:
             write_page(root)
             print(f"track: this run is in MLflow already ({run_id})")
-        if with_model and not has_model(client, run_id):
-            log_model(client, run_id, root, [params["model"]["_target_"]])
+        if with_model:
+            _keep_model(client, run_id, root, params)
     return run_id, RunName(track.experiment, config, lock)
+
+
+def _keep_model(client: MlflowClient, run_id: str, root: Path, params: Mapping[str, Any]) -> None:
+    """The run has its model, and the registry too where the options name one."""
+    track = track_options(params)
+    if model_of(client, run_id) is None:
+        log_model(client, run_id, root, [params["model"]["_target_"]])
+    if track.register is None:
+        return
+    model = model_of(client, run_id)
+    if model is None:
+        print(f"track: not registered as {track.register}, as MLflow holds a folder, no model")
+    else:
+        register(client, model, track.register, track.alias)
 
 
 def measured(root: Path, params: Mapping[str, Any], *, again_if_busy: bool = False) -> Timings:
