@@ -27,6 +27,7 @@ from pipeline.lowrank.factorize.report import RefinedBlock, RefineReport, RefitD
 from pipeline.lowrank.forms.surgery import Factorized
 from pipeline.lowrank.network.blocks import BlockStates, find_walk
 from pipeline.lowrank.network.calling import beside, device_of, evaluating, padding_mask
+from pipeline.lowrank.network.progress import steps
 
 _FLOOR = 1e-3  # of the mean size of a state: what an error is relative to at least
 _TINY = 1e-30
@@ -69,15 +70,15 @@ def refine_(
         progress.resume_(compressed, blocks)
         least = min([without, *(b.divergence for b in progress.blocks.values() if b.kept)])
         clock = _Clock(chosen, check, progress.seconds + time.monotonic() - start)
-        for place, name in enumerate(blocks):
+        for place, name in enumerate(steps(blocks, "refine")):
             lesson = streams.lesson(place)
             if place >= progress.done:
-                steps = clock.steps(lesson, len(blocks) - place)
-                if steps and lesson.teaches():
+                count = clock.steps(lesson, len(blocks) - place)
+                if count and lesson.teaches():
                     before = {k: v.clone() for k, v in lesson.block.state_dict().items()}
-                    lesson.learn(steps, torch.Generator().manual_seed(seed + place))
+                    lesson.learn(count, torch.Generator().manual_seed(seed + place))
                     now = divergence.of(compressed)
-                    progress.blocks[name] = RefinedBlock(steps, now, kept=now < least)
+                    progress.blocks[name] = RefinedBlock(count, now, kept=now < least)
                     if now >= least:
                         lesson.block.load_state_dict(before)
                     least = min(least, now)
@@ -180,13 +181,13 @@ class _Lesson:
             torch.autograd.backward(self._error(0))
         return time.monotonic() - start
 
-    def learn(self, steps: int, generator: torch.Generator) -> None:
+    def learn(self, count: int, generator: torch.Generator) -> None:
         """Trains the block by AdamW under a one-cycle schedule; the batches come in an order that
         is drawn anew for each pass over them."""
         optimizer = torch.optim.AdamW(self._trained, lr=self._rate, weight_decay=0.0)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self._rate, total_steps=steps)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self._rate, total_steps=count)
         with self._training():
-            for index in islice(self._order(generator), steps):
+            for index in islice(self._order(generator), count):
                 optimizer.zero_grad()
                 torch.autograd.backward(self._error(index))
                 optimizer.step()
