@@ -51,6 +51,8 @@ def run() -> None:
             seed=seed,
             example=statistics_batches(DATA, 1, most=1)[0],
         )
+    if plan.expected.latency is not None:
+        print(f"rank-select: {plan.expected.latency}")
     save_plan(Path("out/plan.json"), plan)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from pipeline.lowrank.typed import save_record
 from pipeline.machine.checksums import file_sha256
 from pipeline.reporting import run as reporting
 from pipeline.reporting.run.rows import KINDS, columns
-from pipeline.reporting.run.timings import FOLDERS, find_timings
+from pipeline.reporting.run.timings import FOLDERS, expected_beside, find_timings
 
 TEMPLATES = sorted((Path(reporting.__file__).parent / "templates").glob("*.json"))
 
@@ -63,6 +64,19 @@ def test_shared_scratch_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> N
     found = find_timings(root)
     assert found is not None
     assert found.batch_size == 32
+
+
+def test_what_a_plan_expects_stands_beside_what_was_measured() -> None:
+    quiet = Latency(1.0, 0.0)
+    timings = Timings(machine_facts(1), {}, 32, Latency(2.0, 0.0), quiet, quiet, speedup=2.0)
+    plan: Any = SimpleNamespace(expected=SimpleNamespace(latency=SimpleNamespace(kept=0.6)))
+    assert expected_beside(plan, timings) == (
+        "The plan expects 60 % of the dense network's latency; measured: 50 %"
+    )
+    busy = replace(timings, dense=Latency(2.0, 0.0, own_share=0.2))
+    assert "measured" not in str(expected_beside(plan, busy))
+    plan.expected.latency = None
+    assert expected_beside(plan, timings) is None
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)

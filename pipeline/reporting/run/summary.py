@@ -12,12 +12,13 @@ from rich.table import Table
 from pipeline.evaluation.timings import Timings
 from pipeline.lowrank.analysis.tables import ranks_text
 from pipeline.lowrank.factorize.report import RefitDivergence
+from pipeline.lowrank.planning.files import load_plan
 from pipeline.reporting.run.fitting import named_table, plain_texts
 from pipeline.reporting.run.layers import LayerRow, read_layers
 from pipeline.reporting.run.measures import measures
 from pipeline.reporting.run.metrics import FILE as METRICS
 from pipeline.reporting.run.metrics import Metrics, OutputError, SpectraFigures, read_metrics
-from pipeline.reporting.run.timings import find_timings
+from pipeline.reporting.run.timings import expected_beside, find_timings
 from pipeline.reporting.words import human_bytes, human_count, percent
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def print_summary(root: Path, console: Console | None = None) -> None:
     if timings is None:
         _say(console, f"Latency was not measured on this machine: run {_MEASURE}")
     else:
-        for sentence in filter(None, (busy_sentence(timings), forms_sentence(timings))):
+        told = (busy_sentence(timings), forms_sentence(timings), _expected(root, timings))
+        for sentence in filter(None, told):
             _say(console, sentence)
     console.print()
     _show(console, layers_table(layers, console), "layers.csv")
@@ -66,6 +68,11 @@ def busy_sentence(timings: Timings) -> str | None:
     if not timings.busy:
         return None
     return f"Busy machine; measure again: {_MEASURE}"
+
+
+def _expected(root: Path, timings: Timings) -> str | None:
+    plan = root / "out/plan.json"
+    return expected_beside(load_plan(plan), timings) if plan.is_file() else None
 
 
 def forms_sentence(timings: Timings) -> str | None:

@@ -7,8 +7,10 @@ from pathlib import Path
 from pipeline.evaluation.latency import machine_facts
 from pipeline.evaluation.timings import FOLDER, Timings, load_timings
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.planning.plan import Plan
 from pipeline.machine.checksums import file_sha256
 from pipeline.machine.scratch import scratch
+from pipeline.reporting.words import percent
 
 # The folders of the three networks, by the names they have in metrics.json and in timings.
 FOLDERS = {"dense": "out/baseline", "compressed": "out/compressed", "fine_tuned": "out/fine_tuned"}
@@ -41,6 +43,16 @@ def quiet_latency_ms(timings: Timings) -> float:
             "to each job (n_jobs, fabric.threads), or take macs instead"
         )
     return timings.fine_tuned.latency_ms
+
+
+def expected_beside(plan: Plan, timings: Timings) -> str | None:
+    """What the plan expects of the latency beside what was measured; None where latency was not
+    what its policy saved."""
+    expected = plan.expected.latency
+    if expected is None:
+        return None
+    told = f"The plan expects {percent(expected.kept)} of the dense network's latency"
+    return told if timings.busy else f"{told}; measured: {percent(1 / timings.speedup)}"
 
 
 def _age(path: Path) -> tuple[int, str]:

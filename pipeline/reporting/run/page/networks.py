@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from pipeline.evaluation.timings import Timings
 from pipeline.lowrank.analysis.tables import number_text
+from pipeline.lowrank.planning.plan import Plan
 from pipeline.reporting.page.table import Cell, Column, Row, Table
 from pipeline.reporting.run.story import Story
+from pipeline.reporting.run.timings import expected_beside
 from pipeline.reporting.run.verdict import speed
 from pipeline.reporting.words import duration, human_bytes, human_count, times
 
@@ -73,8 +75,9 @@ def batch(timings: Timings) -> str:
     return f"batch of {timings.batch_size}{tokens}"
 
 
-def latency_notes(timings: Timings) -> Sequence[str]:
-    """Sentences on how the latency was measured: where, in which form."""
+def latency_notes(timings: Timings, plan: Plan) -> Sequence[str]:
+    """Sentences on how the latency was measured: where, in which form; and what the plan
+    expected, where latency was what it saved."""
     machine = timings.machine
     forms = timings.forms or {}
     told = [
@@ -86,4 +89,6 @@ def latency_notes(timings: Timings) -> Sequence[str]:
     if {*forms.values()} > {"as stored"} or (forms and "as stored" not in forms.values()):
         said = "; ".join(f"{NAMES[name]} {form}" for name, form in forms.items())
         told.append(f"Each network counts in the form in which it is fastest: {said}.")
+    if expected := expected_beside(plan, timings):
+        told.append(f"{expected}.")
     return told

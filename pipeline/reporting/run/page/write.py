@@ -41,7 +41,7 @@ def page(story: Story) -> str:
         headline=headline(story.metrics, story.timings, story.data),
         detail=detail(story.metrics, story.data),
         networks=networks_table(story),
-        latency=latency_notes(story.timings) if story.timings else [],
+        latency=latency_notes(story.timings, plan) if story.timings else [],
         contest=contest_table(plan),
         chosen=chosen_of(plan),
         blocks=blocks_table(story.layers),
