@@ -72,7 +72,7 @@ class Divergence:
             )
         chosen = task or Classification()
         self.batches, self.unit = beside(dense, batches), chosen.unit
-        self._task = chosen.fitted(answer(dense, batch) for batch in self.batches)
+        self.task = chosen.fitted(answer(dense, batch) for batch in self.batches)
         self._dense = [self._normalised(dense, batch) for batch in self.batches]
 
     def of(self, model: nn.Module) -> float:
@@ -82,7 +82,7 @@ class Divergence:
 
     def distance(self, model: nn.Module) -> Distance:
         """The same, and how often the model has the dense network's answer."""
-        apart = Apart(self._task)
+        apart = Apart(self.task)
         for batch, dense in zip(steps(self.batches, "divergence"), self._dense, strict=True):
             apart.add(dense, self._normalised(model, batch))
         return apart.distance()
@@ -90,7 +90,7 @@ class Divergence:
     def _normalised(self, model: nn.Module, batch: Any) -> Tensor:
         """(units, width) predictions in eval mode, without padding."""
         given = Given(batch, padding=padding_mask(batch))
-        return normalised(self._task, answer(model, batch), given)
+        return normalised(self.task, answer(model, batch), given)
 
 
 def normalised(task: Task, output: Any, given: Given) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pipeline.lowrank.typed import knob, options
 
-StateError = Literal["relative", "plain"]
+StateError = Literal["relative", "plain", "fisher"]
 
 
 @options
@@ -33,7 +33,7 @@ class RefitOptions:
     error: StateError = knob(
         default="relative",
         help="steps: the squared error of a block's output, relative to the size of each token or "
-        "image, or plain",
+        "image, plain, or in nats by the gradients of the loss",
     )
     minutes: float | None = knob(
         default=None,

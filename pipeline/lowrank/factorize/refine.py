@@ -5,15 +5,15 @@ parameters (norms and biases too) are trained towards min E‖f(x) − f̂(x')�
 block's output on the dense network's own stream x. A step of one block takes a fraction of the time
 that a step of the whole network takes, so that each block gets some hundred of them (AA-SVD, arXiv
 2604.02119, does so with factors). The error is relative to each token's own size by default: a few
-tokens of huge norm own the plain one, and what follows normalises them anyway.
+tokens of huge norm own the plain one, and what follows normalises them anyway. Or it is weighed by
+G, the second moment of the loss's gradients there, which says what the rest of the network does
+with it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.analysis.divergence import Divergence
-from pipeline.lowrank.factorize.options import RefitOptions, StateError
+from pipeline.lowrank.factorize.lesson import Lesson, roots, squared_error
+from pipeline.lowrank.factorize.options import RefitOptions
 from pipeline.lowrank.factorize.progress import Progress
 from pipeline.lowrank.factorize.report import RefinedBlock, RefineReport, RefitDivergence
-from pipeline.lowrank.forms.surgery import Factorized
 from pipeline.lowrank.network.blocks import BlockStates, find_walk
 from pipeline.lowrank.network.calling import beside, device_of, evaluating, padding_mask
 from pipeline.lowrank.network.progress import steps
-
-_FLOOR = 1e-3  # of the mean size of a state: what an error is relative to at least
-_TINY = 1e-30
+from pipeline.lowrank.tasks import Task
 
 
 def refine_(
@@ -64,7 +62,7 @@ def refine_(
         start = time.monotonic()
         without = divergence.of(compressed)
         check = time.monotonic() - start
-        streams = _Streams(dense, compressed, layers, batches, chosen)
+        streams = _Streams(dense, compressed, layers, batches, chosen, divergence.task, seed)
         blocks = streams.blocks
         progress = Progress(folder, compressed, [*streams.begun, repr(chosen), seed, without])
         progress.resume_(compressed, blocks)
@@ -98,33 +96,37 @@ class _Streams:
         layers: Sequence[str],
         batches: Sequence[Any],
         chosen: RefitOptions,
+        task: Task,
+        seed: int,
     ) -> None:
-        """blocks: their names."""
+        """blocks: their names. task, seed: for gradients, where errors are weighed by them."""
         self._model, self._chosen, batches = compressed, chosen, beside(dense, batches)
         self.blocks, calls = find_walk(dense, layers, batches, "refit.steps=0")
         self._masks = [padding_mask(batch) for batch in batches]
         with self._format():
             self._dense = BlockStates(dense, self.blocks, batches, calls)
             self._own = BlockStates(compressed, self.blocks, batches, calls)
+            weighed = chosen.error == "fisher"
+            self._roots = roots(dense, self.blocks, batches, task, seed) if weighed else []
         self.begun = [*self._own.states, *(m for m in self._masks if m is not None)]
 
-    def lesson(self, place: int) -> _Lesson:
+    def lesson(self, place: int) -> Lesson:
         """What the block at `place` is to learn; the dense network's states move behind it."""
         with self._format():
             self._dense.go_on(place)
-        weights = [
-            _weights(target, mask, self._chosen.error)
+        root = self._roots[place] if self._roots else None
+        errors = [
+            squared_error(target, mask, self._chosen.error, root)
             for target, mask in zip(self._dense.states, self._masks, strict=True)
         ]
 
         def error(index: int) -> Tensor:
             with self._format():
                 state = self._own.output(place, index)
-            change = state.float() - self._dense.states[index].float()
-            return (change.square() * weights[index]).sum()
+            return errors[index](state)
 
         block = self._model.get_submodule(self.blocks[place])
-        return _Lesson(block, error, len(weights), self._chosen.learning_rate)
+        return Lesson(block, error, len(errors), self._chosen.learning_rate)
 
     def leave(self, place: int) -> None:
         """The compressed network's states move behind the block, too."""
@@ -136,80 +138,6 @@ class _Streams:
         return torch.autocast(
             device_of(self._model).type, torch.bfloat16, enabled=self._chosen.bf16
         )
-
-
-def _weights(target: Tensor, mask: Tensor | None, error: StateError) -> Tensor:
-    """By how much each number of a state counts in the squared error, which then is a mean over
-    tokens or images, relative to the size of each, or to all of them together ("plain").
-
-    target: (N, C) or (N, T, C), tokens of C channels, or images of four dimensions or more.
-    mask: (N, T), false at padding, which counts nothing.
-
-    Returns a tensor that is broadcast to the target.
-    """
-    size = target.float().square()
-    axes = (-1,) if size.dim() <= 3 else tuple(range(1, size.dim()))
-    size = size.sum(axes, keepdim=True)
-    counted = torch.ones_like(size)
-    if mask is not None and mask.shape == target.shape[:-1]:
-        counted = mask[..., None].to(size)
-    total, count = (size * counted).sum(), counted.sum()
-    if error == "plain":
-        return counted / total.clamp_min(_TINY)
-    return counted / (size + _FLOOR * total / count).clamp_min(_TINY) / count
-
-
-class _Lesson:
-    """A block, and how far its output is from what it is to give: error(i) for batch i."""
-
-    def __init__(
-        self, block: nn.Module, error: Callable[[int], Tensor], batches: int, rate: float
-    ) -> None:
-        self.block, self._error, self._batches, self._rate = block, error, batches, rate
-        self._trained = [p for p in block.parameters() if p.requires_grad]
-
-    @torch.no_grad()
-    def teaches(self) -> bool:
-        """Whether there is an error, and anything to train."""
-        errors = (float(self._error(index)) for index in range(self._batches))
-        return bool(self._trained) and any(error > 0 for error in errors)
-
-    def seconds(self) -> float:
-        """How long a step takes; nothing is changed."""
-        start = time.monotonic()
-        with self._training():
-            torch.autograd.backward(self._error(0))
-        return time.monotonic() - start
-
-    def learn(self, count: int, generator: torch.Generator) -> None:
-        """Trains the block by AdamW under a one-cycle schedule; the batches come in an order that
-        is drawn anew for each pass over them."""
-        optimizer = torch.optim.AdamW(self._trained, lr=self._rate, weight_decay=0.0)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self._rate, total_steps=count)
-        with self._training():
-            for index in islice(self._order(generator), count):
-                optimizer.zero_grad()
-                torch.autograd.backward(self._error(index))
-                optimizer.step()
-                schedule.step()
-
-    def _order(self, generator: torch.Generator) -> Iterator[int]:
-        while True:
-            yield from torch.randperm(self._batches, generator=generator).tolist()
-
-    @contextmanager
-    def _training(self) -> Iterator[None]:
-        """Gradients are kept until its end; factors are multiplied out meanwhile, which is faster,
-        and everything else is in eval mode."""
-        with torch.enable_grad(), evaluating(self.block):
-            for layer in self.block.modules():
-                if isinstance(layer, Factorized):
-                    layer.train()
-            try:
-                yield
-            finally:
-                for parameter in self._trained:
-                    parameter.grad = None
 
 
 class _Clock:
@@ -226,7 +154,7 @@ class _Clock:
         """What was used so far, also before an interruption."""
         return time.monotonic() - self._start
 
-    def steps(self, lesson: _Lesson, blocks: int) -> int:
+    def steps(self, lesson: Lesson, blocks: int) -> int:
         """The steps of the next of so many blocks that are left."""
         if self._limit is None:
             return self._steps

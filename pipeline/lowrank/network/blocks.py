@@ -128,7 +128,7 @@ def record_calls(
         return hook
 
     def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        outputs.append(_state(output))
+        outputs.append(state_of(output))
         if len(outputs) == len(blocks):
             raise _Enough
 
@@ -163,7 +163,7 @@ class BlockOutputs:
         return list(found.values())
 
     def _keep(self, block: str, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        self._found[block] = _state(output).clone()  # what follows may work in place
+        self._found[block] = state_of(output).clone()  # what follows may work in place
 
 
 class BlockStates:
@@ -208,7 +208,7 @@ class BlockStates:
         enabled."""
         given, block = self._calls[index][place], self._model.get_submodule(self._blocks[place])
         # A copy: blocks may work in place.
-        return _state(block(self.states[index].clone(), *given.arguments, **given.keywords))
+        return state_of(block(self.states[index].clone(), *given.arguments, **given.keywords))
 
     @torch.no_grad()
     def _first(self, batch: Any) -> Tensor:
@@ -240,7 +240,7 @@ class BlockStates:
                 handle.remove()
 
 
-def _state(output: Any) -> Tensor:
+def state_of(output: Any) -> Tensor:
     """The state in a block's output, which is its first entry where the output is a tuple (as of
     some blocks of transformers)."""
     found: Tensor = output[0] if isinstance(output, tuple) else output

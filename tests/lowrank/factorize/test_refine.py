@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from pipeline.lowrank import Budget, Interpolative, LowRankError, PivotedTucker2, apply_, plan
 from pipeline.lowrank.analysis.divergence import Divergence
 from pipeline.lowrank.factorize.batchnorm import estimate_, estimate_if_closer
-from pipeline.lowrank.factorize.options import RefitOptions
+from pipeline.lowrank.factorize.lesson import squared_error
+from pipeline.lowrank.factorize.options import RefitOptions, StateError
 from pipeline.lowrank.factorize.refine import refine_
 from pipeline.models.resnet import ResNet
 from tests.lowrank.factorize.test_refit import Alone, Stack, correlated
@@ -49,12 +51,16 @@ def compressed(kind: str) -> tuple[nn.Module, nn.Module, list[str], list[Tensor]
     return dense, small, list(chosen.factorized), batches, Divergence(dense, held_out)
 
 
-@pytest.mark.parametrize("kind", MAKE)
-def test_trained_blocks_come_closer_to_the_dense_network(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [("residual", "relative"), ("residual", "fisher"), ("cnn", "plain"), ("cnn", "fisher")],
+)
+def test_trained_blocks_come_closer_to_the_dense_network(kind: str, error: StateError) -> None:
     dense, small, layers, batches, divergence = compressed(kind)
     before = divergence.of(small)
     modes = [module.training for module in small.modules()]
-    report = refine_(dense, small, batches, divergence, CHOSEN, layers=layers)
+    chosen = replace(CHOSEN, error=error)
+    report = refine_(dense, small, batches, divergence, chosen, layers=layers)
     after = divergence.of(small)
     assert after < 0.9 * before
     assert (report.divergence.without, report.divergence.refit) == (before, after)
@@ -76,6 +82,26 @@ def test_what_makes_it_worse_is_taken_back_to_the_bit() -> None:
     assert all(torch.equal(before[k], v) for k, v in small.state_dict().items())
 
 
+def test_errors_are_means_over_tokens_without_padding() -> None:
+    target = torch.tensor([[[3.0, 4.0], [0.0, 10.0], [7.0, 7.0]]])
+    state = target + torch.tensor([[[1.0, 0.0], [0.0, 2.0], [9.0, 9.0]]])
+    mask = torch.tensor([[True, True, False]])
+    relative, plain = (
+        float(squared_error(target, mask, kind, None)(state)) for kind in ("relative", "plain")
+    )
+    assert relative == pytest.approx((1 / 25 + 4 / 100) / 2, rel=1e-2)
+    assert plain == pytest.approx((1 + 4) / (25 + 100))
+    root = torch.tensor([[2.0, 0.0], [1.0, 3.0]])
+    nats = float(squared_error(target, mask, "fisher", root)(state))
+    assert nats == pytest.approx((4 + (2.0**2 + 6.0**2)) / 2 / 2)
+    image = torch.randn(3, 2, 4, 4)
+    changed = image + torch.randn(image.shape)
+    weighed = ((changed - image).movedim(1, -1) @ root).square().sum((1, 2, 3)).mean() / 2
+    assert float(squared_error(image, None, "fisher", root)(changed)) == pytest.approx(
+        float(weighed), rel=1e-4
+    )
+
+
 class Killed(BaseException):
     pass
 
@@ -84,7 +110,7 @@ class Dying(Divergence):
     """Measures as the one that it is made of, a few times, and is then killed."""
 
     def __init__(self, real: Divergence, times: int) -> None:
-        self.real, self.times = real, times
+        self.real, self.times, self.task = real, times, real.task
 
     def of(self, model: nn.Module) -> float:
         self.times -= 1
