@@ -33,7 +33,8 @@ def follow(store: str, place: str) -> None:
                 if not (old or "").startswith("file:") or old.rpartition("/")[2] != name:
                     continue
                 for table, column in _PLACES:
-                    change = f"UPDATE {table} SET {column} = :new || substr({column}, :length) "
+                    change = f"UPDATE {table} SET {column} = :new "  # noqa: S608  # names are ours
+                    change += f"|| substr({column}, :length) "
                     where = f"WHERE substr({column}, 1, :length - 1) = :old"
                     given = {"new": place, "old": old, "length": len(old) + 1}
                     database.execute(text(change + where), given)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import sys
 import time
 from collections.abc import Callable
@@ -137,7 +136,7 @@ def _problem(file: Path, steps: int) -> str | None:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         done = state["done"]
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, TypeError):
+    except Exception:  # unpickling bytes that are no state raises whatever they mean
         return "it is no state of a training"
     if type(done) is not int or not 0 < done <= steps:
         return f"it claims {done!r} of {steps} steps"

@@ -82,7 +82,7 @@ def main(place: Path) -> None:
     for _ in range(2):
         names: dict[str, Any] = {"folder": job["folder"]}
         start = time.perf_counter()
-        exec(job["code"], names)
+        exec(job["code"], names)  # noqa: S102  # the README that this export just wrote
         load_s = time.perf_counter() - start
     inputs, outputs = load_file(place / "inputs.safetensors"), {}
     calls = []

@@ -40,7 +40,7 @@ def checked(folder: Path, name: str, known: Checksums, record: str) -> Path:
     if found != known[name]:
         raise LowRankError(
             f"{path}: the file is damaged or was changed: it has sha256 {found}, and was written "
-            f"with {known[name]}; get it again, or make it again (of a stage of the chain: remove "
-            "its folder and its objects in .dvc/cache, and run it with dvc repro)"
+            f"with {known[name]}; get it again, or make it again (docs/reliability.md "
+            "says how, in out/ and in a cache)"
         )
     return path
