@@ -10,6 +10,7 @@ from pipeline.evaluation.latency import measured_once
 from pipeline.evaluation.networks import compare_networks, defined
 from pipeline.evaluation.options import EvaluateOptions
 from pipeline.machine.devices import FabricOptions, make_fabric
+from pipeline.reporting.run.exporting import write_exports
 from pipeline.reporting.run.facts import read_facts
 from pipeline.reporting.run.layers import check_bounds
 from pipeline.reporting.run.metrics import FILE, Network
@@ -43,6 +44,7 @@ def run() -> None:
     results = {name: Network(scores[name], sizes[name]) for name in networks}
     metrics = write_reports(REPORTS, facts, results, task.measures)
     write_json(REPORTS / FILE, metrics.to_json())
+    write_exports(Path(), load_network, options.export)
     code = named_code()
     measured_once(folders, DATA, options, single.threads, again_if_busy=True, allow=code)
 

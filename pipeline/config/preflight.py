@@ -13,7 +13,9 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from pipeline.config.from_model import TRANSFORMER
+from pipeline.evaluation.options import EvaluateOptions
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.exports import check_installed, get_format
 from pipeline.lowrank.factorize.deciding import check_decidable
 from pipeline.lowrank.forms.building import build_model
 from pipeline.lowrank.forms.weights import read_state
@@ -41,7 +43,19 @@ def check_runnable(params: Mapping[str, Any]) -> None:
     check_devices(options_from(FabricOptions, params["fabric"], "fabric"))
     check_bfloat16({name: params[name] for name in ("fabric", "analyze", "refit")})
     check_decision(params["rank_select"], params["methods"], params["seed"])
+    check_exports(params["evaluate"], params["model"])
     check_network(params)
+
+
+def check_exports(evaluate: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+    """Raises LowRankError for a format that needs what is not installed, or another network."""
+    for to in options_from(EvaluateOptions, evaluate, "evaluate").export:
+        check_installed(get_format(to))
+        if to == "huggingface" and model["_target_"] != TRANSFORMER:
+            raise LowRankError(
+                f"evaluate.export: huggingface is for models of transformers, and "
+                f"model._target_={model['_target_']} is none; choose torch, onnx or pt2"
+            )
 
 
 def check_decision(

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def log_artifacts(client: MlflowClient, run_id: str, root: Path) -> None:
-    """Logs the page, plan.json, bounds.json, params.yaml, dvc.lock, the per-layer tables and the
-    rows of the plots."""
+    """Logs the page, plan.json, bounds.json, params.yaml, dvc.lock, the per-layer tables, the rows
+    of the plots and the exports."""
     own = ("out/plan.json", "out/compressed/bounds.json", "params.yaml", "dvc.lock")
     for name in (*own, f"reports/{PAGE}", "reports/metrics.json", "reports/spectra.csv"):
         if (root / name).is_file():
@@ -27,6 +27,8 @@ def log_artifacts(client: MlflowClient, run_id: str, root: Path) -> None:
     table = {name: [shown(getattr(row, name)) for row in rows] for name in columns(LayerRow)}
     client.log_table(run_id, table, "layers.json")
     client.log_artifacts(run_id, str(root / "reports/plots"), "plots")
+    if (root / "out/exports").is_dir():
+        client.log_artifacts(run_id, str(root / "out/exports"), "exports")
 
 
 def log_dataset(client: MlflowClient, run_id: str, root: Path) -> None:

@@ -17,9 +17,12 @@ from pipeline.config.exporting import run_export
 from pipeline.data.files import load_facts, load_split
 from pipeline.data.preprocessing import PREPROCESSING_JSON, save_preprocessing
 from pipeline.lowrank.exports import standalone
+from pipeline.lowrank.exports.record import Export
+from pipeline.lowrank.typed import load_record
 from pipeline.models.huggingface import load as load_transformer
 from pipeline.models.huggingface import self_contained
 from pipeline.models.resnet import ResNet
+from pipeline.reporting.run.exporting import Exports, write_exports
 from tests.imports import ROOT
 from tests.models.transformers_case import write_gguf, write_model, write_tokenizer
 
@@ -67,6 +70,21 @@ def test_a_graph_takes_examples_as_they_are_stored(workspace: Path, tmp_path: Pa
     assert torch.allclose(loaded(inputs), expected, atol=1e-5)
     record = json.loads((out / "torch/export.json").read_text())
     assert record["checked"] == "layers", "ResNet is a class of this project"
+
+
+def test_exports_of_the_chain_hold_no_times_and_a_refused_one_says_why(workspace: Path) -> None:
+    out = workspace / "out/exports"
+    (out / "onnx").mkdir(parents=True)  # of an earlier configuration
+    exports = write_exports(workspace, lr.load, ("huggingface", "torch"))
+    assert "ResNet is no model of transformers" in exports.refused["huggingface"]
+    assert load_record(out / "exports.json", Exports, "") == exports
+    assert {path.name for path in out.iterdir()} == {"exports.json", "torch"}
+    record = load_record(out / "torch/export.json", Export, "")
+    assert record == exports.made["torch"]
+    assert (record.load_s, record.latency_ms) == (None, None)
+    assert (out / "torch" / PREPROCESSING_JSON).is_file()
+    assert write_exports(workspace, lr.load, ()) == Exports({}, {})
+    assert [path.name for path in out.iterdir()] == ["exports.json"]
 
 
 @pytest.mark.exports

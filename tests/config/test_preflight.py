@@ -44,6 +44,7 @@ def test_the_configuration_as_it_stands_passes() -> None:
 
 
 EARLY = [
+    ("evaluate.export=[huggingface]", "huggingface is for models of transformers"),
     ("rank_select.budget=0.001", "a budget of 0.001 of the params cannot be met"),
     ("rank_select.budget=0.001 rank_select.cost_unit=bytes", "5,604 of 277,064 bytes left"),
     ("rank_select=fixed methods.names=[interpolative]", "says ranks, and interpolative has none"),

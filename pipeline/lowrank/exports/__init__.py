@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 from pipeline.lowrank.errors import LowRankError, suggest
 from pipeline.lowrank.exports.base import Format
 from pipeline.lowrank.exports.to_dense import ToDense
@@ -23,4 +25,13 @@ def get_format(name: str) -> Format:
     raise LowRankError(f"to={name}: unknown; {suggest(name, FORMATS)}")
 
 
-__all__ = ["FORMATS", "Format", "get_format"]
+def check_installed(kind: Format) -> None:
+    """Raises LowRankError where a package is missing that the format needs."""
+    for package in kind.packages:
+        if importlib.util.find_spec(package) is None:
+            raise LowRankError(
+                f"to={kind.name} needs {package}: pip install 'lowrank-pipeline[{kind.extra}]'"
+            )
+
+
+__all__ = ["FORMATS", "Format", "check_installed", "get_format"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.exports import FORMATS, get_format
+from pipeline.lowrank.exports import FORMATS, check_installed, get_format
 from pipeline.lowrank.exports.base import Check, DTypeName, ExportOptions, Format, FormName, Job
 from pipeline.lowrank.exports.calls import Call, calls_of, ready
 from pipeline.lowrank.exports.checking import Difference, difference, opened, tolerance_of
@@ -134,11 +134,7 @@ def export(
 
 
 def _check(kind: Format, folder: Path) -> None:
-    for package in kind.packages:
-        if importlib.util.find_spec(package) is None:
-            raise LowRankError(
-                f"to={kind.name} needs {package}: pip install 'lowrank-pipeline[{kind.extra}]'"
-            )
+    check_installed(kind)
     used = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
     if used and not (folder / EXPORT_JSON).is_file():
         raise LowRankError(f"{folder}: is there already, and is no export; give a new folder")

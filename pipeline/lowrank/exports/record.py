@@ -25,7 +25,7 @@ class Export:
     bytes: of all files of the export.
     parameters: of the exported network.
     load_s, latency_ms: seconds to load it, and the median time of one run of the example, in the
-        fresh process.
+        fresh process; None in an output of the chain, which holds no times.
     batch: examples in that run.
     torch: its version.
     """
@@ -41,17 +41,21 @@ class Export:
     rounding: float | None
     bytes: int
     parameters: int
-    load_s: float
-    latency_ms: float
+    load_s: float | None
+    latency_ms: float | None
     batch: int
     torch: str
 
     def __str__(self) -> str:
         size = f"{self.bytes / 1e6:.2f} MB"
+        times = ""
+        if self.load_s is not None and self.latency_ms is not None:
+            times = (
+                f"; loads in {self.load_s:.2f} s, {self.latency_ms:.2f} ms a batch of {self.batch}"
+            )
         return (
             f"{self.to}: {self.parameters:,} parameters, {size}, form {self.form}, {self.dtype}; "
             f"{self.checked} checked in a fresh process, largest difference "
             f"{self.largest_difference:.2g} ({self.relative_difference:.2g} of the largest "
-            f"output); loads in {self.load_s:.2f} s, {self.latency_ms:.2f} ms a batch of "
-            f"{self.batch}"
+            f"output){times}"
         )
