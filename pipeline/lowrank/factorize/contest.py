@@ -7,22 +7,40 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from torch import nn
 
 from pipeline.lowrank.analysis.divergence import Divergence
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.factorize.apply import apply_
+from pipeline.lowrank.factorize.correction import corrected_loss, corrections
 from pipeline.lowrank.network.progress import steps
 from pipeline.lowrank.planning.plan import Contestant, Plan
 from pipeline.lowrank.planning.policies import Budget, Loss, Policy
 
 
+class PlanOf(Protocol):
+    """Makes the plan of a policy. weights: {target: how many times its errors count}."""
+
+    def __call__(self, policy: Policy, *, weights: Mapping[str, float] | None = None) -> Plan: ...
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A plan of a contest, the name that the contest has for it, and the corrections that chose
+    it, of `correction.corrections`."""
+
+    plan: Plan
+    name: str
+    factors: Mapping[str, float] = field(default_factory=dict)
+
+
 def choose_plan(
     model: nn.Module,
     policy: Policy,
-    plan_of: Callable[[Policy], Plan],
+    plan_of: PlanOf,
     divergence: Callable[[], Divergence] | None,
     parts: Mapping[str, Callable[[Policy], Plan]] | None = None,
 ) -> Plan:
@@ -39,14 +57,31 @@ def choose_plan(
     if isinstance(policy, Loss):
         return hold_limit(model, policy, plan_of, divergence())
     if isinstance(policy, Budget):
+        measure = divergence()
         plans = [plan_of(one) for one in policy.rivals()]
         others = [
-            (plan, f"{_allocation(plan)}, {left_out}")
+            Rival(plan, f"{_allocation(plan)}, {left_out}")
             for left_out, make in (parts or {}).items()
             for plan in _kept(make, policy.rivals())
         ]
-        return hold_contest(model, plans, divergence(), others)
+        others += _corrected(model, plans[0], plan_of, measure)
+        return hold_contest(model, plans, measure, others)
     return plan_of(policy)
+
+
+def _corrected(
+    model: nn.Module, plan: Plan, plan_of: PlanOf, divergence: Divergence
+) -> list[Rival]:
+    """The plan again, its predictions corrected by measurement; [] where it stays the same."""
+    factors = corrections(model, plan, divergence)
+    if not factors:
+        return []
+    other = plan_of(plan.policy, weights=factors)
+    same = all(
+        (old.method, old.ranks) == (new.method, new.ranks)
+        for old, new in zip(plan.layers.values(), other.layers.values(), strict=True)
+    )
+    return [] if same else [Rival(other, f"{_allocation(plan)}, corrected", factors)]
 
 
 def _kept(make: Callable[[Policy], Plan], policies: Sequence[Policy]) -> list[Plan]:
@@ -61,22 +96,22 @@ def hold_contest(
     model: nn.Module,
     plans: Sequence[Plan],
     divergence: Divergence,
-    others: Sequence[tuple[Plan, str]] = (),
+    others: Sequence[Rival] = (),
 ) -> Plan:
     """The plan with the least measured divergence, with the whole contest in `plan.contest`.
 
     plans: of one budget, under a policy `Budget`. The uniform plan of the first one takes part, so
         that the winner is never worse than it; of equal plans the first wins. The model is not
         changed.
-    others: further plans, each with the name that the contest has for it.
+    others: further plans.
     """
-    contestants = [*((plan, _allocation(plan)) for plan in plans), *others]
+    contestants = [*(Rival(plan, _allocation(plan)) for plan in plans), *others]
     beside = plans[0].uniform
     assert beside is not None, "make_plan puts it there"
-    contestants.append((beside, "uniform"))
-    entries = tuple(_measure(model, *one, divergence) for one in steps(contestants, "contest"))
+    contestants.append(Rival(beside, "uniform"))
+    entries = tuple(_measure(model, one, divergence) for one in steps(contestants, "contest"))
     best = min(range(len(entries)), key=lambda index: entries[index].measured_divergence)
-    winner, _ = contestants[best]
+    winner = contestants[best].plan
     return replace(winner, uniform=winner.uniform or beside, contest=entries)
 
 
@@ -99,7 +134,7 @@ def hold_limit(
     best, below, above, limit = None, 0.0, math.inf, nats
     for _ in range(rounds):
         plan = plan_of(replace(policy, nats=limit))
-        entries.append(_measure(model, plan, f"≤ {limit:.4g} nats", divergence))
+        entries.append(_measure(model, Rival(plan, f"≤ {limit:.4g} nats"), divergence))
         measured = entries[-1].measured_divergence
         if measured <= nats:
             best, below = plan, limit  # above all limits that were kept before
@@ -126,11 +161,16 @@ def _between(below: float, above: float) -> float:
     return 2 * below if above == math.inf else math.sqrt(max(below, above / 10) * above)
 
 
-def _measure(model: nn.Module, plan: Plan, allocation: str, divergence: Divergence) -> Contestant:
+def _measure(model: nn.Module, rival: Rival, divergence: Divergence) -> Contestant:
     """Builds the plan on a copy of the model and measures it."""
-    built = apply_(copy.deepcopy(model), plan, certified=False).network
-    totals, predicted = plan.expected.planned, plan.expected.loss_increase
-    apart = divergence.distance(built)
+    expected = rival.plan.expected
+    apart = divergence.distance(apply_(copy.deepcopy(model), rival.plan, certified=False).network)
     return Contestant(
-        allocation, totals.params, totals.macs, predicted, apart.divergence, apart.agreement
+        allocation=rival.name,
+        params=expected.planned.params,
+        macs=expected.planned.macs,
+        predicted_loss_increase=expected.loss_increase,
+        measured_divergence=apart.divergence,
+        agreement=apart.agreement,
+        corrected_loss_increase=corrected_loss(rival.plan, rival.factors),
     )

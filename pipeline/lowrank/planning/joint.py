@@ -31,7 +31,8 @@ _DENSE = "dense: other layers of its dimension save more cheaply"
 
 @dataclass(frozen=True)
 class Joint(Candidate):
-    """A candidate for several targets together; costs and squared errors are sums.
+    """A candidate for several targets together; costs are sums, and so are squared errors, each as
+    it counts beside those of other targets.
 
     parts: {target: what it becomes}.
     bytes: as params and macs.
@@ -161,7 +162,7 @@ def _joint(
         ranks=(),
         params=sum(part.params for part in parts.values()) - saved.params,
         macs=sum(part.macs for part in parts.values()) - saved.macs,
-        squared_error=math.fsum(part.squared_error for part in parts.values()),
+        squared_error=math.fsum(members[n].weighed(part) for n, part in parts.items()),
         error_kind="exact",
         parts=parts,
         bytes=sum(members[n].cost(part, "bytes") for n, part in parts.items()) - saved.bytes,
@@ -240,7 +241,7 @@ def _at_prices(
     costs = [torch.tensor([members[n].cost(c, unit) for c in front]) for n, front in fronts.items()]
     errors = [
         torch.tensor(
-            [members[n].relative_squared(c) if relative else c.squared_error for c in front],
+            [members[n].relative_squared(c) if relative else members[n].weighed(c) for c in front],
             dtype=torch.float64,
         )
         for n, front in fronts.items()

@@ -35,6 +35,7 @@ def make_plan(
     narrowing: Narrowing | None = None,
     further: Further | None = None,
     clock: Clock | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> Plan:
     """The policy's choice among the offers, with the uniform plan of the same cost beside it.
 
@@ -44,6 +45,7 @@ def make_plan(
     narrowing: the inner dimensions whose layers may be narrowed too; None narrows nothing.
     further: what narrowed layers may become that are factorized too; None factorizes none of them.
     clock: that timed the offers, where the policy saves latency.
+    weights: {target: how many times its errors count under a budget of absolute ones}; None: once.
 
     Raises LowRankError where the policy cannot choose.
     """
@@ -52,6 +54,8 @@ def make_plan(
             f"the policy loss counts nats, which only the metric fisher predicts; the analysis is "
             f"in {analysis.metric!r}: choose analyze=fisher or another policy"
         )
+    if weights:
+        offers = {name: replace(offer, weight=weights[name]) for name, offer in offers.items()}
     choosable = offers
     if narrowing is not None:
         choosable = joined(offers, narrowing, policy, further or {})

@@ -96,6 +96,8 @@ class Contestant:
     measured_divergence: the measured divergence from the dense network, in the task's unit.
     agreement: the share of predictions whose answer is the dense network's; None where they are no
         categories, and in plans of older versions.
+    corrected_loss_increase: the prediction with the layers of each kind counted as they measured
+        alone (`factorize.correction`); None for plans that no correction chose.
     """
 
     allocation: str
@@ -104,6 +106,7 @@ class Contestant:
     predicted_loss_increase: float | None
     measured_divergence: float
     agreement: float | None = None
+    corrected_loss_increase: float | None = None
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ class Offer:
     given: the choice, where an override made it already.
     obstacle: why no method has candidates for a layer of this kind, where none has.
     dense_latency: nanoseconds of the layer as it is; 0 where no time was measured.
+    weight: how many times its errors count beside those of other targets.
     """
 
     target: Target
@@ -56,6 +57,11 @@ class Offer:
     given: Choice | None = None
     obstacle: str | None = None
     dense_latency: int = 0
+    weight: float = 1.0
+
+    def weighed(self, candidate: Candidate) -> float:
+        """The squared error of a candidate as it counts beside those of other targets."""
+        return self.weight * candidate.squared_error
 
     def relative_squared(self, candidate: Candidate) -> float:
         """‖W − Ŵ‖² / ‖W‖², 0 for a zero weight."""

@@ -167,7 +167,7 @@ class Budget(Policy):
 
     def _error(self, offer: Offer, candidate: Candidate) -> float:
         if self.error_scale == "absolute":
-            return candidate.squared_error
+            return offer.weighed(candidate)
         return offer.relative_squared(candidate)
 
     def _choice(self, offer: Offer, candidate: Candidate) -> Choice:
