@@ -136,7 +136,7 @@ def main() -> None:
     arguments = parser.parse_args()
     out = arguments.workspace / "out"
     model, task = load(out / "baseline"), load_task(out / "data")
-    splits = {n: _cut(load_split(out / "data", n), arguments.examples) for n in ("test",)}
+    splits = {n: cut(load_split(out / "data", n), arguments.examples) for n in ("test",)}
     fisher = load_analysis(out / "analysis")
     example = statistics_batches(out / "data", 1, most=1)[0]
     analyses: dict[str, Analysis] = {"fisher": fisher}
@@ -154,7 +154,7 @@ def main() -> None:
             if arguments.repair:
                 networks["repaired"] = repaired(arguments.workspace, built, arguments.repair)
             scores = compare_networks(networks, splits, task, arguments.batch)
-            print(f"{row.label:28s} {kept:5.2f}  {_read(scores)}", flush=True)
+            print(f"{row.label:28s} {kept:5.2f}  {read(scores)}", flush=True)
 
 
 def repaired(workspace: Path, built: nn.Module, epochs: int) -> nn.Module:
@@ -170,7 +170,7 @@ def repaired(workspace: Path, built: nn.Module, epochs: int) -> nn.Module:
         return load(after)
 
 
-def _cut(split: Split, examples: int | None) -> Split:
+def cut(split: Split, examples: int | None) -> Split:
     if examples is None:
         return split
     cut = copy.copy(split)
@@ -178,7 +178,7 @@ def _cut(split: Split, examples: int | None) -> Split:
     return cut
 
 
-def _read(scores: Mapping[str, Mapping[str, float]]) -> str:
+def read(scores: Mapping[str, Mapping[str, float]]) -> str:
     return "  ".join(f"{name} {_figure(values)}" for name, values in scores.items())
 
 
