@@ -10,12 +10,14 @@ a sweep one job after the other.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 from pipeline.machine.faults import one_line
 from pipeline.reporting.run.page.write import is_run, write_page
 from pipeline.reporting.sweep.write import write_comparison
+from pipeline.tracking.store import main_root
 
 MEASURE = "--measure"
 
@@ -26,6 +28,8 @@ def main() -> None:
         print(__doc__)
         sys.exit(0 if arguments in (["-h"], ["--help"]) else 2)
     folder = Path(arguments[0])
+    # Where the runs of this repository keep their latencies.
+    os.environ.setdefault("LOWRANK_SCRATCH", str(main_root() / ".scratch"))
     with one_line("report", Path(__file__).resolve().parents[1]):
         if MEASURE in sys.argv:
             from pipeline.sweeps.again import measure_again, measure_run  # torch, MLflow: seconds

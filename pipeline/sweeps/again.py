@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +12,11 @@ from pipeline.evaluation.timings import Timings
 from pipeline.reporting.sweep.record import read_jobs, read_record
 from pipeline.reporting.sweep.status import DONE, read_status, write_status
 from pipeline.tracking.run import measured
-from pipeline.tracking.store import main_root
 
 
 def measure_run(workspace: Path) -> str:
     """Measures the latencies of a run, unless they are known from a quiet machine; says how it
     went."""
-    os.environ.setdefault("LOWRANK_SCRATCH", str(main_root() / ".scratch"))
     params = yaml.safe_load((workspace / "params.yaml").read_text())
     return _told(measured(workspace, params, again_if_busy=True))
 
@@ -29,7 +26,6 @@ def measure_again(sweep: Path) -> Iterator[str]:
     the other, and writes them into their status; a line for each. Raises LowRankError where `sweep`
     is no sweep."""
     read_record(sweep)
-    os.environ.setdefault("LOWRANK_SCRATCH", str(main_root() / ".scratch"))
     for job in read_jobs(sweep):
         if job.state != DONE or job.timings is None or not job.timings.busy:
             continue

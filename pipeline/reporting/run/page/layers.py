@@ -11,7 +11,7 @@ from pipeline.reporting.page.table import Bar, Cell, Column, Row, Table, name_ce
 from pipeline.reporting.run.layers import LayerRow
 from pipeline.reporting.run.plot_rows import rank_rows
 from pipeline.reporting.run.story import Story
-from pipeline.reporting.words import human_count, percent
+from pipeline.reporting.words import duration, human_count, percent
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,17 @@ def layers_table(story: Story) -> Table:
     nats = {name: one.loss_increase for name, one in story.facts.plan.expected.layers.items()}
     in_nats = any(value is not None for value in nats.values())
     columns = [Column("layer"), Column("method"), Column("ranks", number=True), *_COSTS]
+    timed = story.facts.plan.expected.latency
+    columns += [Column("time", number=True)] if timed else []
     columns += [Column("error", number=True)]
     columns += [Column("nats", number=True)] if in_nats else []
     rows = []
     for row in story.layers:
         cells = [name_cell(row.name), Cell(row.method, row.method), _ranks(row, full)]
         cells += _costs(sums[row.name], sums)
+        if timed:
+            taken = timed.layers.get(row.name)
+            cells.append(Cell("" if taken is None else duration(taken), taken))
         error = row.measured_relative_error
         dense = row.method == "dense"
         cells.append(Cell("" if dense else f"{error:.3f}", None if dense else error))

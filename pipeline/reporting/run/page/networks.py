@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pipeline.evaluation.timings import Timings
 from pipeline.lowrank.analysis.tables import number_text
 from pipeline.lowrank.planning.plan import Plan
+from pipeline.lowrank.tasks.agreement import AGREEMENT
 from pipeline.reporting.page.table import Cell, Column, Row, Table
 from pipeline.reporting.run.story import Story
 from pipeline.reporting.run.timings import expected_beside
@@ -33,7 +34,9 @@ def _quality(story: Story) -> list[Row]:
     for measure in story.measures:
         cells = [Cell(measure.label)]
         for network in networks.values():
-            found = story.interval(measure, network)
+            # The dense network agrees with itself.
+            itself = measure == AGREEMENT and network is story.metrics.dense
+            found = None if itself else story.interval(measure, network)
             half = "" if found is None else f"± {number_text(100 * found.half)}"
             if found is not None and measure.style != "percent":
                 half = f"{measure.show(found.low)}–{measure.show(found.high)}"
