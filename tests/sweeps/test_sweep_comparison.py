@@ -241,6 +241,7 @@ def test_a_sweep_without_a_done_job_says_so(tmp_path: Path) -> None:
     make_sweep(tmp_path, ended=None)
     assert "No job has begun" in Page(write_comparison(tmp_path)).text
     add_job(tmp_path, 1, None, state="failed", run_id=None, error="no such data")
+    (tmp_path / "1/params.yaml").unlink()  # refused before it began
     page = Page(write_comparison(tmp_path))
     assert "No job is done yet: there is nothing to compare." in page.text
     assert "1 job: 1 failed" in page.text and "still running" in page.text

@@ -103,7 +103,7 @@ def read_comparison(folder: Path) -> Comparison:
         _entry(folder, record, job, names, measure, metrics.get(job.job)) for job in jobs
     )
     run = _run(record, record.parent_run_id)
-    subject = _subject(folder / jobs[0].folder) if jobs else ""
+    subject = _subject([folder / job.folder / "params.yaml" for job in jobs])
     return Comparison(record, subject, run, names, measure, entries)
 
 
@@ -154,9 +154,11 @@ def _there(workspace: Path, place: str, file: str) -> str | None:
     return f"{quote(place)}/{file}" if (workspace / file).is_file() else None
 
 
-def _subject(workspace: Path) -> str:
-    text = (workspace / "params.yaml").read_text(encoding="utf-8")
-    return subject_of(yaml.load(text, Loader=yaml.CSafeLoader))
+def _subject(files: Sequence[Path]) -> str:
+    """Of the first job that has its configuration; one that was refused before it began has
+    none."""
+    text = next((file.read_text(encoding="utf-8") for file in files if file.is_file()), None)
+    return "" if text is None else subject_of(yaml.load(text, Loader=yaml.CSafeLoader))
 
 
 def _data(workspace: Path) -> DataFacts | None:
