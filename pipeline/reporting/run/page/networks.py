@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pipeline.evaluation.timings import Timings
 from pipeline.lowrank.analysis.tables import number_text
 from pipeline.lowrank.planning.plan import Plan
-from pipeline.lowrank.tasks.agreement import AGREEMENT
+from pipeline.lowrank.tasks.measure import AGREEMENT
 from pipeline.reporting.page.table import Cell, Column, Row, Table
 from pipeline.reporting.run.story import Story
 from pipeline.reporting.run.timings import expected_beside
