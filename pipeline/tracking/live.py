@@ -3,7 +3,8 @@
 A live run is a convenience beside the outputs, not one of them: it is noted in
 ./.live_run.json, resumed and completed by track, and logged anew from the files where a stage
 came from the cache. Points are sent together, a few seconds' worth at a time: a training that
-is over before never needs MLflow (seconds of import, milliseconds a step). A store that stops
+is over before never needs MLflow (seconds of import, milliseconds a step). A thread of its own
+sends them: the training waits neither for MLflow's import nor for its answers. A store that stops
 answering is told once and left alone: the training goes on, and track logs its curve from the
 files.
 """
@@ -14,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 Log = Callable[[dict[str, float], int], None]
+Point = tuple[str, float, int, int]  # name, value, time in milliseconds, step
 
 NOTE = Path(".live_run.json")
 _REMEDY = "delete this file"
@@ -68,22 +71,24 @@ def curve_logger(stage: str) -> Iterator[Log]:
     if not track_options(params).live:
         yield lambda metrics, step: None
         return
-    curve = _LiveCurve(params, stage.replace("-", "_"))
-    try:
-        yield curve.log
-    except BaseException as error:
-        with suppress(Exception):  # a store that is gone: what the training failed of is told
-            curve.fail(f"{stage}: {error or type(error).__name__}")
-        raise
-    curve.finish()
+    with ThreadPoolExecutor(max_workers=1) as sender:
+        curve = _LiveCurve(params, stage.replace("-", "_"), sender)
+        try:
+            yield curve.log
+        except BaseException as error:
+            with suppress(Exception):  # a store that is gone: what the training failed of is told
+                curve.fail(f"{stage}: {error or type(error).__name__}")
+            raise
+        curve.finish()
 
 
 class _LiveCurve:
     """The points of one training that are still to be sent, and the run that they go to."""
 
-    def __init__(self, params: Mapping[str, Any], prefix: str) -> None:
-        self._params, self._prefix = params, prefix
-        self._points: list[tuple[str, float, int, int]] = []
+    def __init__(self, params: Mapping[str, Any], prefix: str, sender: Executor) -> None:
+        self._params, self._prefix, self._sender = params, prefix, sender
+        self._sending: Future[None] | None = None
+        self._points: list[Point] = []
         self._client: MlflowClient | None = None
         self._run_id = ""
         self._sent = time.monotonic()
@@ -94,13 +99,28 @@ class _LiveCurve:
             return
         now = int(time.time() * 1000)
         self._points += [(f"{self._prefix}/{k}", v, now, step) for k, v in metrics.items()]
-        if time.monotonic() - self._sent >= PERIOD:
-            self._offer()
+        if time.monotonic() - self._sent >= PERIOD and not self._is_sending:
+            self._sending = self._sender.submit(self._offer, self._taken())
+
+    @property
+    def _is_sending(self) -> bool:
+        return self._sending is not None and not self._sending.done()
+
+    def _taken(self) -> list[Point]:
+        """What is to be sent; by the thread that logs, which alone changes the list."""
+        points, self._points = self._points, []
+        self._sent = time.monotonic()
+        return points
+
+    def _settle(self) -> None:
+        if self._sending is not None:
+            self._sending.result()
 
     def finish(self) -> None:
+        self._settle()
         if self._client is None or self._lost:
             return
-        self._offer()
+        self._offer(self._taken())
         if self._lost:  # the stage is not noted: track logs all of its curve
             return
         live = load_record(NOTE, LiveRun, _REMEDY)
@@ -109,14 +129,15 @@ class _LiveCurve:
             self._client.update_run(self._run_id, status="SCHEDULED")
 
     def fail(self, error: str) -> None:
+        self._settle()
         if not self._lost:
-            close_failed(self._send(), self._run_id, error)
+            close_failed(self._send(self._taken()), self._run_id, error)
             NOTE.unlink(missing_ok=True)
 
-    def _offer(self) -> None:
-        """Sends what is there; a store that does not take it is told once, and asked no more."""
+    def _offer(self, points: list[Point]) -> None:
+        """Sends them; a store that does not take them is told once, and asked no more."""
         try:
-            self._send()
+            self._send(points)
         except Exception as error:  # whatever a server or a database gives
             self._lost = True
             reason = without_password(" ".join(str(error).split()))[:200]
@@ -126,14 +147,13 @@ class _LiveCurve:
                 file=sys.stderr,
             )
 
-    def _send(self) -> MlflowClient:
+    def _send(self, points: list[Point]) -> MlflowClient:
         if self._client is None:
             for name, value in _PATIENCE.items():
                 os.environ.setdefault(name, value)
             self._client, experiment = open_client(track_options(self._params))
             self._run_id = _run_for(self._client, experiment, self._params)
-        log_points(self._client, self._run_id, self._points)
-        self._points, self._sent = [], time.monotonic()
+        log_points(self._client, self._run_id, points)
         return self._client
 
 

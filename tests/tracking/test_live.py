@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from pipeline.lowrank.typed import load_record
 from pipeline.tracking import live
 from pipeline.tracking.live import NOTE, LiveRun, curve_logger, take_live_run
-from pipeline.tracking.store import config_hash
+from pipeline.tracking.options import TrackOptions
+from pipeline.tracking.store import config_hash, open_client
+from tests.chain import wait_for
 
 PARAMS: dict[str, Any] = {
     "seed": 3,
@@ -30,6 +34,46 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("params.yaml").write_text(yaml.safe_dump(PARAMS))
 
 
+def first_run(client: MlflowClient) -> Run:
+    """The one run of the store, when the curve's beginning has reached it."""
+
+    def found() -> list[Run]:
+        experiments = client.search_experiments(filter_string="name = 'lowrank'")
+        return [
+            run
+            for experiment in experiments
+            for run in client.search_runs(
+                [experiment.experiment_id], "attributes.status = 'RUNNING'"
+            )
+            if run.data.metrics
+        ]
+
+    wait_for("the beginning of the curve", lambda: bool(found()), 60)
+    (run,) = found()
+    return run
+
+
+def test_the_training_does_not_wait_for_mlflow(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose import, and the making of whose store, take longer than many steps."""
+    ready = threading.Event()
+
+    def slowly(track: TrackOptions) -> tuple[MlflowClient, str]:
+        assert ready.wait(60)
+        return open_client(track)
+
+    monkeypatch.setattr(live, "open_client", slowly)
+    monkeypatch.setattr(live, "PERIOD", 0.0)
+    with curve_logger("baseline") as log:
+        for step in range(1, 100):
+            log({"train_loss": 1 / step}, step)
+        ready.set()
+    run_id = load_record(NOTE, LiveRun, "").run_id
+    history = client.get_metric_history(run_id, "baseline/train_loss")
+    assert [point.step for point in history] == list(range(1, 100))
+
+
 def test_a_short_training_leaves_its_curve_to_track(client: MlflowClient) -> None:
     with curve_logger("fine-tune") as log:
         log({"train_loss": 1.0}, 1)
@@ -43,8 +87,7 @@ def test_a_long_one_is_seen_while_it_trains(
     monkeypatch.setattr(live, "PERIOD", 0.0)
     with curve_logger("baseline") as log:
         log({"train_loss": 1.0, "learning_rate": 0.1}, 1)
-        (experiment,) = client.search_experiments(filter_string="name = 'lowrank'")
-        (run,) = client.search_runs([experiment.experiment_id])
+        run = first_run(client)
         assert run.data.metrics == {"baseline/train_loss": 1.0, "baseline/learning_rate": 0.1}
         monkeypatch.setattr(live, "PERIOD", 3600.0)
         log({"train_loss": 0.5}, 2)
@@ -81,6 +124,7 @@ def test_a_run_whose_process_was_killed_is_closed_by_the_next_configuration(
     monkeypatch.setattr(live, "PERIOD", 0.0)
     logger = curve_logger("baseline")  # kept: a generator that is dropped is closed
     logger.__enter__()({"train_loss": 7.0}, 1)
+    first_run(client)
     killed = load_record(NOTE, LiveRun, "").run_id
     assert client.get_run(killed).info.status == "RUNNING"
     Path("params.yaml").write_text(yaml.safe_dump(PARAMS | {"seed": 4}))
@@ -98,6 +142,7 @@ def test_a_store_that_is_gone_is_told_once_and_the_training_goes_on(
     monkeypatch.setattr(live, "PERIOD", 0.0)
     with curve_logger("baseline") as log:
         log({"train_loss": 7.0}, 1)
+        first_run(client)
         for file in Path().glob("mlflow.db*"):
             file.write_bytes(b"damaged" * 4096)
         for step in (2, 3):
@@ -127,6 +172,7 @@ def test_the_trainings_own_error_is_told_where_the_store_was_lost_before(
     monkeypatch.setattr(live, "PERIOD", 0.0)
     logger = curve_logger("baseline")
     logger.__enter__()({"train_loss": 7.0}, 1)
+    first_run(client)
     for file in Path().glob("mlflow.db*"):
         file.write_bytes(b"damaged" * 4096)
     assert not logger.__exit__(ValueError, ValueError("NaN"), None)
