@@ -12,6 +12,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from pipeline.lowrank.tasks.measure import Measure
 
+_WIDE = 80  # columns of a terminal that has room for the time that is over
+
 
 class Display(Protocol):
     """The events of a training loop that are shown: mean losses, and the measure that the task
@@ -74,13 +76,14 @@ def training_display(label: str, epochs: int, steps: int, measure: Measure) -> I
     if not console.is_terminal:
         yield LineDisplay(label, epochs, measure)
         return
-    columns = (
+    columns = [
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed}/{task.total}"),
         TextColumn("{task.fields[loss]} {task.fields[validation]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+        TimeRemainingColumn(elapsed_when_finished=True),
+    ]
+    if console.width >= _WIDE:
+        columns.insert(-1, TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         yield BarDisplay(progress, label, steps, measure)
