@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ def test_one_run_in_mlflow_with_everything(tree: Tree, client: MlflowClient) -> 
     assert "report.html" in artifacts
 
 
-def test_exact_invalidation(tree: Tree) -> None:
+def test_exact_invalidation(tree: Tree, tmp_path: Path) -> None:
     """Each change reruns what it must and no more; changing back reruns nothing but track."""
     lock = (tree.path / "dvc.lock").read_text()
     plan = (tree.path / "out/plan.json").read_text()
@@ -123,12 +123,35 @@ def test_exact_invalidation(tree: Tree) -> None:
     tree.edit("conf/config.yaml", "rank_select: budget", "rank_select: energy")
     assert tree.repro() == list(STAGES[:1]) + list(STAGES[4:])
     assert (tree.path / "out/plan.json").read_text() != plan
+    by_energy = (tree.path / "dvc.lock").read_text()
 
     tree.run("git", "checkout", "--quiet", "conf")
     assert set(tree.repro()) <= {"configure", "track"}
     assert (tree.path / "out/plan.json").read_text() == plan
     now = yaml.safe_load((tree.path / "dvc.lock").read_text())["stages"]
     assert now == yaml.safe_load(lock)["stages"]
+    compare_commits_in_a_clone(tree, [lock, by_energy], tmp_path / "clone")
+
+
+def compare_commits_in_a_clone(tree: Tree, locks: Sequence[str], place: Path) -> None:
+    """docs/chain.md: of two commits that a clone did not compute, a remote has the results."""
+    clone = Tree(place)
+    tree.run("git", "clone", "--quiet", ".", str(place))
+    for lock in locks:
+        (place / "dvc.lock").write_text(lock)
+        clone.run("git", "add", "dvc.lock")
+        clone.run(
+            "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "l"
+        )
+    remote = str(tree.path / ".dvc/cache")
+    clone.run("dvc", "remote", "add", "--quiet", "--local", "--default", "shared", remote)
+    commits = ("HEAD~1", "HEAD")
+    told = clone.run("dvc", "metrics", "diff", *commits)
+    assert re.search(r"metrics\.json +fine_tuned\.params +\d+ +\d+ ", told), told
+    told = clone.run("dvc", "params", "diff", *commits)
+    assert re.search(r"^params\.yaml +rank_select\.policy +budget +energy$", told, re.M), told
+    clone.run("dvc", "plots", "diff", *commits)
+    assert "HEAD~1" in (place / "dvc_plots/index.html").read_text()
 
 
 def test_a_word_in_a_solver_does_not_train_the_network_again(tree: Tree) -> None:
@@ -252,3 +275,8 @@ def test_a_failing_stage_says_why_and_keeps_earlier_outputs(tree: Tree) -> None:
     assert "error: seed=zero: choose a whole number" in output
     assert "Traceback" not in output
     assert (tree.path / "reports/metrics.json").read_bytes() == before
+    # It would change params.yaml, which configure writes, and run the default.
+    params = (tree.path / "params.yaml").read_bytes()
+    output = tree.run("dvc", "exp", "run", "-S", "rank_select.budget=0.9", ok=False)
+    assert "instead of dvc exp run: python -m pipeline KEY=VALUE" in output
+    assert (tree.path / "params.yaml").read_bytes() == params
