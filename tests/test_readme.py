@@ -3,13 +3,18 @@ it stands there; so are the README's lines for a notebook."""
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from pipeline import lowrank as lr
 from tests.chain import Tree
 from tests.imports import ROOT
 
@@ -17,6 +22,7 @@ README = (ROOT / "README.md").read_text()
 CHAIN = (ROOT / "docs/chain.md").read_text()
 PAGES = README + CHAIN + (ROOT / "docs/results.md").read_text()
 BLOCKS = re.findall(r"^```bash\n(.*?)^```", PAGES, flags=re.MULTILINE | re.DOTALL)
+(OWN,) = (block for block in BLOCKS if "<<'PY'" in block)
 (NOTEBOOK,) = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 MOST_WORDS = 1000
 # Run elsewhere: make by .ci/run (make test would run itself), the whole data set by hand: its
@@ -33,12 +39,10 @@ FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
 def commands() -> list[str]:
-    """The bash blocks, one entry a command; here-documents stay with theirs."""
+    """One entry a command, but for those with a here-document, which a newcomer follows below."""
     found = []
     for block in BLOCKS:
-        if "<<'PY'" in block:
-            found.append(block)
-        else:
+        if block is not OWN:
             found.extend(line.partition("  #")[0].strip() for line in block.splitlines())
     return [c for c in found if c and not c.startswith(MAKE)]
 
@@ -55,11 +59,52 @@ def test_the_command_works(tree: Tree, command: str) -> None:
         assert ("2 done" if "pipeline -m " in command else "fine-tuned") in output
 
 
+# As the README of an export says, where there is nothing but the class and the export.
+ELSEWHERE = """
+import json, re, sys
+for name in ("pipeline", "stages"):
+    sys.modules[name] = None  # not to be had
+sys.path.insert(0, ".")
+import torch
+from my_net import MyNet
+text = open("exported/README.md").read()
+code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+names = {"MyNet": MyNet, "torch": torch}
+code = code.replace('folder = "."', 'folder = "exported"').replace("MyNet()", "MyNet(width=128)")
+exec(code, names)
+torch.manual_seed(0)
+print(json.dumps(names["model"](torch.randn(4, 1, 8, 8)).tolist()))
+"""
+
+
+@pytest.mark.e2e
+def test_a_newcomers_path(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the README to an own network, its page, its export, and to a place where that is used
+    without this project; each step as the step before says."""
+    output = tree.run("bash", "-euc", OWN)
+    assert "Traceback" not in output
+    told = dict(re.findall(r"^(network|page|MLflow run|next) +(\S.*)$", output, re.MULTILINE))
+    assert output.index("fine-tuned") < output.index("Accuracy ") < output.index("\nnetwork ")
+    page = (tree.path / told["page"]).read_text()
+    assert "<html" in page and "MyNet" in page
+    assert "exported" in tree.run("bash", "-euc", told["next"])
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    shutil.move(tree.path / "exported", place / "exported")
+    shutil.copy(tree.path / "my_net.py", place)
+    shown = subprocess.check_output([sys.executable, "-c", ELSEWHERE], cwd=place, text=True)
+    monkeypatch.syspath_prepend(str(place))
+    net = lr.load(tree.path / told["network"], allow=["my_net"])
+    torch.manual_seed(0)
+    with torch.no_grad():
+        expected = net(torch.randn(4, 1, 8, 8))
+    assert torch.allclose(torch.tensor(json.loads(shown)), expected, atol=1e-5)
+
+
 def test_the_own_network_was_not_trained_on_its_test_split() -> None:
     """The training in the example reads only arrays that are not in the file's test split."""
-    (example,) = (block for block in BLOCKS if "<<'PY'" in block)
-    assert {"test_inputs", "test_labels"} <= set(re.findall(r'"(\w+)":', example))
-    trained = example[example.index("torch.manual_seed") :]
+    assert {"test_inputs", "test_labels"} <= set(re.findall(r'"(\w+)":', OWN))
+    trained = OWN[OWN.index("torch.manual_seed") :]
     assert not re.search(r"\bimages\b|\blabels\b(?!\"\])|\btest\b", trained)
 
 
