@@ -84,7 +84,8 @@ def test_a_newcomers_path(tree: Tree, tmp_path: Path, monkeypatch: pytest.Monkey
     output = tree.run("bash", "-euc", OWN)
     assert "Traceback" not in output
     told = dict(re.findall(r"^(network|page|MLflow run|next) +(\S.*)$", output, re.MULTILINE))
-    assert output.index("fine-tuned") < output.index("Accuracy ") < output.index("\nnetwork ")
+    verdict = output[output.index("fine-tuned") : output.index("\nnetwork ")]
+    assert re.search(r"× smaller, .*accuracy", verdict, re.DOTALL)
     page = (tree.path / told["page"]).read_text()
     assert "<html" in page and "MyNet" in page
     assert "exported" in tree.run("bash", "-euc", told["next"])
