@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -31,7 +31,7 @@ class Calls:
         """The layer and what it is given, in words that fit no layer of another time."""
         first = next(self.layer.parameters(), None)
         dtype = None if first is None else first.dtype
-        inputs = "; ".join(_signature(value) for call in self.given for value in _values(call))
+        inputs = "; ".join(signature(call) for call in self.given)
         layout = "channels last" if _is_last(self.layer) else "as stored"
         return f"{self.layer!r} of {dtype}, {layout}, given {inputs}"
 
@@ -87,7 +87,7 @@ def _keep(
     named: dict[str, Any],
 ) -> None:
     if args:
-        same = tuple(kinds.setdefault(_signature(v), v) if _is_plain(v) else v for v in args)
+        same = tuple(kinds.setdefault(signature(v), v) if _is_plain(v) else v for v in args)
         calls.given.append((same, named))
 
 
@@ -96,17 +96,17 @@ def _run(layer: nn.Module, given: Sequence[tuple[tuple[Any, ...], Mapping[str, A
         layer(*args, **named)
 
 
-def _values(call: tuple[tuple[Any, ...], Mapping[str, Any]]) -> list[Any]:
-    return [*call[0], *call[1].values()]
-
-
 def _is_plain(value: object) -> bool:
     return isinstance(value, Tensor)
 
 
-def _signature(value: object) -> str:
+def signature(value: object) -> str:
+    """Shapes, strides and number formats of the tensors in it."""
     if isinstance(value, Tensor):
         return f"{value.dtype}{list(value.shape)}/{list(value.stride())}"
+    parts = value.values() if isinstance(value, Mapping) else value
+    if isinstance(parts, tuple | list | ValuesView):
+        return ", ".join(filter(None, map(signature, parts)))
     return type(value).__name__
 
 

@@ -23,7 +23,7 @@ from pipeline.lowrank.network.calling import evaluating
 from pipeline.lowrank.network.inner.dimension import InnerDimension, Member
 from pipeline.lowrank.network.opening import opened
 from pipeline.lowrank.network.targets import Target, is_multiplied_out
-from pipeline.lowrank.planning.timing.calls import Calls, calls_of
+from pipeline.lowrank.planning.timing.calls import Calls, calls_of, signature
 from pipeline.lowrank.planning.timing.device import Device, device_of
 from pipeline.lowrank.planning.timing.measuring import Stopwatch, take_turns
 from pipeline.lowrank.planning.timing.steps import step_of
@@ -163,9 +163,8 @@ class Clock:
 
     def _timed(self, model: nn.Module, targets: Mapping[str, Target]) -> NetworkTime:
         named = hashlib.sha256(f"{model!r} {sorted(targets)}".encode()).hexdigest()[:16]
-        inputs = calls_of(model, [""], self.run_of(model))
-        what = f"network {type(model).__name__} {named}, {self.workload}"
-        what += f", {inputs[''].what.rpartition('given')[2]}" if inputs else ""
+        given = signature(self.batch)
+        what = f"network {type(model).__name__} {named}, {self.workload}, given {given}"
 
         def measure() -> NetworkTime:
             layouts = ["as stored"]

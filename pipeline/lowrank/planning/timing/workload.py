@@ -58,11 +58,11 @@ def _step(model: nn.Module, text: Any) -> Callable[[], object]:
     cache = _read(model, text)
     ids = text["input_ids"] if isinstance(text, Mapping) else arguments(text)[0][0]
     assert isinstance(ids, Tensor)
-    length, last = ids.shape[1], ids[:, -1:]
+    last = ids[:, -1:]
 
     def step() -> None:
         model(input_ids=last, past_key_values=cache, use_cache=True)
-        cache.crop(length)
+        cache.crop(-1)
 
     return step
 
