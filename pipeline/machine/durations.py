@@ -46,11 +46,16 @@ def timed(stage: str) -> Iterator[None]:
         save_record(folder / f"{key}.json", Duration(stage, time.monotonic() - begun))
 
 
-def durations(root: Path) -> dict[str, float]:
+def durations(root: Path, before: str | None = None) -> dict[str, float]:
     """{stage: its seconds when it was last computed here}, in the order of the chain in `root`;
-    without those that were computed elsewhere."""
+    without those that were computed elsewhere.
+
+    before: only the stages before this one.
+    """
     folder, found = scratch(FOLDER, root), {}
     for stage, key in _keys(root).items():
+        if stage == before:
+            break
         path = folder / f"{key}.json"
         if path.is_file():
             remedy = "delete this file: it is written again where the stage is computed again"

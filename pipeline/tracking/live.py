@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pipeline.lowrank.typed import load_record, save_record
+from pipeline.machine.durations import durations
 from pipeline.tracking.naming import run_name
 from pipeline.tracking.options import TrackOptions
 from pipeline.tracking.store import (
@@ -87,6 +88,8 @@ class _LiveCurve:
 
     def __init__(self, params: Mapping[str, Any], prefix: str, sender: Executor) -> None:
         self._params, self._prefix, self._sender = params, prefix, sender
+        earlier = durations(Path(), before=prefix.replace("_", "-")).values()
+        self._begun = time.time() - sum(earlier)
         self._sending: Future[None] | None = None
         self._points: list[Point] = []
         self._client: MlflowClient | None = None
@@ -152,7 +155,7 @@ class _LiveCurve:
             for name, value in _PATIENCE.items():
                 os.environ.setdefault(name, value)
             self._client, experiment = open_client(track_options(self._params))
-            self._run_id = _run_for(self._client, experiment, self._params)
+            self._run_id = _run_for(self._client, experiment, self._params, self._begun)
         log_points(self._client, self._run_id, points)
         return self._client
 
@@ -175,14 +178,14 @@ def end_live_run(root: Path, track: TrackOptions, error: str) -> None:
         note.unlink()
 
 
-def _run_for(client: MlflowClient, experiment: str, params: Mapping[str, Any]) -> str:
+def _run_for(client: MlflowClient, experiment: str, params: Mapping[str, Any], begun: float) -> str:
     """The live run of the configuration: the noted one, else a new one with its name and its
-    parameters."""
+    parameters, which began at `begun` (seconds since 1970)."""
     config = config_hash(params)
     live = _noted_run(client, NOTE, config)
     if live is None:
         tags = {TAG_CONFIG: config, **parent_tags()}
-        run = client.create_run(experiment, run_name=run_name(params), tags=tags)
+        run = client.create_run(experiment, int(1000 * begun), tags, run_name(params))
         live = LiveRun(run.info.run_id)
         save_record(NOTE, live)
         log_params(client, live.run_id, params)
