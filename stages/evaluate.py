@@ -46,7 +46,7 @@ def run() -> None:
     write_json(REPORTS / FILE, metrics.to_json())
     write_exports(Path(), load_network, options.export)
     code = named_code()
-    measured_once(folders, DATA, options, single.threads, again_if_busy=True, allow=code)
+    measured_once(folders, DATA, options, single, again_if_busy=True, allow=code)
 
 
 if __name__ == "__main__":

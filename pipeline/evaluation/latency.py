@@ -1,4 +1,4 @@
-"""Latency on this machine's CPU, measured side by side and kept out of DVC's outputs.
+"""Latency on this machine, measured side by side and kept out of DVC's outputs.
 
 Timings differ from run to run and from machine to machine, so they live in a scratch folder
 under a key of the weights, the options and the machine: measured once for each.
@@ -9,12 +9,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,17 +20,20 @@ import torch
 from torch import nn
 
 from pipeline.data.files import load_split
-from pipeline.data.splits import tensors
+from pipeline.data.splits import moved, tensors
 from pipeline.evaluation.options import EvaluateOptions
 from pipeline.evaluation.timings import FOLDER, Latency, Machine, Timings, load_timings
 from pipeline.lowrank.forms.allowed import Allowed
 from pipeline.lowrank.forms.files import load
 from pipeline.lowrank.forms.running import has_pivots, lay_out, multiply_out_
-from pipeline.lowrank.network.calling import call
+from pipeline.lowrank.network.calling import call, device_of
+from pipeline.lowrank.planning.timing.device import device_of as facts_of
 from pipeline.lowrank.typed import save_record
 from pipeline.machine.checksums import file_sha256
+from pipeline.machine.devices import FabricOptions, one_device
 from pipeline.machine.scratch import scratch
 
+_CPU = torch.device("cpu")
 _MILLISECONDS = 1e-6  # of a nanosecond
 _WAY = "each network in its fastest form"  # changes the key when the way of measuring does
 
@@ -43,22 +44,22 @@ def measured_once(
     networks: Mapping[str, Path],
     data: Path,
     options: EvaluateOptions,
-    threads: int | None,
+    fabric: FabricOptions,
     *,
     again_if_busy: bool = False,
     allow: Iterable[Allowed] = (),
 ) -> Timings:
     """Latencies of the network folders on a batch of test examples, measured or remembered.
 
-    networks: those of `Timings`, by name. threads: as in the fabric section; None: as many as
+    networks: those of `Timings`, by name. fabric: the device, and the threads; None: as many as
     torch uses. A timing is remembered by all of this, and by the machine.
     again_if_busy: measure again where what is remembered was measured on a busy machine.
     allow: that of `load`.
 
     Every network runs in each form that it has (see `forms`) and counts in its fastest one.
     """
-    used = _used(options, threads)
-    machine = machine_facts(used["threads"])
+    used, device = _used(options, fabric.threads), _device(fabric)
+    machine = machine_facts(used["threads"], device)
     weights = {name: file_sha256(path / "model.safetensors") for name, path in networks.items()}
     stored = scratch(FOLDER) / f"{_key(weights, used, asdict(machine), _WAY)}.json"
     if stored.is_file():
@@ -67,8 +68,9 @@ def measured_once(
             return remembered
     split = load_split(data, "test")
     inputs, _ = split.batch(torch.arange(used["latency_batch_size"]) % len(split))
+    inputs = moved(inputs, device)
     runs = {
-        (name, form): network
+        (name, form): network.to(device)
         for name, path in networks.items()
         for form, network in forms(load(path, allow=allow)).items()
     }
@@ -128,6 +130,7 @@ def interleaved_latencies(
     nanoseconds: dict[_Name, list[tuple[int, int]]] = {name: [] for name in models}
     modes = {name: model.training for name, model in models.items()}
     threads_before = torch.get_num_threads()
+    gpu = next((d for d in map(device_of, models.values()) if d.type == "cuda"), None)
     torch.set_num_threads(threads)
     try:
         for model in models.values():
@@ -137,6 +140,8 @@ def interleaved_latencies(
                 for name, model in models.items():
                     start, own = time.perf_counter_ns(), time.thread_time_ns()
                     call(model, inputs)
+                    if gpu is not None:
+                        torch.cuda.synchronize(gpu)
                     spent = time.perf_counter_ns() - start, time.thread_time_ns() - own
                     if repetition >= warmup:
                         nanoseconds[name].append(spent)
@@ -147,15 +152,13 @@ def interleaved_latencies(
     return {name: _summary(values) for name, values in nanoseconds.items()}
 
 
-def machine_facts(threads: int) -> Machine:
-    """This machine, with so many threads."""
-    return Machine(
-        cpu=_cpu_model(),
-        cores=os.cpu_count(),
-        system=platform.system(),
-        torch=torch.__version__,
-        threads=threads,
-    )
+def machine_facts(threads: int, device: torch.device = _CPU) -> Machine:
+    """This machine, with so many threads, as it computes on the device."""
+    return Machine(**asdict(replace(facts_of(device), threads=threads)))
+
+
+def _device(fabric: FabricOptions) -> torch.device:
+    return _CPU if fabric.accelerator == "cpu" else one_device(fabric)
 
 
 def _tokens(inputs: Any) -> int | None:
@@ -190,12 +193,3 @@ def _key(*parts: Any) -> str:
     weights, *rest = parts
     text = json.dumps([list(weights.items()), *rest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -38,13 +38,14 @@ class Latency:
 
 @dataclass(frozen=True)
 class Machine:
-    """The facts of a machine on which a latency depends."""
+    """The facts of a machine on which a latency depends. gpu: its name; None on the CPU."""
 
     cpu: str
     cores: int | None
     system: str
     torch: str
     threads: int
+    gpu: str | None = None
 
 
 @dataclass(frozen=True)

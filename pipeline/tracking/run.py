@@ -22,6 +22,7 @@ from pipeline.evaluation.timings import Timings
 from pipeline.lowrank.planning.files import load_plan
 from pipeline.lowrank.planning.plan import DENSE
 from pipeline.lowrank.typed import options_from
+from pipeline.machine.devices import FabricOptions
 from pipeline.machine.durations import durations
 from pipeline.reporting.run.page.write import write_page
 from pipeline.reporting.run.timings import FOLDERS
@@ -106,10 +107,10 @@ def measured(root: Path, params: Mapping[str, Any], *, again_if_busy: bool = Fal
     """Latencies of the networks in `root`, measured or remembered as by `measured_once`."""
     folders = {name: root / folder for name, folder in FOLDERS.items()}
     options = options_from(EvaluateOptions, params["evaluate"], "evaluate")
-    threads = params["fabric"]["threads"]
+    fabric = options_from(FabricOptions, params["fabric"], "fabric")
     allow = [params["model"]["_target_"]]
     data = root / "out/data"
-    return measured_once(folders, data, options, threads, again_if_busy=again_if_busy, allow=allow)
+    return measured_once(folders, data, options, fabric, again_if_busy=again_if_busy, allow=allow)
 
 
 def lock_hash(root: Path) -> str:

@@ -4,6 +4,7 @@ of float32 activations differ by their order, and so do all figures that come fr
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,10 @@ def test_the_chain_gives_what_it_gives_on_the_cpu(workspace: Path) -> None:
     ]
     here = run_chain(workspace, [*common, "fabric.accelerator=cpu"])
     there = run_chain(workspace, [*common, "fabric.accelerator=cuda"])
+    timings = [json.loads(file.read_text()) for file in workspace.glob("scratch/timings/*.json")]
+    assert {one["machine"]["gpu"] for one in timings} == {None, torch.cuda.get_device_name()}
+    trained = run_chain(workspace, [*common, "fabric.accelerator=cuda", "refit=train"])
+    assert trained["compressed"]["perplexity"] > 1
     for name in ("dense", "compressed", "fine_tuned"):
         assert there[name]["perplexity"] == pytest.approx(here[name]["perplexity"], rel=0.02)
         assert there[name]["params"] == pytest.approx(here[name]["params"], rel=0.02)

@@ -17,8 +17,11 @@ from pipeline.evaluation.timings import Latency, load_timings
 from pipeline.lowrank import Fixed, LowRankError, compress_
 from pipeline.lowrank.forms.files import save
 from pipeline.lowrank.network.costs import count_params
+from pipeline.lowrank.planning.timing import device
+from pipeline.machine.devices import FabricOptions
 from pipeline.models.resnet import ResNet
 
+ONE_THREAD = FabricOptions(threads=1)
 OPTIONS = EvaluateOptions(latency_batch_size=4, latency_repetitions=5, latency_warmup=2)
 
 
@@ -100,7 +103,7 @@ def test_what_a_busy_machine_spoilt_is_measured_again_on_request(
         return {run: Latency(1.0, 0.0, share) for run in runs}
 
     monkeypatch.setattr(latency, "interleaved_latencies", timed)
-    once = partial(latency.measured_once, networks, digits, OPTIONS, threads=1)
+    once = partial(latency.measured_once, networks, digits, OPTIONS, fabric=ONE_THREAD)
     assert once().busy
     assert once().busy
     assert not once(again_if_busy=True).busy
@@ -139,7 +142,7 @@ def test_the_fastest_form_counts(
         return {run: Latency(2.0 if slow[run[0]] == run[1] else 1.0, 0.1) for run in runs}
 
     monkeypatch.setattr(latency, "interleaved_latencies", timed)
-    found = latency.measured_once(networks, digits, OPTIONS, threads=1)
+    found = latency.measured_once(networks, digits, OPTIONS, fabric=ONE_THREAD)
     assert found.forms == {
         "dense": "as stored",
         "compressed": "channels last",
@@ -161,7 +164,7 @@ def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]
 def test_measured_once(
     networks: dict[str, Path], digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = latency.measured_once(networks, digits, OPTIONS, threads=1)
+    first = latency.measured_once(networks, digits, OPTIONS, fabric=ONE_THREAD)
     assert first.batch_size == 4
     assert first.machine.threads == 1
     assert first.machine.torch == torch.__version__
@@ -169,21 +172,25 @@ def test_measured_once(
     assert first.speedup == pytest.approx(ratio)
     (stored,) = (tmp_path / "scratch/timings").iterdir()
     assert load_timings(stored) == first
-    assert latency.measured_once(networks, digits, OPTIONS, threads=1) == first
+    assert latency.measured_once(networks, digits, OPTIONS, fabric=ONE_THREAD) == first
 
     def files() -> int:
         return len(list((tmp_path / "scratch/timings").iterdir()))
 
-    latency.measured_once(networks, digits, replace(OPTIONS, latency_repetitions=6), threads=1)
+    latency.measured_once(
+        networks, digits, replace(OPTIONS, latency_repetitions=6), fabric=ONE_THREAD
+    )
     assert files() == 2
     other = replace(OPTIONS, batch_size=17)  # not its business
-    latency.measured_once(networks, digits, other, threads=1)
+    latency.measured_once(networks, digits, other, fabric=ONE_THREAD)
     assert files() == 2
     save(ResNet(), networks["fine_tuned"], {"_target_": "pipeline.models.resnet.ResNet"})
-    latency.measured_once(networks, digits, OPTIONS, threads=1)
+    latency.measured_once(networks, digits, OPTIONS, fabric=ONE_THREAD)
     assert files() == 3
-    monkeypatch.setattr(latency, "_cpu_model", lambda: "abacus")
-    assert latency.measured_once(networks, digits, OPTIONS, threads=1).machine.cpu == "abacus"
+    monkeypatch.setattr(device, "cpu_model", lambda: "abacus")
+    assert (
+        latency.measured_once(networks, digits, OPTIONS, fabric=ONE_THREAD).machine.cpu == "abacus"
+    )
     assert files() == 4
 
 

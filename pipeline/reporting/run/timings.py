@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.evaluation.latency import machine_facts
@@ -28,7 +29,7 @@ def find_timings(root: Path) -> Timings | None:
     weights = {name: file_sha256(path) for name, path in files.items()}
     for path in stored:
         timings = load_timings(path)
-        here = machine_facts(timings.machine.threads)
+        here = replace(machine_facts(timings.machine.threads), gpu=timings.machine.gpu)
         if timings.weights == weights and timings.machine == here:
             return timings
     return None

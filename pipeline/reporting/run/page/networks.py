@@ -85,7 +85,7 @@ def latency_notes(timings: Timings, plan: Plan) -> Sequence[str]:
     forms = timings.forms or {}
     told = [
         f"Latency is the median of a forward pass ({batch(timings)}), ± half of the interquartile "
-        f"range; the networks took turns on {machine.cpu} ({machine.cores} cores, "
+        f"range; the networks took turns on {machine.gpu or machine.cpu} ({machine.cores} cores, "
         f"{machine.threads} thread{'s' if machine.threads != 1 else ''}), {machine.system}, "
         f"torch {machine.torch}."
     ]
