@@ -127,6 +127,13 @@ def test_divergence_of_a_network_from_itself() -> None:
     assert Divergence(network, images(), Classification()).of(network) == 0
 
 
+def test_a_budget_of_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOWRANK_CACHE", str(tmp_path))
+    methods = [lr.Interpolative(), lr.PivotedTucker2()]
+    plan = lr.plan(net().cuda(), lr.Budget(latency=0.8), calibration=images(8), methods=methods)
+    assert plan.expected.latency is not None and list(tmp_path.rglob("*.json"))
+
+
 def test_the_chain_gives_what_it_gives_on_the_cpu(workspace: Path) -> None:
     book = write_book(workspace / "b.txt", 24)
     write_model(workspace / "net", "causal_lm")
