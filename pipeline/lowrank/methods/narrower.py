@@ -157,7 +157,7 @@ def _nested(rows: Tensor, gram: Tensor | None, sizes: Sequence[int]) -> Iterator
 
 def _of_matrix(squares: Tensor) -> Spectra:
     empty = squares.new_empty(1, len(squares), 0)
-    return Spectra(float(squares.sum()), {"mode0": View(squares, empty)})
+    return Spectra(float(squares.sum()), {"mode0": View(squares.cpu(), empty)})
 
 
 def _without_bases(spectra: Spectra) -> Spectra:
