@@ -43,16 +43,18 @@ def make_axis(
     show: Callable[[float], str],
     *,
     log: bool = False,
+    whole: bool = False,
     within: tuple[float, float] | None = None,
 ) -> Axis:
     """An axis on which all values lie.
 
-    show: writes a tick. log: for positive values; others are not drawn. within: the ends of the
-        axis, where they are given; else a little more than the values.
+    show: writes a tick. log: for positive values; others are not drawn. whole: ticks at whole
+        numbers alone. within: the ends of the axis, where they are given; else a little more than
+        the values.
     """
     known = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
     low, high = within or _widened(min(known, default=0.0), max(known, default=1.0), log)
-    locator = LogLocator(subs=_parts(low, high)) if log else MaxNLocator(_MOST_TICKS)
+    locator = LogLocator(subs=_parts(low, high)) if log else MaxNLocator(_MOST_TICKS, integer=whole)
     found = [float(v) for v in locator.tick_values(low, high)]
     inside = [v for v in found if low * (1 - 1e-9) <= v <= high * (1 + 1e-9)]
     step = math.ceil(len(inside) / (_MOST_TICKS + 1)) or 1

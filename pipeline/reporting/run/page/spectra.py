@@ -91,7 +91,7 @@ def _plot(values: Sequence[SpectrumRow], energy: Sequence[EnergyRow], *, factori
     told = f"{kept} of {full}, {lost}" if cut else f"all {full}"
     return Plot(
         title=f"{VIEWS[view]}: {told}",
-        x=make_axis("", [1, full], "{:g}".format, within=(0.0, float(full))),
+        x=make_axis("", [], "{:g}".format, whole=True, within=(0.0, float(full))),
         y=Axis("", 0.0, 1.0, log=False, ticks=(Tick(0.0, "0"), Tick(0.5, "½"), Tick(1.0, "1"))),
         lines=[
             Line([(0.0, 0.0), *_thinned([(r.rank, r.energy) for r in energy])], "energy",
