@@ -52,6 +52,19 @@ def test_narrower_is_ignoring_the_other_channels(case: InnerCase) -> None:
     )
 
 
+def test_a_weight_that_another_module_multiplies_by_makes_channels_too() -> None:
+    class ByHand(Pair):
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = nn.functional.linear(x, self.first.weight, self.first.bias)
+            found: Tensor = self.second(self.between(hidden))
+            return found
+
+    torch.manual_seed(0)
+    net, inputs = ByHand(torch.relu).double().eval(), torch.randn(1, 6, dtype=torch.float64)
+    (dimension,) = inner_of(net, inputs).found.values()
+    assert (dimension.of("makes"), dimension.of("reads")) == (["first"], ["second"])
+
+
 def test_what_is_counted_by_chance_stays() -> None:
     """Of what is as many as the heads only what has to change with them is of the dimension."""
     case = named("counting")

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from pipeline.lowrank.network.by_hand import reads_as
 from pipeline.lowrank.network.calling import call, evaluating, layer_input
-from pipeline.lowrank.network.kinds import kind_of
+from pipeline.lowrank.network.kinds import computes_weight, kind_of
+from pipeline.lowrank.network.readings import Reading, Watch
 from pipeline.lowrank.network.targets import groups_of
 
 
@@ -48,7 +50,8 @@ def find_junctions(model: nn.Module, example: Any) -> list[Junction]:
     model: packed modules are open; all parameters require gradients.
     example: a batch of one.
     """
-    with _Watch(model).watching() as watch, torch.enable_grad(), evaluating(model):
+    watch = _Watch(model)
+    with watch.watching(), torch.enable_grad(), evaluating(model):
         output = call(model, example)
     found = []
     for name, nodes in watch.inputs.items():
@@ -92,7 +95,8 @@ def _holds_all(module: nn.Module) -> bool:
 
 
 class _Watch:
-    """One forward pass, seen by hooks on the layers that hold numbers."""
+    """One forward pass, seen by hooks on the layers that hold numbers, and by the products with
+    their weights that other modules make."""
 
     def __init__(self, model: nn.Module) -> None:
         self.layers = {
@@ -105,7 +109,13 @@ class _Watch:
         self.passers: dict[Any, str] = {}
 
     @contextmanager
-    def watching(self) -> Iterator[_Watch]:
+    def watching(self) -> Iterator[None]:
+        linear = {
+            name: module
+            for name, module in self.layers.items()
+            if kind_of(module) == "linear" and not computes_weight(module)
+        }
+        weights = {name: module._parameters["weight"] for name, module in linear.items()}
         handles: list[Any] = []
         for name, module in self.layers.items():
             mixing = is_mixing(module)
@@ -114,10 +124,18 @@ class _Watch:
                 handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
             handles.append(module.register_forward_hook(self._maker(name, mixing=mixing)))
         try:
-            yield self
+            with Watch(weights, linear, self._read_by_hand).on():
+                yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _read_by_hand(self, reading: Reading) -> None:
+        """A product with a layer's weight that no call of the layer makes counts as a call."""
+        name = reading.kept.name
+        if reads_as(self.layers[name], reading):
+            self.inputs.setdefault(name, []).append(reading.product.x.grad_fn)
+            self.makers[reading.result.grad_fn] = name
 
     def _reader(self, name: str) -> Any:
         def hook(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
