@@ -72,6 +72,28 @@ def narrowed_case() -> Any:
     return model
 
 
+def fewer_heads_case(kind: str) -> Any:
+    """A language model of random weights with half of its heads, and of the width of its MLPs."""
+    import transformers as t
+
+    torch.manual_seed(0)
+    if kind == "llama":
+        model: Any = t.LlamaForCausalLM(t.LlamaConfig(**_SIZES, num_key_value_heads=2))
+    else:
+        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+        model = t.GPT2LMHeadModel(t.GPT2Config(vocab_size=300, initializer_range=0.3, **sizes))
+    example = {"input_ids": torch.randint(2, 300, (1, 10))}
+    plan = lr.plan(model.eval(), lr.Budget(params=1.0), example, methods=[lr.Interpolative()])
+    assert plan.narrowing is not None
+    half = {
+        member.layer: lr.PlannedLayer("interpolative", (one.width // 2,))
+        for one in plan.narrowing.found.values()
+        for member in one.layers
+    }
+    lr.apply_(model, plan.with_layers(**half))
+    return model
+
+
 def transformer_case(kind: str) -> tuple[Any, dict[str, torch.Tensor] | None]:
     """A transformer of random weights, factorized, and its example (None: one is made)."""
     import transformers as t

@@ -18,6 +18,7 @@ from pipeline.lowrank.typed import load_record
 from tests.imports import ROOT
 from tests.lowrank.exports.export_case import (
     OWN,
+    fewer_heads_case,
     narrowed_case,
     other_case,
     own_case,
@@ -128,6 +129,26 @@ def test_layers_that_are_narrower(to: str, tmp_path: Path) -> None:
     if to == "huggingface":
         config = json.loads((tmp_path / "out/config.json").read_text())
         assert config["narrowed_layers"] and not config["low_rank_layers"]
+
+
+@pytest.mark.exports
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_fewer_heads_generate_with_a_smaller_cache(kind: str, tmp_path: Path) -> None:
+    import transformers as t
+
+    model = fewer_heads_case(kind)
+    assert lr.export(model, tmp_path / "out", "huggingface").largest_difference == 0
+    loaded = t.AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True).eval()
+    ids = torch.randint(2, 300, (2, 6))
+    assert torch.equal(loaded(ids).logits, model(ids).logits)
+    texts = [
+        loaded.generate(ids, use_cache=cached, max_new_tokens=8, do_sample=False, pad_token_id=0)
+        for cached in (True, False)
+    ]
+    assert torch.equal(*texts)
+    heads = {"llama": 1, "gpt2": 2}[kind]  # of two heads of keys and values, and of four
+    for layer in loaded(ids, use_cache=True).past_key_values.layers:
+        assert layer.keys.shape == layer.values.shape == (2, heads, 6, 8)
 
 
 @pytest.mark.exports
