@@ -49,6 +49,7 @@ def run_export(conf: Path, arguments: Sequence[str], console: Console | None = N
             dtype=chosen.dtype,
             dynamic=chosen.dynamic,
             int8=chosen.int8,
+            aoti=chosen.aoti,
             calibration=batches(data, stored=inside) if data and chosen.int8 else [],
             tolerance=chosen.tolerance,
             shard=chosen.shard,

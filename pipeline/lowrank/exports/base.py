@@ -42,6 +42,9 @@ class ExportOptions:
         help="8 bits: of weights (huggingface), or of activations too, by their ranges on "
         "calibration examples (onnx)",
     )
+    aoti: bool = knob(
+        False, help="pt2: compiled by AOTInductor for this kind of processor (a C++ compiler)"
+    )
     shard: str = knob("5GB", help="the largest file of weights (huggingface, dense)")
 
     def form_for(self, auto: str) -> str:

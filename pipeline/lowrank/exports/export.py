@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -55,6 +56,7 @@ def export(
     dtype: DTypeName | None = None,
     dynamic: bool = True,
     int8: bool = False,
+    aoti: bool = False,
     calibration: Sequence[Any] = (),
     tolerance: float | None = None,
     shard: str = "5GB",
@@ -76,6 +78,7 @@ def export(
     dynamic: batch and length stay free in graphs (onnx, pt2); False takes those of the example.
     int8: 8 bits: of weights (huggingface, by torchao), or of activations too, by their ranges on
         the calibration batches (onnx). `rounding` in export.json says what that changes.
+    aoti: the graph (pt2) compiled by AOTInductor: faster, for this kind of processor alone.
     tolerance: the largest difference, over the largest output; None: what the number format
         explains.
     shard: the largest file of weights (huggingface).
@@ -93,12 +96,20 @@ def export(
     """
     kind = get_format(to)
     options = ExportOptions(
-        form=form, dtype=dtype, dynamic=dynamic, int8=int8, tolerance=tolerance, shard=shard
+        form=form,
+        dtype=dtype,
+        dynamic=dynamic,
+        int8=int8,
+        aoti=aoti,
+        tolerance=tolerance,
+        shard=shard,
     )
     folder = Path(folder)
     _check(kind, folder)
     if int8:
         _check_int8(kind, dtype, calibration)
+    if aoti:
+        _check_aoti(kind)
     transformer = is_transformer(model)
     if normalise is not None:
         if not kind.is_graph or transformer:
@@ -151,6 +162,17 @@ def _check_int8(kind: Format, dtype: str | None, calibration: Sequence[Any]) -> 
     if kind.int8 == "weights" and importlib.util.find_spec("torchao") is None:
         raise LowRankError(
             f"to={kind.name}: int8 needs torchao: pip install 'lowrank-pipeline[int8]'"
+        )
+
+
+def _check_aoti(kind: Format) -> None:
+    if kind.name != "pt2":
+        raise LowRankError(f"to={kind.name}: aoti is for pt2")
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise LowRankError(
+            f"to=pt2: aoti needs a C++ compiler, and there is no {compiler}: install one, name it "
+            "in the environment variable CXX, or leave aoti out"
         )
 
 

@@ -53,6 +53,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: lr.export(net(), f, "pt2", example=torch.randn(2, 7)),
         r"example \(0: \[2, 7\]\): the network fails with it \(.*give a batch as it takes it",
     ),
+    "a graph that is no file of torch, compiled": (
+        lambda f: lr.export(net(), f, "onnx", example=X, aoti=True),
+        "to=onnx: aoti is for pt2",
+    ),
     "8 bits": (
         lambda f: lr.export(net(), f, example=X, int8=True),
         "to=torch: int8 is for huggingface, onnx",
@@ -112,3 +116,10 @@ def test_an_export_that_does_not_stand_alone_is_not_written(
         lr.export(net(), tmp_path / "out", "toy", example=X)
     assert "\n" not in str(info.value)
     assert [path.name for path in tmp_path.rglob("*.*")] == ["export.json"]
+
+
+def test_machine_code_needs_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(lr.LowRankError, match=r"there is no no-such-compiler: install one"):
+        lr.export(net(), tmp_path / "out", "pt2", example=X, aoti=True)
+    assert not list(tmp_path.iterdir())

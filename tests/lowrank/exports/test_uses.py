@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from pipeline import lowrank as lr
 from tests.lowrank.exports import uses_of_transformers
@@ -48,3 +50,19 @@ def test_generation_is_that_of_the_network_in_memory(tmp_path: Path) -> None:
     ids = torch.arange(2, 9)[None]
     expected = model.generate(ids, max_new_tokens=5, do_sample=False)
     assert torch.equal(again.generate(ids, max_new_tokens=5, do_sample=False), expected)
+
+
+@pytest.mark.exports
+def test_machine_code_takes_any_batch(tmp_path: Path) -> None:
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("AOTInductor needs a C++ compiler")
+    from torch._inductor import aoti_load_package
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(32, 48), nn.ReLU(), nn.Linear(48, 10)).eval()
+    lr.compress_(net, lr.Budget(params=0.6), torch.randn(4, 32))
+    record = lr.export(net, tmp_path / "out", "pt2", example=torch.randn(4, 32), aoti=True)
+    assert record.checked == "network"
+    loaded = aoti_load_package(str(tmp_path / "out/model.pt2"))
+    x = torch.randn(7, 32)
+    assert torch.allclose(loaded(x), net(x), atol=1e-5)
