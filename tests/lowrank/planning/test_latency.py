@@ -205,6 +205,24 @@ def test_a_layer_that_takes_longer_in_the_network_is_planned_so(
     assert second.in_network > first.in_network
 
 
+@pytest.mark.parametrize(("apart", "kept"), [(1.08, True), (1.3, False)])
+def test_where_a_correction_asks_for_too_much_the_first_plan_stands_if_it_is_close(
+    apart: float, kept: bool, device: Callable[[Cost], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device(by_macs)
+    with pytest.raises(lr.LowRankError, match="cannot be met") as refused:
+        made(lr.Budget(latency=0.01))
+    least = float(str(refused.value).partition("keeps ")[2].partition(";")[0]) + 1e-3
+    monkeypatch.setattr(Clock, "side_by_side", lambda *_: apart * least)
+    if kept:
+        latency = made(lr.Budget(latency=least)).expected.latency
+        assert latency is not None and latency.measured is not None
+        assert latency.measured > latency.planned
+    else:
+        with pytest.raises(lr.LowRankError, match="cannot be met"):
+            made(lr.Budget(latency=least))
+
+
 def test_the_plan_of_a_file_keeps_its_times(device: Callable[[Cost], None], tmp_path: Path) -> None:
     device(by_macs)
     plan = made(lr.Budget(latency=0.6))
