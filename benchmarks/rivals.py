@@ -131,7 +131,7 @@ def _factorized(given: Given, rival: Rival, analysis: Analysis, budget: Budget) 
     if rival.allocation == "uniform":
         assert plan.uniform is not None, "make_plan puts it there"
         plan = plan.uniform
-    return apply_(copy.deepcopy(given.model), plan, analysis, certified=False)
+    return apply_(copy.deepcopy(given.model), plan, analysis)
 
 
 def _method(name: str) -> Method | Interpolative:
