@@ -28,6 +28,7 @@ from pipeline.lowrank.methods import SVD, Tucker2
 from pipeline.lowrank.planning.files import load_plan, save_plan
 from pipeline.lowrank.planning.policies import Energy
 from pipeline.lowrank.typed import load_record, save_record
+from pipeline.lowrank.typed.content import checksums_of
 from pipeline.machine.scratch import scratch
 from pipeline.reporting.run.facts import read_facts
 from pipeline.reporting.run.layers import LayerTable
@@ -92,6 +93,7 @@ def _write_data(folder: Path) -> None:
     meta = shown | {"source": "planted", "sha256": {}, "input_shape": [1, 8, 8]}
     meta |= {"label_shape": []}
     meta |= {"preprocessing": {"channels": {"inputs": {"mean": [0.5], "std": [0.3]}}}}
+    meta["checksums"] = checksums_of(folder, ["test.safetensors"])
     (folder / "data.json").write_text(json.dumps(meta))
 
 
