@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.zoo.coverage import Coverage
 from pipeline.lowrank.typed import load_record, save_record
 
-RECORD, PAGE = "coverage.json", "coverage.md"
+RECORD, PAGE, WIDTHS = "coverage.json", "coverage.md", "widths.json"
 ENOUGH = 0.95
 _NAMED = 3  # weights that are named in the table; coverage.json has all of them
 
@@ -26,7 +26,9 @@ backward, gradients in all factors), and at full rank gives the dense network's 
 dimensions longer than 1 or more, heads and embeddings included; norms and biases are vectors and \
 not counted, nor are weights that several modules hold (a head tied to its embedding). \
 *Factorized* is the share in layers that the plan with half of every rank factorizes: a depthwise \
-kernel, for example, is a target that no rank makes smaller.
+kernel, for example, is a target that no rank makes smaller. *Narrower* is the share of \
+the parameters in layers of inner dimensions, and what is left of all parameters where each of \
+these has half of its width ([widths](widths.md) has their names).
 """
 
 
@@ -53,10 +55,40 @@ class ZooRecord:
     networks: Mapping[str, NetworkRecord]
 
 
+@dataclass(frozen=True)
+class NetworkWidths:
+    """The inner dimensions of one network, as fractions of its parameters: those in their layers,
+    and all that are left at half of each width."""
+
+    dimensions: int
+    inside: float
+    at_half: float
+
+
+@dataclass(frozen=True)
+class WidthsRecord:
+    """{network: its inner dimensions}, without those that failed."""
+
+    networks: Mapping[str, NetworkWidths]
+
+
 def write(folder: Path, record: ZooRecord) -> None:
     """Writes coverage.json and coverage.md into a folder that exists."""
     save_record(folder / RECORD, record)
-    (folder / PAGE).write_text(page(record))
+    (folder / PAGE).write_text(page(record, read_widths(folder)))
+
+
+def write_widths(folder: Path, widths: WidthsRecord) -> None:
+    """Writes widths.json, and coverage.md anew with what it says."""
+    save_record(folder / WIDTHS, widths)
+    (folder / PAGE).write_text(page(read(folder), widths))
+
+
+def read_widths(folder: Path) -> WidthsRecord:
+    """The widths in a folder, of no network where it has none."""
+    if not (folder / WIDTHS).exists():
+        return WidthsRecord({})
+    return load_record(folder / WIDTHS, WidthsRecord, "python -m benchmarks.zoo.widths")
 
 
 def read(folder: Path) -> ZooRecord:
@@ -64,7 +96,7 @@ def read(folder: Path) -> ZooRecord:
     return load_record(folder / RECORD, ZooRecord, "python -m benchmarks.zoo")
 
 
-def page(record: ZooRecord) -> str:
+def page(record: ZooRecord, widths: WidthsRecord) -> str:
     """The text of coverage.md."""
     families: dict[str, dict[str, NetworkRecord]] = {}
     for name, one in record.networks.items():
@@ -72,7 +104,7 @@ def page(record: ZooRecord) -> str:
         families.setdefault(family, {})[architecture] = one
     parts = [_INTRODUCTION, f"{_summary(record.networks)}\n"]
     for family, networks in families.items():
-        parts += [f"## {family}\n{_summary(networks)}\n", *_table(networks), ""]
+        parts += [f"## {family}\n{_summary(networks)}\n", *_table(family, networks, widths), ""]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -86,21 +118,25 @@ def _summary(networks: Mapping[str, NetworkRecord]) -> str:
     )
 
 
-def _table(networks: Mapping[str, NetworkRecord]) -> Iterator[str]:
-    yield "| network | parameters | reached | factorized | left, and why | checks |"
-    yield "|---|---|---|---|---|---|"
+def _table(
+    family: str, networks: Mapping[str, NetworkRecord], widths: WidthsRecord
+) -> Iterator[str]:
+    yield "| network | parameters | reached | factorized | narrower | left, and why | checks |"
+    yield "|---|---|---|---|---|---|---|"
     for name, one in networks.items():
-        yield f"| {name} | {' | '.join(_cells(one))} |"
+        narrower = widths.networks.get(f"{family}/{name}")
+        yield f"| {name} | {' | '.join(_cells(one, narrower))} |"
 
 
-def _cells(one: NetworkRecord) -> list[str]:
+def _cells(one: NetworkRecord, narrower: NetworkWidths | None) -> list[str]:
     if one.coverage is None:
-        return ["", "", "", "", _status(one)]
+        return ["", "", "", "", "", _status(one)]
     found = one.coverage
     return [
         f"{found.params:,}",
         f"{found.reached:.1%}",
         f"{found.factorized:.1%}",
+        f"{narrower.inside:.0%} → {narrower.at_half:.0%}" if narrower else "",
         _left(found),
         _status(one),
     ]

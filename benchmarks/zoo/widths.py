@@ -1,5 +1,5 @@
 """python -m benchmarks.zoo.widths: the inner dimensions of every network, each narrowed to half its
-width; writes docs/widths.md."""
+width; writes docs/widths.md, docs/widths.json, and the column of it in docs/coverage.md."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from torch import nn
 
 from benchmarks.zoo import vision
 from benchmarks.zoo.entry import Entry
+from benchmarks.zoo.pages import NetworkWidths, WidthsRecord, write_widths
 from benchmarks.zoo.registry import chosen
 from pipeline import lowrank as lr
 from pipeline.lowrank.network.costs import network_totals
 from pipeline.lowrank.planning.narrowing import NARROWED, Narrowing
 
-PAGE = Path(__file__).parents[2] / "docs" / "widths.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = "widths.md"
 _INTRODUCTION = """\
 # Inner dimensions
 Which [inner dimensions](concepts.md#inner-dimension) are found and proven in tiny random networks \
@@ -39,8 +41,8 @@ alike; what is left is no inner dimension, or shares a layer with one.
 """
 
 
-def row(entry: Entry) -> str:
-    """The line of one network in the table."""
+def row(entry: Entry) -> tuple[str, NetworkWidths]:
+    """The line of one network in the table, and what it says in numbers."""
     net, example = entry.build(), entry.batches(1, 1)[0]
     analysis = lr.analyze(net, example, chosen=lr.AnalysisOptions(metric="weight"))
     plan = lr.plan_from(net, analysis, lr.Budget(params=1.0), methods=[lr.Interpolative()])
@@ -56,11 +58,14 @@ def row(entry: Entry) -> str:
     inside = sum(analysis.targets[name].params for name in halved)
     same = totals.params == done.totals.params and (entry.routed or totals == done.totals)
     checks = "all" if done.ran and same and _comes_back(entry, small) else "failed"
-    return (
-        f"| {entry.name} | {len(inner.found)} | {inside / analysis.totals.params:.0%} | "
-        f"{totals.params / analysis.totals.params:.0%} | {checks} | {_alike(inner)} | "
-        f"{_left(inner)} |"
+    whole = analysis.totals.params
+    told = NetworkWidths(
+        len(inner.found), round(inside / whole, 4), round(totals.params / whole, 4)
     )
+    return (
+        f"| {entry.name} | {told.dimensions} | {told.inside:.0%} | {told.at_half:.0%} | "
+        f"{checks} | {_alike(inner)} | {_left(inner)} |"
+    ), told
 
 
 def _comes_back(entry: Entry, small: nn.Module) -> bool:
@@ -91,16 +96,19 @@ def main() -> None:
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     vision.import_vision()
-    rows = []
+    rows: list[str] = []
+    found: dict[str, NetworkWidths] = {}
     for entry in chosen(given.only):
         try:
-            rows.append(row(entry))
+            line, found[entry.name] = row(entry)
+            rows.append(line)
         except Exception as error:  # whatever other people's code raises
-            line = " ".join(str(error).split())[:100]
-            rows.append(f"| {entry.name} | | | | failed | | {type(error).__name__}: {line} |")
+            why = " ".join(str(error).split())[:100]
+            rows.append(f"| {entry.name} | | | | failed | | {type(error).__name__}: {why} |")
         print(rows[-1], flush=True)
     if not given.only:
-        PAGE.write_text(_INTRODUCTION + "\n".join(rows) + "\n")
+        (DOCS / PAGE).write_text(_INTRODUCTION + "\n".join(rows) + "\n")
+        write_widths(DOCS, WidthsRecord(found))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.zoo import vision
 from benchmarks.zoo.__main__ import METRICS, tried
 from benchmarks.zoo.coverage import UNNAMED
-from benchmarks.zoo.pages import ENOUGH, NetworkRecord, page, read
+from benchmarks.zoo.pages import ENOUGH, NetworkRecord, page, read, read_widths
 from benchmarks.zoo.registry import NETWORKS
 from tests.imports import ROOT
 
@@ -83,5 +83,6 @@ def test_the_zoo_has_every_kind_in_numbers() -> None:
 
 def test_the_page_is_that_of_the_record_and_has_every_network() -> None:
     record = read(ROOT / "docs")
-    assert (ROOT / "docs/coverage.md").read_text() == page(record)
-    assert list(record.networks) == list(NETWORKS)
+    widths = read_widths(ROOT / "docs")
+    assert (ROOT / "docs/coverage.md").read_text() == page(record, widths)
+    assert list(record.networks) == list(NETWORKS) == list(widths.networks)
