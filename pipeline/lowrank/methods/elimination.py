@@ -131,7 +131,10 @@ class Ordered:
 
 
 def eliminate(
-    dimension: InnerDimension, weights: Mapping[str, Tensor], metrics: Mapping[str, Metric]
+    dimension: InnerDimension,
+    weights: Mapping[str, Tensor],
+    metrics: Mapping[str, Metric],
+    order: Sequence[int] | None = None,
 ) -> Elimination:
     """The order in which backward elimination gives channels up: always those whose loss, after all
     that are left were regressed anew, adds least to the errors of all layers that read them.
@@ -139,13 +142,15 @@ def eliminate(
     weights: {layer that reads the dimension: (out, in, *kernel)}.
     metrics: {layer: its metric}; empty for the metric `weight`, in which the channels with the
         smallest columns go first.
+    order: the order of an earlier elimination, which is then not searched for again.
     """
     readers = [
         Reader(member, weights[member.layer], metrics.get(member.layer), dimension.width)
         for member in dimension.readers
     ]
-    order = _order(readers, dimension.width)
-    return Elimination(order, {r.member.layer: Ordered(r, order).errors() for r in readers})
+    found = _order(readers, dimension.width) if order is None else torch.tensor(order)
+    found = found.to(readers[0].weight.device)
+    return Elimination(found, {r.member.layer: Ordered(r, found).errors() for r in readers})
 
 
 class _Left:

@@ -68,6 +68,26 @@ def first_example(batches: Sequence[Any]) -> Any:
     return rows_of(filled, slice(0, 1))
 
 
+def beginning_of(model: nn.Module, example: Any, most: int) -> Any:
+    """An example of text with its first `most` tokens alone, where the model takes it so; else the
+    very same example. Text is token ids (N, T), with whatever else is (N, T) beside them."""
+    named = example if isinstance(example, Mapping) else {"": example}
+    values = list(named.values())
+    shapes = {value.shape if isinstance(value, Tensor) else None for value in values}
+    (shape,) = shapes if len(shapes) == 1 else (None,)
+    if shape is None or len(shape) != 2 or shape[1] <= most:
+        return example
+    if not any(value.dtype == torch.int64 for value in values):
+        return example
+    cut = {key: value[:, :most] for key, value in named.items()}
+    short = cut if isinstance(example, Mapping) else cut[""]
+    try:
+        answer(model, placed(short, device_of(model)))
+    except Exception:  # whatever other people's code raises for a length that it was not made for
+        return example
+    return short
+
+
 def rows_of(batch: Any, chosen: slice) -> Any:
     """The chosen examples of a batch: of its tensor, or of each tensor in its tuple or dict."""
     if isinstance(batch, Tensor):

@@ -7,11 +7,12 @@ The decision stands under metric, damping, seed, policy, methods (with their opt
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.lowrank.analysis.options import MetricName
+from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.methods import Method, get_method
 from pipeline.lowrank.methods.interpolative import Interpolative
 from pipeline.lowrank.network.costs import Totals
@@ -55,6 +56,7 @@ class _NarrowingFile:
     method: Mapping[str, Any]
     found: Mapping[str, InnerDimension]
     left: Mapping[str, str]
+    orders: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,7 @@ def save_plan(path: Path, plan: Plan) -> None:
                 else None,
                 latency=plan.expected.latency,
             ),
-            narrowing=_NarrowingFile(_options(inner.method, named=False), inner.found, inner.left)
-            if inner
-            else None,
+            narrowing=_narrowing_file(inner, plan.widths) if inner else None,
         ),
     )
 
@@ -126,11 +126,35 @@ def load_plan(path: Path) -> Plan:
         skipped=file.skipped,
         optimality_gap=file.expected.optimality_gap,
         contest=file.contest,
-        narrowing=Narrowing(Interpolative(**inner.method), inner.found, inner.left)
-        if inner
-        else None,
+        narrowing=_narrowing(inner) if inner else None,
     )
     return _with_uniform(plan, file.expected)
+
+
+def _narrowing_file(inner: Narrowing, widths: Mapping[str, int]) -> _NarrowingFile:
+    """With the orders of the channels of what is narrowed: nobody has to search for them again."""
+    known = {name: inner.eliminations.get(name) for name in widths}
+    found = {n: one.order.tolist() for n, one in known.items() if one} | {
+        n: order for n, order in inner.orders.items() if n in widths and known[n] is None
+    }
+    orders = {name: " ".join(map(str, order)) for name, order in found.items()}
+    return _NarrowingFile(_options(inner.method, named=False), inner.found, inner.left, orders)
+
+
+def _narrowing(file: _NarrowingFile) -> Narrowing:
+    orders = {name: _order(name, text, file.found) for name, text in file.orders.items()}
+    return Narrowing(Interpolative(**file.method), file.found, file.left, orders)
+
+
+def _order(name: str, text: str, found: Mapping[str, InnerDimension]) -> list[int]:
+    width = found[name].width if name in found else 0
+    words = text.split()
+    if len(words) != width or set(words) != set(map(str, range(width))):
+        raise LowRankError(
+            f"narrowing.orders.{name}: is not each of the channels 0 … {width - 1} once, but "
+            f"{text[:40]!r}; take the line out, and the order is computed again"
+        )
+    return [int(word) for word in words]
 
 
 def _with_uniform(plan: Plan, expected: _Expected) -> Plan:

@@ -21,6 +21,7 @@ from pipeline.lowrank.methods.interpolative import (
     narrowed_candidate,
 )
 from pipeline.lowrank.methods.narrower import spectra_inside
+from pipeline.lowrank.network.calling import beginning_of
 from pipeline.lowrank.network.costs import TimedTotals
 from pipeline.lowrank.network.inner.dimension import InnerDimension, Member
 from pipeline.lowrank.network.inner.finding import find_inner
@@ -28,6 +29,7 @@ from pipeline.lowrank.network.opening import module_at
 from pipeline.lowrank.network.targets import Target, dense_weight
 from pipeline.lowrank.planning.timing.clock import Clock
 
+_TOKENS = 128  # of a text prove as much as all of it, in a fraction of the time
 NARROWED = Interpolative.name  # stands in place of a layer's method where its dimension is narrower
 
 
@@ -38,8 +40,9 @@ class Narrowing:
     method: its options.
     found: {name: a dimension}, named after the first layer that reads it.
     left: {name: why these channels are no dimension that may be narrowed}.
-    eliminations: {name: the order in which its channels go}; computed again where it is missing, as
-        in a plan from a file.
+    orders: {name: its channels, those that are kept the longest first} of a plan from a file.
+    eliminations: {name: the order in which its channels go, with its errors}; computed again where
+        they are missing, as in a plan from a file.
     spectra: {name: {width: {layer: its spectra there}}}, from which candidates are made that are
         factorized further.
     clock: times the layers, where latency is what is saved.
@@ -48,6 +51,7 @@ class Narrowing:
     method: Interpolative
     found: Mapping[str, InnerDimension]
     left: Mapping[str, str] = field(default_factory=dict)
+    orders: Mapping[str, Sequence[int]] = field(default_factory=dict, repr=False, compare=False)
     eliminations: Mapping[str, Elimination] = field(default_factory=dict, repr=False, compare=False)
     spectra: Mapping[str, Mapping[int, Mapping[str, Spectra]]] = field(
         default_factory=dict, repr=False, compare=False
@@ -64,7 +68,8 @@ class Narrowing:
             raise LowRankError(
                 f"{method.name} proves inner dimensions on an example: give one (a batch of one)"
             )
-        inner = find_inner(model, example, list(analysis.targets))
+        shown = beginning_of(model, example, _TOKENS)
+        inner = find_inner(model, shown, list(analysis.targets))
         return cls(method, inner.found, inner.left).eliminated(model, analysis, inner.found)
 
     def eliminated(
@@ -76,7 +81,8 @@ class Narrowing:
         for name in missing:
             dimension = self.found[name]
             weights = _weights(model, dimension.readers)
-            found[name] = eliminate(dimension, weights, analysis.metrics)
+            order = self.orders.get(name)
+            found[name] = eliminate(dimension, weights, analysis.metrics, order)
         return replace(self, eliminations={**self.eliminations, **found})
 
     def with_spectra(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import pipeline.lowrank as lr
-from pipeline.lowrank.network.calling import call, rows_of
+from pipeline.lowrank.network.calling import beginning_of, call, rows_of
 
 X = torch.randn(40, 32, generator=torch.Generator().manual_seed(0))
 
@@ -130,3 +130,30 @@ def test_the_why_of_a_layer_names_what_its_method_needs() -> None:
     net, x = nn.Sequential(nn.Conv3d(16, 32, 3)), torch.randn(1, 16, 5, 5, 5)
     made = lr.plan(net, lr.Budget(params=1.0), x, methods=[lr.Tucker()])
     assert made.layers["0"].why == "dense: tucker needs a Conv1d or Conv2d without groups"
+
+
+class Reads(nn.Module):
+    """Embeds tokens; `length` is the one length that it takes."""
+
+    def __init__(self, length: int | None = None) -> None:
+        super().__init__()
+        self.table, self.length = nn.Embedding(9, 3), length
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        if self.length not in (None, input_ids.shape[1]):
+            raise ValueError("another length")
+        found: Tensor = self.table(input_ids)
+        return found
+
+
+def test_the_beginning_of_a_text_is_what_the_model_takes() -> None:
+    ids = torch.arange(8)[None]
+    assert torch.equal(beginning_of(Reads(), ids, 5), ids[:, :5])
+    both = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    assert {k: v.shape[1] for k, v in beginning_of(Reads(), both, 5).items()} == dict.fromkeys(
+        both, 5
+    )
+    assert beginning_of(Reads(), ids, 8) is ids
+    assert beginning_of(Reads(length=8), ids, 5) is ids, "it takes no shorter one"
+    image = torch.randn(1, 8)
+    assert beginning_of(nn.Linear(8, 2), image, 5) is image

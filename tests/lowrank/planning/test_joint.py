@@ -3,6 +3,7 @@ refused."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pipeline import lowrank as lr
 from pipeline.lowrank import LowRankError
 from pipeline.lowrank.analysis.analysis import Analysis
 from pipeline.lowrank.factorize.deciding import plan_in_file
-from pipeline.lowrank.methods import with_matrices
+from pipeline.lowrank.methods import elimination, with_matrices
 from pipeline.lowrank.methods.interpolative import after_narrowing, then
 from pipeline.lowrank.network.costs import CostUnit, network_totals
 from pipeline.lowrank.planning.making import make_plan
@@ -191,10 +192,13 @@ def test_a_policy_that_says_ranks_leaves_widths_as_they_are(
         lr.plan_from(network(), analysis, policy, methods=BOTH[1:])
 
 
-def test_a_plan_file_builds_the_same_network(analysis: Analysis, tmp_path: Path) -> None:
+def test_a_plan_file_builds_the_same_network(
+    analysis: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = lr.plan_from(network(), analysis, lr.Budget(params=0.5), methods=BOTH)
     assert plan.widths
     lr.save_plan(tmp_path / "plan.json", plan)
+    monkeypatch.delattr(elimination, "_order")  # the file says in what order channels go
     read, told = plan_in_file(network(), analysis, tmp_path / "plan.json")
     assert not told
     assert read.widths == plan.widths
@@ -203,6 +207,11 @@ def test_a_plan_file_builds_the_same_network(analysis: Analysis, tmp_path: Path)
         lr.apply_(net, chosen, analysis)
     inputs = CASE.inputs(dtype=torch.float32)
     assert torch.equal(nets[0](inputs), nets[1](inputs))
+    text = (tmp_path / "plan.json").read_text()
+    name, order = next(iter(json.loads(text)["narrowing"]["orders"].items()))
+    (tmp_path / "plan.json").write_text(text.replace(order, order + " 1"))
+    with pytest.raises(LowRankError, match=rf"narrowing.orders.{name}: is not each of the chan"):
+        lr.load_plan(tmp_path / "plan.json")
 
 
 def test_edits_are_checked(analysis: Analysis) -> None:
