@@ -67,7 +67,7 @@ def test_the_report_holds_together(tree: Tree) -> None:
 def test_no_output_of_dvc_holds_a_timing_or_a_path(tree: Tree) -> None:
     for name in ("reports/metrics.json", "out/plan.json", "out/compressed/layers.json"):
         text = (tree.path / name).read_text()
-        assert "latency" not in text
+        assert "latency" not in text.replace('"latency": null', ""), "none was budgeted"
         assert str(tree.path) not in text
 
 

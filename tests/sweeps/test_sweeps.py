@@ -114,7 +114,7 @@ def test_the_sweep_is_one_parent_with_a_child_a_job(tree: Tree, client: MlflowCl
         assert run.data.params["rank_select.policy"] == chosen["rank_select"]
         assert {TAG_CONFIG, TAG_LOCK, "mlflow.source.git.commit"} <= run.data.tags.keys()
         artifacts = {a.path for a in client.list_artifacts(run.info.run_id)}
-        assert {"plan.json", "figures", "plots"} <= artifacts
+        assert {"plan.json", "report.html", "plots"} <= artifacts
     artifacts = {a.path for a in client.list_artifacts(parent.info.run_id)}
     assert artifacts == {"comparison.html", "sweep.json"}
 
