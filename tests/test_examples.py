@@ -82,9 +82,8 @@ def test_the_commands_run(tree: Tree, title: str) -> None:
     assert "not as an MLflow model" not in output
     assert "Traceback" not in output
     (workspace,) = re.findall(r"^network +(.+)/out/fine_tuned$", output, flags=re.MULTILINE)
-    metrics: dict[str, Any] = json.loads(
-        (tree.path / workspace / "reports/metrics.json").read_text()
-    )
+    written = (tree.path / workspace / "reports/metrics.json").read_text()
+    metrics: dict[str, Any] = json.loads(written)
     measure, dense, small = QUALITY[title[:2]]
     assert measure in output.replace(" ", "_").lower()
     assert metrics["fine_tuned"]["params"] <= 0.4 * metrics["dense"]["params"]

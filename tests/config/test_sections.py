@@ -47,7 +47,7 @@ def test_every_option_of_methods_and_policies_can_be_configured() -> None:
     for method in METHODS.values():
         assert {*knob_names(method)} - {"seed"} <= {*methods}
     for policy in POLICIES.values():
-        assert {*knob_names(policy)} - {"params", "macs", "bytes"} <= {*rank_select}
+        assert {*knob_names(policy)} - {"params", "macs", "bytes", "latency"} <= {*rank_select}
 
 
 def test_a_section_makes_what_it_names() -> None:

@@ -36,7 +36,7 @@ def test_the_error_names_every_option_that_asks(monkeypatch: pytest.MonkeyPatch)
         {"fabric": {"accelerator": "cpu", "precision": "16-mixed"}},
         {"analyze": {"bf16": False, "metric": "fisher"}},
         {"analyze": {"bf16": True, "metric": "weight"}},
-        {"refit": {"bf16": True, "share": 0.0}},
+        {"refit": {"bf16": True, "share": 0.0, "steps": 0}},
     ],
 )
 def test_what_does_not_run_in_bfloat16_is_not_asked(

@@ -65,7 +65,9 @@ def look(folder: Path, pages: Mapping[str, tuple[str, int, str]], *, dark: bool)
     done = subprocess.run(
         [
             CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom",
-            f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=2000",
+            f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=10000",
+            # A frame in a process of its own may answer after virtual time is over.
+            "--disable-features=IsolateSandboxedIframes", "--disable-site-isolation-trials",
             f"--blink-settings=preferredColorScheme={0 if dark else 1}",
             "--window-size=1400,900", outer.as_uri(),
         ],

@@ -16,7 +16,7 @@ from pipeline.tracking.store import open_client, tracking_uri
     [
         ("http://127.0.0.1:9", "Max retries exceeded"),
         ("sqlite:////dev/null/mlflow.db", "File exists"),
-        ("nonsense://x", "unsupported URI"),
+        ("nonsense://x", "has no store of this kind; choose one of"),
     ],
 )
 def test_a_store_that_does_not_open_is_one_readable_error(
