@@ -16,7 +16,6 @@ from pipeline.tracking.store import open_client, tracking_uri
     [
         ("http://127.0.0.1:9", "Max retries exceeded"),
         ("sqlite:////dev/null/mlflow.db", "File exists"),
-        ("nonsense://x", "has no store of this kind; choose one of"),
     ],
 )
 def test_a_store_that_does_not_open_is_one_readable_error(
@@ -29,6 +28,13 @@ def test_a_store_that_does_not_open_is_one_readable_error(
     message = str(caught.value)
     assert message.startswith(f"track.tracking_uri={uri}: the store does not open")
     assert message.endswith("start the server, or mend the address")
+
+
+def test_a_kind_of_store_that_mlflow_does_not_have_is_known_before_any_opens() -> None:
+    with pytest.raises(
+        LowRankError, match="nonsense://x: MLflow has no store of this kind; choose"
+    ):
+        TrackOptions(tracking_uri="nonsense://x")
 
 
 def test_a_password_is_refused_in_the_configuration_and_shown_nowhere(
