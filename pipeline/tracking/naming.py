@@ -14,11 +14,15 @@ def run_name(
 
     methods, kept: of the plan; none before there is one.
     """
-    words = [str(params["data"]["name"]), "+".join(methods), str(params["rank_select"]["policy"])]
+    # A layer that is narrowed and then factorized has two methods.
+    each = dict.fromkeys(word for method in methods for word in method.split("+"))
+    words = [str(params["data"]["name"]), "+".join(each), str(params["rank_select"]["policy"])]
     if kept is not None:
         words += [f"{kept:.1%} of params"]
     if params["refit"]["share"]:
         words += ["refit"]
+    if params["refit"]["steps"]:
+        words += ["blocks trained"]
     repair = params["fine_tune"]
     words += [f"fine_tune {repair['parameters']}"]
     if repair["parameters"] != "none" and repair["objective"] != "labels":

@@ -22,7 +22,7 @@ PARAMS: dict[str, Any] = {
     "seed": 3,
     "data": {"name": "digits"},
     "rank_select": {"policy": "budget"},
-    "refit": {"share": 0.0},
+    "refit": {"share": 0.0, "steps": 0},
     "fine_tune": {"parameters": "all", "objective": "labels"},
     "track": {"tracking_uri": None, "experiment": "lowrank", "live": True},
 }
