@@ -17,7 +17,6 @@ plain SVD; FWSVD (Hsu et al. 2022: rows weighed by their Fisher information); AS
 
 from __future__ import annotations
 
-import argparse
 import copy
 import re
 import tempfile
@@ -30,6 +29,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from benchmarks.arguments import parser_of_plans
 from pipeline.data.calibration import statistics_batches
 from pipeline.data.files import load_split, load_task
 from pipeline.data.splits import Split
@@ -121,13 +121,7 @@ def plan_of(row: Row, analysis: Analysis, model: nn.Module, budget: Budget, exam
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("workspace", type=Path)
-    parser.add_argument("--cost-unit", choices=("params", "macs"), default="params")
-    parser.add_argument("--scope", choices=("network", "targets"), default="network")
-    parser.add_argument("--budgets", type=float, nargs="+", required=True)
+    parser = parser_of_plans(__doc__)
     parser.add_argument("--plain", default="svd")
     parser.add_argument("--examples", type=int, default=None, help="of the test split; all")
     parser.add_argument("--batch", type=int, default=2)

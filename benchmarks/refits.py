@@ -12,15 +12,14 @@ divergence from the dense network there and on held-out data, and the seconds of
 
 from __future__ import annotations
 
-import argparse
 import copy
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import nn
 
+from benchmarks.arguments import parser_of_plans
 from benchmarks.metrics import cut, read
 from pipeline.data.calibration import held_out_batches, statistics_batches
 from pipeline.data.files import load_split, load_task
@@ -51,13 +50,7 @@ def rows(options: RefitOptions, steps: int) -> dict[str, RefitOptions]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("workspace", type=Path)
-    parser.add_argument("--cost-unit", choices=("params", "macs"), default="params")
-    parser.add_argument("--scope", choices=("network", "targets"), default="network")
-    parser.add_argument("--budgets", type=float, nargs="+", required=True)
+    parser = parser_of_plans(__doc__)
     parser.add_argument("--narrower", action="store_true", help="narrower dimensions take part")
     parser.add_argument("--steps", type=int, default=100, help="of each block")
     parser.add_argument("--rate", type=float, default=1e-3)

@@ -13,15 +13,14 @@ is the refinement block by block.
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
+from benchmarks.arguments import parser_of_plans
 from benchmarks.metrics import in_metric
 from pipeline.data.calibration import held_out_batches, statistics_batches
 from pipeline.data.files import load_facts, load_split, load_task
@@ -158,13 +157,7 @@ def _row(rival: Rival, budget: Budget, found: dict[str, float] | str, task: Task
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("workspace", type=Path)
-    parser.add_argument("--cost-unit", choices=("params", "macs"), default="params")
-    parser.add_argument("--scope", choices=("network", "targets"), default="network")
-    parser.add_argument("--budgets", type=float, nargs="+", required=True)
+    parser = parser_of_plans(__doc__)
     parser.add_argument("--examples", type=int, default=None, help="of each test split; all")
     parser.add_argument("--statistics", type=int, default=48, help="examples that blocks learn on")
     parser.add_argument(

@@ -22,11 +22,12 @@ from torch import nn
 from pipeline.data.files import load_split
 from pipeline.data.splits import moved, tensors
 from pipeline.evaluation.options import EvaluateOptions
-from pipeline.evaluation.timings import FOLDER, Latency, Machine, Timings, load_timings
+from pipeline.evaluation.timings import FOLDER, Latency, Timings, load_timings
 from pipeline.lowrank.forms.allowed import Allowed
 from pipeline.lowrank.forms.files import load
 from pipeline.lowrank.forms.running import has_pivots, lay_out, multiply_out_
 from pipeline.lowrank.network.calling import call, device_of
+from pipeline.lowrank.planning.timing.device import Device
 from pipeline.lowrank.planning.timing.device import device_of as facts_of
 from pipeline.lowrank.typed import save_record
 from pipeline.machine.checksums import file_sha256
@@ -152,9 +153,9 @@ def interleaved_latencies(
     return {name: _summary(values) for name, values in nanoseconds.items()}
 
 
-def machine_facts(threads: int, device: torch.device = _CPU) -> Machine:
+def machine_facts(threads: int, device: torch.device = _CPU) -> Device:
     """This machine, with so many threads, as it computes on the device."""
-    return Machine(**asdict(replace(facts_of(device), threads=threads)))
+    return replace(facts_of(device), threads=threads)
 
 
 def _device(fabric: FabricOptions) -> torch.device:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.lowrank.planning.timing.device import Device
 from pipeline.lowrank.typed import load_record
 
 FOLDER = "timings"  # of the scratch folder
@@ -37,24 +38,12 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """The facts of a machine on which a latency depends. gpu: its name; None on the CPU."""
-
-    cpu: str
-    cores: int | None
-    system: str
-    torch: str
-    threads: int
-    gpu: str | None = None
-
-
-@dataclass(frozen=True)
 class Timings:
     """The three networks beside each other on one machine. weights: {network: its checksum};
     tokens: of an example, None where it has none; forms: {network: its fastest form}, None in
     stores of older versions; speedup: latency of the dense network / that of the last one."""
 
-    machine: Machine
+    machine: Device
     weights: Mapping[str, str]
     batch_size: int
     dense: Latency

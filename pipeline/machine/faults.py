@@ -36,8 +36,12 @@ def one_line(program: str, root: Path = Path()) -> Iterator[None]:
     """
     try:
         yield
+        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # who reads has enough, as head has: nothing failed here
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as error:  # the one place where all that is left is caught
         print(f"error: {told(error, program, root)}", file=sys.stderr)
         sys.exit(1)

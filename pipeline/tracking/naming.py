@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.lowrank.methods.interpolative import methods_in
+
 
 def run_name(
     params: Mapping[str, Any], methods: Sequence[str] = (), kept: float | None = None
@@ -15,7 +17,7 @@ def run_name(
     methods, kept: of the plan; none before there is one.
     """
     # A layer that is narrowed and then factorized has two methods.
-    each = dict.fromkeys(word for method in methods for word in method.split("+"))
+    each = dict.fromkeys(one for method in methods for one in methods_in(method))
     words = [str(params["data"]["name"]), "+".join(each), str(params["rank_select"]["policy"])]
     if kept is not None:
         words += [f"{kept:.1%} of params"]

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from pipeline.lowrank.errors import LowRankError, reason_of
+from pipeline.lowrank.typed.kept import to_disk
 from pipeline.machine.checksums import file_sha256
 from pipeline.machine.scratch import scratch
 
@@ -114,9 +115,9 @@ class Resumption:
         where the machine loses its power."""
         last = self.files()
         file = self.folder / f"{self.name}.{file_sha256(part)}.ckpt"
-        _to_disk(part)
+        to_disk(part)
         os.replace(part, file)
-        _to_disk(self.folder)
+        to_disk(self.folder)
         for one in last:
             if one != file:
                 one.unlink(missing_ok=True)
@@ -141,12 +142,3 @@ def _problem(file: Path, steps: int) -> str | None:
     if type(done) is not int or not 0 < done <= steps:
         return f"it claims {done!r} of {steps} steps"
     return None
-
-
-def _to_disk(path: Path) -> None:
-    """Waits until a file, or the names in a folder, would survive a loss of power."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation.timings import Latency, Machine, Timings
+from pipeline.evaluation.timings import Latency, Timings
+from pipeline.lowrank.planning.timing.device import Device
 from pipeline.lowrank.tasks.measure import ACCURACY
 from pipeline.reporting.intervals import interval
 from pipeline.reporting.run.page.layers import block_of
@@ -24,7 +25,7 @@ from tests.reporting.report_case import curve, many_layers, write_run
 
 EVIL = """</script><script>alert(1)</script><img src=x onerror="alert('2')">{{ 7 * 6 }}"""
 TIMINGS = Timings(
-    machine=Machine("a processor", 2, "Linux", "2.6", 1),
+    machine=Device("a processor", 2, "Linux", "2.6", 1),
     weights={"dense": "d" * 64, "compressed": "c" * 64, "fine_tuned": "f" * 64},
     batch_size=32,
     dense=Latency(8.0, 0.4),

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.evaluation.timings import Latency, Machine, Timings
+from pipeline.evaluation.timings import Latency, Timings
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.planning.timing.device import Device
 from pipeline.lowrank.typed import save_record
 from pipeline.reporting.run import summary as tables
 from pipeline.reporting.run.facts import read_facts
@@ -38,7 +39,7 @@ from tests.reporting.report_case import (
 )
 
 TIMINGS = Timings(
-    Machine("abacus", 2, "Linux", "2", threads=1),
+    Device("abacus", 2, "Linux", "2", threads=1),
     weights={},
     batch_size=32,
     dense=Latency(12.345, 0.1),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from safetensors.torch import save_file
 from pipeline.data.options import DataOptions
 from pipeline.lowrank import LowRankError
 from stages._io import main, section, section_options, write_json
+from tests.imports import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -103,3 +106,15 @@ def test_a_full_disk_is_one_line(
     line = capsys.readouterr().err
     assert "the disk is full, or a file may not grow; free some space" in line
     assert line.count("\n") == 1
+
+
+def test_a_reader_that_has_enough_is_no_fault() -> None:
+    code = (
+        "from pipeline.machine.faults import one_line\n"
+        "with one_line('many'):\n    for _ in range(10**5): print('a line')"
+    )
+    command = f'{sys.executable} -c "$1" | head -1'
+    done = subprocess.run(
+        ["bash", "-c", command, "bash", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert (done.stdout, done.stderr) == ("a line\n", "")

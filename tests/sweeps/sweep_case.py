@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from pipeline.data.files import DATA_JSON, DataFacts
-from pipeline.evaluation.timings import Latency, Machine, Timings
+from pipeline.evaluation.timings import Latency, Timings
+from pipeline.lowrank.planning.timing.device import Device
 from pipeline.lowrank.typed import save_record
 from pipeline.reporting.run.layers import LayerRow, LayerTable
 from pipeline.reporting.run.metrics import Metrics, Network, OutputError, Size, SpectraFigures
@@ -79,7 +80,7 @@ def add_job(
 
 
 def timings_of(last: Latency) -> Timings:
-    machine = Machine("abacus", 2, "Linux", "2", threads=1)
+    machine = Device("abacus", 2, "Linux", "2", threads=1)
     return Timings(machine, {}, 32, Latency(2.0, 0.1), last, last, speedup=2.0 / last.latency_ms)
 
 

@@ -21,7 +21,14 @@ from pipeline.lowrank.analysis.moments import (
 from pipeline.lowrank.analysis.routing import StackSums
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.by_hand import reads_as
-from pipeline.lowrank.network.calling import answer, call, evaluating, layer_input, padding_mask
+from pipeline.lowrank.network.calling import (
+    answer,
+    call,
+    evaluating,
+    layer_input,
+    padding_mask,
+    with_gradients,
+)
 from pipeline.lowrank.network.kinds import LOOKUPS, kind_of
 from pipeline.lowrank.network.progress import steps
 from pipeline.lowrank.network.readings import Reading, Watch
@@ -104,7 +111,8 @@ class _Pass:
         self.latest: Read | None = None
 
     def run(self, batches: Sequence[Any], further: Sequence[Any]) -> dict[str, Moments]:
-        with _frozen(self.model), self._hooked():
+        # Without gradients of parameters the backward pass costs only what the activations need.
+        with evaluating(self.model), with_gradients(self.model, False), self._hooked():
             for batch in steps(batches, "moments"):
                 self._add(batch)
             self.gradients = False
@@ -243,17 +251,3 @@ def _accumulate(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
         sums[name] += value
     else:
         sums[name] = value.clone()
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients of parameters, restored afterwards: the backward pass then
-    costs only what the activations need."""
-    wanted = {p: p.requires_grad for p in model.parameters()}
-    with evaluating(model):
-        model.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for parameter, value in wanted.items():
-                parameter.requires_grad_(value)

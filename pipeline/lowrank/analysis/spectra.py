@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.linalg import left_eigenbasis, split_groups, tails, unfold
+from pipeline.lowrank.typed.kept import keep, kept
 
 _FILE = "spectra.safetensors"
 
@@ -132,12 +132,11 @@ def spilled(folder: Path, name: str, weight: Tensor, groups: int) -> Spectra:
     """`analyze_weight` of the target, kept in a file of the folder from which its numbers are read
     when they are needed; of a file that is there already, without computing anything."""
     # A layer's name may hold what no file's name does.
-    path = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.safetensors"
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        half = path.with_suffix(f".{os.getpid()}.part")
-        _write(half, {name: analyze_weight(weight, groups)})
-        half.replace(path)
+    known = hashlib.sha256(name.encode()).hexdigest()[:32]
+    path = kept(folder, known)
+    if path is None:
+        found = {name: analyze_weight(weight, groups)}
+        path = keep(folder, known, lambda part: _write(part, found))
     return _read(path, weight.device)[name]
 
 

@@ -18,7 +18,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.factorize.options import StateError
 from pipeline.lowrank.forms.surgery import Factorized
 from pipeline.lowrank.network.blocks import state_of
-from pipeline.lowrank.network.calling import call, evaluating, padding_mask
+from pipeline.lowrank.network.calling import call, evaluating, padding_mask, with_gradients
 from pipeline.lowrank.tasks import Given, Task
 
 _FLOOR = 1e-3  # of the mean size of a state: what an error is relative to at least
@@ -134,7 +134,7 @@ def roots(
     """
     sums: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(seed)
-    with _all_trained(model), torch.enable_grad():
+    with with_gradients(model, True), torch.enable_grad():
         for batch in batches:
             states: dict[str, Tensor] = {}
             handles = [
@@ -169,14 +169,3 @@ def _keep(
     states: dict[str, Tensor], block: str, _: nn.Module, __: tuple[Any, ...], output: Any
 ) -> None:
     states[block] = state_of(output)
-
-
-@contextmanager
-def _all_trained(model: nn.Module) -> Iterator[None]:
-    wanted = {p: p.requires_grad for p in model.parameters()}
-    model.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for parameter, value in wanted.items():
-            parameter.requires_grad_(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,13 +15,15 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.factorize.report import RefinedBlock
 from pipeline.lowrank.typed import from_json
+from pipeline.lowrank.typed.kept import keep, kept
 
 _REMEDY = "remove it"
 
 
 class Progress:
     """The blocks that are done, with their tensors in a safetensors file, which is named by the
-    checksum of all that the result depends on.
+    checksum of all that the result depends on, and by its own: one that is damaged is warned of,
+    and nothing is done then.
 
     done: how many blocks are done.
     seconds: the time that they took.
@@ -34,23 +35,24 @@ class Progress:
     ) -> None:
         """folder: of the file; None keeps nothing. model: as it is at the beginning; given: what
         else the result depends on, tensors and what repr tells whole."""
-        self.file = None
+        self._folder, self._name = folder, ""
+        self._file: Path | None = None
         if folder is not None:
-            name = _checksum([*model.state_dict().values(), *given])
-            self.file = folder / f"{name}.safetensors"
+            self._name = _checksum([*model.state_dict().values(), *given])
+            self._file = kept(folder, self._name)
         self.done, self.seconds = 0, 0.0
         self.blocks: dict[str, RefinedBlock] = {}
 
     def resume_(self, model: nn.Module, blocks: Sequence[str]) -> None:
         """Reads the file, where there is one, and gives the blocks of `model` what it holds. Raises
-        LowRankError for a file that no refinement wrote."""
-        if self.file is None or not self.file.is_file():
+        LowRankError for a file of another version."""
+        if self._file is None:
             return
-        with safe_open(self.file, "pt") as stored:
+        with safe_open(self._file, "pt") as stored:
             told = stored.metadata() or {}
             self.done, self.seconds = int(told["done"]), float(told["seconds"])
             self.blocks = {
-                name: from_json(value, RefinedBlock, str(self.file), _REMEDY)
+                name: from_json(value, RefinedBlock, str(self._file), _REMEDY)
                 for name, value in json.loads(told["blocks"]).items()
             }
             for block in blocks[: self.done]:
@@ -62,7 +64,7 @@ class Progress:
         """One more block is done, after so many seconds in all; another refinement that is killed
         now goes on behind it."""
         self.done, self.seconds = self.done + 1, seconds
-        if self.file is None:
+        if self._folder is None:
             return
         tensors = {
             f"{block}.{key}": tensor.clone()
@@ -71,15 +73,12 @@ class Progress:
         }
         records = {name: asdict(block) for name, block in self.blocks.items()}
         told = {"done": str(self.done), "seconds": repr(seconds), "blocks": json.dumps(records)}
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        part = self.file.with_suffix(f".{os.getpid()}.part")
-        save_file(tensors, part, told)
-        part.replace(self.file)
+        self._file = keep(self._folder, self._name, lambda part: save_file(tensors, part, told))
 
     def finish(self) -> None:
         """Forgets the refinement: it is done."""
-        if self.file is not None:
-            self.file.unlink(missing_ok=True)
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
 
 
 def _checksum(given: Sequence[Tensor | object]) -> str:

@@ -61,7 +61,7 @@ def settle(
     Raises LowRankError where `refit_` or `refine_` does, and without held-out data.
     """
     model, report = done.network, CompressionReport(dict(done.layers), done.totals)
-    if not (chosen.wanted and report.layers):
+    if not (chosen.wanted and done.plan.factorized):
         return Settled(model, model, report)
     divergence = Divergence(dense, held_out, task)
     if chosen.share:
@@ -77,7 +77,7 @@ def settle(
         report = replace(report, batchnorm=batchnorm)
     if chosen.steps:
         model = copy.deepcopy(model)
-        names = list(report.layers)
+        names = list(done.plan.factorized)
         refine = refine_(
             dense, model, batches, divergence, chosen, layers=names, seed=seed, folder=folder
         )

@@ -70,6 +70,11 @@ def after_narrowing(method: str) -> str:
     return method.partition(_THEN)[2] if is_narrower(method) else ""
 
 
+def methods_in(method: str) -> tuple[str, ...]:
+    """The methods that a layer of this method went through, one after the other."""
+    return tuple(filter(None, method.partition(_THEN)[::2]))
+
+
 def narrowed_candidate(
     member: Member, target: Target, dimension: InnerDimension, width: int, squared_error: float
 ) -> Candidate:

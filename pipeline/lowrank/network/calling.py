@@ -158,6 +158,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+@contextmanager
+def with_gradients(model: nn.Module, wanted: bool) -> Iterator[None]:
+    """A context in which all parameters want gradients, or none does; afterwards each wants what it
+    wanted."""
+    before = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    model.requires_grad_(wanted)
+    try:
+        yield
+    finally:
+        for parameter, value in before.items():
+            parameter.requires_grad_(value)
+
+
 def answer(model: nn.Module, batch: Any) -> Any:
     """The model's output for a batch, in eval mode and without gradients."""
     with torch.no_grad(), evaluating(model):

@@ -46,6 +46,21 @@ def test_spectra_are_spilled_and_taken_up_again(
     assert plans[0].layers == plans[1].layers
 
 
+def test_spilled_spectra_that_were_damaged_are_computed_again(tmp_path: Path) -> None:
+    example = torch.randn(1, 3, 4, 4)
+    plain = analyze(net(), example, spill=tmp_path)
+    file = sorted(tmp_path.iterdir())[0]
+    whole = file.read_bytes()
+    file.unlink()  # and not written over: `plain` reads from it
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 64]))
+    with pytest.warns(UserWarning, match="its content is not what was written; it was removed"):
+        again = analyze(net(), example, spill=tmp_path)
+    assert file.read_bytes() == whole
+    for name, one in plain.spectra.items():
+        for key, view in one.views.items():
+            assert torch.equal(again.spectra[name].views[key].basis, view.basis)
+
+
 def test_a_mapped_network_is_the_saved_one(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Embedding(12, 8), nn.Linear(8, 8), nn.Linear(8, 12, bias=False))
     model[2].weight = model[0].weight  # tied

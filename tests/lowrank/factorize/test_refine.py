@@ -17,6 +17,8 @@ from pipeline.lowrank.factorize.batchnorm import estimate_, estimate_if_closer
 from pipeline.lowrank.factorize.lesson import squared_error
 from pipeline.lowrank.factorize.options import RefitOptions, StateError
 from pipeline.lowrank.factorize.refine import refine_
+from pipeline.lowrank.factorize.settling import settle
+from pipeline.lowrank.tasks import Classification
 from pipeline.models.resnet import ResNet
 from tests.lowrank.factorize.test_refit import Alone, Stack, correlated
 
@@ -138,6 +140,43 @@ def test_a_refinement_that_was_killed_goes_on_and_ends_the_same(tmp_path: Path) 
     assert found == expected
     assert all(torch.equal(whole.state_dict()[k], v) for k, v in small.state_dict().items())
     assert not list(folder.iterdir())
+
+
+def test_a_damaged_file_is_warned_of_and_its_blocks_are_trained_again(tmp_path: Path) -> None:
+    dense, small, layers, batches, divergence = compressed("residual")
+    whole, stopped = copy.deepcopy(small), copy.deepcopy(small)
+    expected = refine_(dense, whole, batches, divergence, CHOSEN, layers=layers, seed=3)
+    with pytest.raises(Killed):
+        refine_(
+            dense, stopped, batches, Dying(divergence, 3), CHOSEN,
+            layers=layers, seed=3, folder=tmp_path,
+        )  # fmt: skip
+    (file,) = tmp_path.iterdir()
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 64
+    file.write_bytes(content)
+    with pytest.warns(UserWarning, match="its content is not what was written; it was removed"):
+        found = refine_(
+            dense, small, batches, divergence, CHOSEN, layers=layers, seed=3, folder=tmp_path
+        )
+    assert found == expected
+    assert all(torch.equal(whole.state_dict()[k], v) for k, v in small.state_dict().items())
+
+
+def test_what_was_factorized_without_certificates_is_settled_too() -> None:
+    torch.manual_seed(0)
+    dense = MAKE["residual"]().eval()
+    batches = list(correlated(256, SHAPE["residual"], 1).split(32))
+    chosen = plan(dense, Budget(params=0.5), calibration=batches, contest_examples=0)
+    assert chosen.analysis is not None
+    found = []
+    for certified in (True, False):
+        done = apply_(copy.deepcopy(dense), chosen, certified=certified)
+        assert bool(done.layers) is certified
+        given = (dense, done, chosen.analysis, batches, [correlated(128, SHAPE["residual"], 2)])
+        found.append(settle(*given, CHOSEN, task=Classification()).report.refine)
+    assert found[0] is not None and len(found[0].blocks) == 4
+    assert found[0] == found[1]
 
 
 def test_time_is_a_limit() -> None:

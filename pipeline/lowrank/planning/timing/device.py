@@ -6,8 +6,10 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Device:
 
 def device_of(device: torch.device) -> Device:
     """This machine as it computes on a device of torch now."""
+    import torch  # who reads a record of a time waits for no torch
+
     return Device(
         cpu=cpu_model(),
         cores=os.cpu_count(),
