@@ -127,6 +127,14 @@ def test_deps_cover_what_a_stage_imports(stage: str) -> None:
     assert declared == code_deps(needed), f"{stage}: python -m tests.imports"
 
 
+@pytest.mark.parametrize("stage", ["prepare", "baseline", "analyze", "fine-tune"])
+def test_what_trains_needs_no_solver(stage: str) -> None:
+    """A word in one would train the network again."""
+    solver = Path("pipeline/lowrank/methods/cp.py")
+    assert solver in needed_by(CHAIN["decompose"]["cmd"])
+    assert solver not in needed_by(CHAIN[stage]["cmd"])
+
+
 def test_the_chain_has_its_stages_in_order() -> None:
     assert tuple(CHAIN) == STAGES
     for name, stage in CHAIN.items():

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.lowrank.methods.interpolative import methods_in
-
 
 def run_name(
     params: Mapping[str, Any], methods: Sequence[str] = (), kept: float | None = None
@@ -14,11 +12,10 @@ def run_name(
     """A short name that tells runs apart: data, methods, policy, the part of the parameters that is
     kept, and what is trained afterwards.
 
-    methods, kept: of the plan; none before there is one.
+    methods, kept: of the plan, each method once; none before there is one.
     """
-    # A layer that is narrowed and then factorized has two methods.
-    each = dict.fromkeys(one for method in methods for one in methods_in(method))
-    words = [str(params["data"]["name"]), "+".join(each), str(params["rank_select"]["policy"])]
+    # No method is imported here: what trains names its run, and none of it needs a solver.
+    words = [str(params["data"]["name"]), "+".join(methods), str(params["rank_select"]["policy"])]
     if kept is not None:
         words += [f"{kept:.1%} of params"]
     if params["refit"]["share"]:

@@ -19,6 +19,7 @@ from filelock import FileLock
 from pipeline.evaluation.latency import measured_once
 from pipeline.evaluation.options import EvaluateOptions
 from pipeline.evaluation.timings import Timings
+from pipeline.lowrank.methods.interpolative import methods_in
 from pipeline.lowrank.planning.files import load_plan
 from pipeline.lowrank.planning.plan import DENSE
 from pipeline.lowrank.typed import options_from
@@ -146,7 +147,9 @@ def _log_run(
     with _marked_if_failed(client, run_id):
         plan, timings = load_plan(root / "out/plan.json"), measured(root, params)
         kept = plan.expected.planned.params / plan.expected.dense.params
-        methods = list(dict.fromkeys(layer.method for layer in plan.factorized.values()))
+        layers = plan.factorized.values()
+        # A layer that is narrowed and then factorized has two methods.
+        methods = list(dict.fromkeys(m for layer in layers for m in methods_in(layer.method)))
         client.update_run(run_id, name=run_name(params, methods or [DENSE], kept))
         told = {NOTE: description(root, timings, plan)}
         for key, value in {**tags, **told, **_provenance()}.items():
