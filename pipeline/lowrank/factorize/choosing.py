@@ -48,7 +48,7 @@ class Choosing:
 
     def plan_by(self, clock: Clock) -> Plan:
         """`plan` under a budget of latency, which is measured."""
-        return hold_latency(self.model, self.analysis, clock, lambda: self.timed(clock).plan())
+        return hold_latency(self.model, self.analysis, clock, lambda one: self.timed(one).plan())
 
     def timed(self, clock: Clock) -> Choosing:
         """The same with the times that the clock knows now."""

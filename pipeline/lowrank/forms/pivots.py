@@ -133,12 +133,19 @@ def _whole_input(weight: Tensor, groups: int, pivots: Tensor, others: Tensor) ->
 
 @fx.wrap  # torch.fx cannot trace its condition: there it is one call of the graph
 def _take(x: Tensor, dim: int, index: Tensor) -> Tensor:
-    """The channels `index` of x. Tokens are taken as rows of one matrix: torch's CPU kernel for the
-    last of two dimensions is twelve times as fast as that for the last of three."""
+    """The channels `index` of x, laid out as x. Tokens are taken as rows of one matrix: torch's CPU
+    kernel for the last of two dimensions is twelve times as fast as that for the last of three. So
+    are the pixels of an image in channels last, which the layers that follow would lose else."""
     if dim == -1 and x.dim() > 2:
         rows = x.flatten(0, -2).index_select(-1, index)
         return rows.view(*x.shape[:-1], len(index))
+    if dim == -3 and x.dim() == 4 and _is_channels_last(x):
+        return _take(x.permute(0, 2, 3, 1), -1, index).permute(0, 3, 1, 2)
     return x.index_select(dim, index)
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def absorb_output(layer: nn.Module, previous: Tensor, last: Tensor) -> Tensor:

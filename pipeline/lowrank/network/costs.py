@@ -51,18 +51,28 @@ class Totals:
             raise LowRankError("latency is measured where a plan is made: lr.plan, plan_from")
         return {"params": self.params, "macs": self.macs, "bytes": self.bytes}[unit]
 
+    def outside(self, unit: CostUnit, targets: int) -> int:
+        """The cost of what is in no target, where that of all targets is known."""
+        return self.cost(unit) - targets
+
 
 @dataclass(frozen=True)
 class TimedTotals(Totals):
     """Totals of a network whose time was measured.
 
-    latency: nanoseconds of one call of the workload.
+    latency: nanoseconds of one call of the workload, in the network's fastest memory format.
+    surplus: how many more it takes in the format in which its targets were timed.
     """
 
     latency: int
+    surplus: int = 0
 
     def cost(self, unit: CostUnit) -> int:
         return self.latency if unit == "latency" else super().cost(unit)
+
+    def outside(self, unit: CostUnit, targets: int) -> int:
+        more = self.surplus if unit == "latency" else 0
+        return super().outside(unit, targets) + more
 
 
 def network_totals(model: nn.Module, example: Any) -> Totals:

@@ -61,14 +61,15 @@ def make_plan(
         choosable = joined(offers, narrowing, policy, further or {})
     totals = analysis.totals
     if clock is not None:
-        totals = TimedTotals(**asdict(totals), latency=clock.total)
+        totals = TimedTotals(**asdict(totals), latency=clock.total, surplus=clock.surplus)
     try:
         selection = policy.select(choosable, totals)
     except OutOfReachError as error:
         if not analysis.skipped:
             raise
         largest_left = largest(analysis.skipped, _NAMED)
-        raise OutOfReachError(f"{error}; what stays as it is: {largest_left}") from error
+        told = f"{error}; what stays as it is: {largest_left}"
+        raise OutOfReachError(told, error.least) from error
     beside = uniform(choosable, policy.cost_unit, selection)
     in_nats = analysis.metric == "fisher"
     selection = with_margins(selection, choosable, policy.cost_unit, in_nats=in_nats)

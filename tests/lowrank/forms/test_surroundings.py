@@ -132,6 +132,8 @@ def test_channels_last_is_kept(method: Method) -> None:
         assert not kernel.is_contiguous()
     assert all(p.is_contiguous() for p in plain.parameters())
     assert torch.allclose(turned(IMAGES), plain(IMAGES), atol=1e-5)
+    # The layers that follow get it as they would from the dense layer.
+    assert turned[0].eval()(IMAGES).is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("make", [mlp, cnn])

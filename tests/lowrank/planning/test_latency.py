@@ -101,6 +101,12 @@ def made(budget: lr.Budget, *methods: Any, **options: Any) -> lr.Plan:
     )
 
 
+def takes(share: float) -> Callable[..., dict[str, float]]:
+    """In the place of `Clock.side_by_side`: every network takes this share of the dense one's
+    time, in every memory format."""
+    return lambda clock, *_: dict.fromkeys(clock.network.nanoseconds, share)
+
+
 def test_a_table_is_exact_on_its_grid_and_linear_between() -> None:
     table = Table("", DEVICE, ((16, 32), (8, 16, 24)), (10, 20, 30, 30, 40, 50), (), 100, False)
     assert [table.at(at) for at in ((16, 8), (32, 24), (24, 8), (16, 12), (24, 20))] == [
@@ -185,7 +191,7 @@ def test_a_network_that_is_no_faster_leaves_all_dense(
     device: Callable[[Cost], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device(by_macs)
-    monkeypatch.setattr(Clock, "side_by_side", lambda *_: 1.1)
+    monkeypatch.setattr(Clock, "side_by_side", takes(1.1))
     plan = made(lr.Budget(latency=0.9))
     assert not plan.factorized
     assert "no network of this budget was faster" in plan.layers["3"].why
@@ -199,7 +205,7 @@ def test_a_layer_that_takes_longer_in_the_network_is_planned_so(
     device(by_macs)
     first = made(lr.Budget(latency=0.7)).expected.latency
     assert first is not None
-    monkeypatch.setattr(Clock, "side_by_side", lambda *_: 0.9)
+    monkeypatch.setattr(Clock, "side_by_side", takes(0.9))
     second = made(lr.Budget(latency=0.7)).expected.latency
     assert second is not None
     assert second.in_network > first.in_network
@@ -213,7 +219,7 @@ def test_where_a_correction_asks_for_too_much_the_first_plan_stands_if_it_is_clo
     with pytest.raises(lr.LowRankError, match="cannot be met") as refused:
         made(lr.Budget(latency=0.01))
     least = float(str(refused.value).partition("keeps ")[2].partition(";")[0]) + 1e-3
-    monkeypatch.setattr(Clock, "side_by_side", lambda *_: apart * least)
+    monkeypatch.setattr(Clock, "side_by_side", takes(apart * least))
     if kept:
         latency = made(lr.Budget(latency=least)).expected.latency
         assert latency is not None and latency.measured is not None
@@ -221,6 +227,29 @@ def test_where_a_correction_asks_for_too_much_the_first_plan_stands_if_it_is_clo
     else:
         with pytest.raises(lr.LowRankError, match="cannot be met"):
             made(lr.Budget(latency=least))
+
+
+def test_narrow_layers_are_planned_in_the_memory_format_in_which_they_are_faster(
+    device: Callable[[Cost], None],
+) -> None:
+    """Of the dense network another one is; what it takes more there is no part of the budget."""
+    whole = sum(p.numel() for p in net().parameters() if p.dim() > 1)
+
+    def slow_where_wide(layer: nn.Module) -> float:
+        weights = [m.weight for m in layer.modules() if isinstance(m, nn.Conv2d)]
+        if all(weight.is_contiguous() for weight in weights):
+            return by_macs(layer)
+        wide = max(weight.shape[0] for weight in weights) > 32
+        return (1.1 if wide else 0.3) * by_macs(layer)
+
+    device(slow_where_wide)
+    latency = made(lr.Budget(latency=0.5), lr.Interpolative()).expected.latency
+    assert latency is not None
+    assert latency.layout == "channels last"
+    assert latency.dense * 1e6 < 1.05 * whole  # in the format in which it is the fastest
+    assert latency.kept <= 0.5
+    assert latency.measured == pytest.approx(latency.planned, rel=0.01)
+    assert latency.planned == pytest.approx(latency.other + sum(latency.layers.values()))
 
 
 def test_the_plan_of_a_file_keeps_its_times(device: Callable[[Cost], None], tmp_path: Path) -> None:

@@ -20,7 +20,14 @@ COST_UNIT: CostUnit = knob(default="params", help="the unit that is saved")
 
 
 class OutOfReachError(LowRankError):
-    """What the policy promises of the whole network cannot be met by its targets alone."""
+    """What the policy promises of the whole network cannot be met by its targets alone.
+
+    least: the smallest fraction of the network's cost that they can leave.
+    """
+
+    def __init__(self, text: str, least: float) -> None:
+        super().__init__(text)
+        self.least = least
 
 
 @dataclass(frozen=True)

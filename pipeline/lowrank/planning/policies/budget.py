@@ -136,8 +136,8 @@ class Budget(Policy):
         smallest that is possible."""
         unit = self.cost_unit
         dense = sum(offer.cost(offer.dense, unit) for offer in offers.values())
-        fixed = totals.cost(unit) - dense if self.scope == "network" else 0
-        whole = fixed + dense
+        whole = totals.cost(unit) if self.scope == "network" else dense
+        fixed = totals.outside(unit, dense) if self.scope == "network" else 0
         # The fraction as it was written: 0.7 of 10 is 7, not the float product's 6.99….
         allowed = math.floor(Fraction(repr(self.kept)) * whole) - fixed
         floor = sum(min(o.cost(c, unit) for c in o.candidates) for o in offers.values())
@@ -145,12 +145,12 @@ class Budget(Policy):
             limit = self.max_relative_error
             within = "" if limit is None else f" within max_relative_error={limit:g}"
             least = (fixed + floor) / whole
-            failure = OutOfReachError if self.scope == "network" else LowRankError
-            raise failure(
+            told = (
                 f"a budget of {self.kept:g} of the {unit} cannot be met: with every target at its "
                 f"smallest rank{within} the {self.scope} keeps {least:.4f}; choose at least "
                 f"{_round_up(least)}, or factorize more layers"
             )
+            raise OutOfReachError(told, least) if self.scope == "network" else LowRankError(told)
         return allowed
 
     def _allowed(self, offer: Offer) -> Offer:

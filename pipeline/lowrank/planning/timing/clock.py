@@ -38,26 +38,25 @@ class NetworkTime:
     """The dense network under a workload.
 
     what: the network and what it is given, for people.
-    layout: the memory format of its convolutions in which it is the fastest.
-    nanoseconds: of one call in it.
-    layers: {layer: nanoseconds of that which are spent in it}.
+    nanoseconds: {memory format of its convolutions: of one call in it}.
+    layers: {memory format: {layer: nanoseconds of that which are spent in it}}.
     """
 
     what: str
     device: Device
-    layout: str
-    nanoseconds: int
-    layers: Mapping[str, int]
+    nanoseconds: Mapping[str, int]
+    layers: Mapping[str, Mapping[str, int]]
     busy: bool = False
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Nanoseconds of the dense network and of another one, side by side."""
+    """Nanoseconds of the dense network in its fastest memory format, and of another one in each,
+    side by side."""
 
     what: str
     dense: int
-    other: int
+    others: Mapping[str, int]
     busy: bool = False
 
 
@@ -67,27 +66,37 @@ class Clock:
     A layer is timed in the network, where it finds its inputs and the caches as they are there;
     what it may become is timed beside it, alone, and counts by the ratio of the two.
 
-    model: the network; one with 2-D convolutions is timed in the memory format in which it is the
-        faster.
+    model: the network.
     targets: those whose candidates are to be timed.
     batch: what the model takes, as of `Workload.run`.
+    layout: the memory format of 2-D convolutions in which layers and candidates are timed; None:
+        the one in which the network is the fastest. `total` is its time in that one anyway.
     in_network: what factorized and narrowed layers take in the network, relative to what the ratio
         says; 1 until it was measured (`factorize.latency`).
     """
 
     def __init__(
-        self, model: nn.Module, targets: Mapping[str, Target], workload: Workload, batch: Any
+        self,
+        model: nn.Module,
+        targets: Mapping[str, Target],
+        workload: Workload,
+        batch: Any,
+        layout: str | None = None,
     ) -> None:
         self.workload, self.batch, self.in_network = workload, batch, 1.0
         self.device = device_of(next(p.device for p in model.parameters()))
         self.tables: dict[str, Table] = {}
         with evaluating(model):
             self.network = self._timed(model, targets)
-            self.calls = self._calls(self.laid_out(model), targets)
+            times = self.network.nanoseconds
+            self.fastest = min(times, key=lambda name: times[name])
+            self.layout = layout or self.fastest
+            self.calls = self._calls(_laid_out(model, self.layout), targets)
         self.untimed = {n: why for n in targets if (why := self._why_untimed(n))}
-        self.total = self.network.nanoseconds
+        self.total = times[self.fastest]
+        self.surplus = times[self.layout] - self.total
         self.dense = {n: self.as_it_is(n) for n in targets if n not in self.untimed}
-        self.other = self.total - sum(self.dense.values())
+        self.other = times[self.layout] - sum(self.dense.values())
 
     @property
     def total_ms(self) -> float:
@@ -98,21 +107,24 @@ class Clock:
         """One call of this or another network under the workload."""
         return self.workload.run(model, self.batch)
 
-    def laid_out(self, model: nn.Module) -> nn.Module:
-        """A copy in the memory format in which the dense network is timed, in eval mode."""
-        return _laid_out(model, self.network.layout)
-
-    def side_by_side(self, name: str, dense: nn.Module, build: Callable[[], nn.Module]) -> float:
-        """The time of another network, of this name, relative to that of the dense one."""
-        what = f"{self.network.what}, {self.network.layout}, beside {name}"
+    def side_by_side(
+        self, name: str, dense: nn.Module, build: Callable[[], nn.Module]
+    ) -> dict[str, float]:
+        """{memory format: the time of another network, of this name, in it}, relative to that of
+        the dense one in its fastest."""
+        what = f"{self.network.what} beside {name}, each memory format"
 
         def measure() -> Ratio:
-            watches = [Stopwatch(self.run_of(one), _pieces(one)) for one in (dense, build())]
+            other = build()
+            found = {layout: _laid_out(other, layout) for layout in self.network.nanoseconds}
+            networks = [_laid_out(dense, self.fastest), *found.values()]
+            watches = [Stopwatch(self.run_of(one), _pieces(one)) for one in networks]
             take_turns(watches)
-            return Ratio(what, watches[0].whole, watches[1].whole)
+            whole, *others = (watch.whole for watch in watches)
+            return Ratio(what, whole, dict(zip(found, others, strict=True)))
 
         found = remembered([what], self.device, Ratio, measure)
-        return found.other / found.dense
+        return {layout: time / found.dense for layout, time in found.others.items()}
 
     @cached_property
     def step(self) -> int:
@@ -122,7 +134,7 @@ class Clock:
 
     def as_it_is(self, name: str) -> int:
         """A layer in the network; 0 where it is not called, or not by itself."""
-        return self.network.layers.get(name, 0)
+        return self.network.layers[self.layout].get(name, 0)
 
     def factorized(self, name: str, form: Form, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Candidates of one form with their times."""
@@ -180,11 +192,15 @@ class Clock:
                     pieces = {**_pieces(network), **layers}
                     watches.append(Stopwatch(self.run_of(network), pieces))
                 take_turns(watches)
-            best = min(range(len(layouts)), key=lambda place: watches[place].whole)
-            watch = watches[best]
-            return NetworkTime(what, self.device, layouts[best], watch.whole, watch.layers())
+            found = dict(zip(layouts, watches, strict=True))
+            return NetworkTime(
+                what,
+                self.device,
+                {layout: watch.whole for layout, watch in found.items()},
+                {layout: watch.layers() for layout, watch in found.items()},
+            )
 
-        return remembered([what], self.device, NetworkTime, measure)
+        return remembered([what, "each memory format"], self.device, NetworkTime, measure)
 
     def _calls(self, model: nn.Module, targets: Mapping[str, Target]) -> dict[str, Calls]:
         """Of the targets and of the small layers between them, such as norms."""

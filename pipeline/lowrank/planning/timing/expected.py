@@ -17,10 +17,11 @@ _MILLISECONDS = 1e-6  # of a nanosecond
 class ExpectedLatency:
     """Times of the network under a workload, in milliseconds.
 
-    workload, layout: what is called, and the memory format of its convolutions.
-    dense, planned: of the network without the plan and with it.
+    workload, layout: what is called, and the memory format of its convolutions with the plan.
+    dense, planned: of the network without the plan, in its fastest memory format, and with it.
     other: of what is in no layer that was timed (norms, attention, activations): the time of the
-        dense network less that of its layers. No plan changes it, but by narrower norms.
+        dense network in `layout` less that of its layers. No plan changes it, but by narrower
+        norms.
     layers: {target: its time with the plan}.
     in_network: what changed layers take in the network, relative to what they take alone.
     measured: of a network built by this plan, beside the dense one; None where none was.
@@ -69,7 +70,7 @@ def expected_latency(
     tables = list(clock.tables.values())
     return ExpectedLatency(
         workload=str(clock.workload),
-        layout=clock.network.layout,
+        layout=clock.layout,
         device=clock.device,
         dense=clock.total * _MILLISECONDS,
         planned=(clock.other + sum(layers.values()) - saved) * _MILLISECONDS,
