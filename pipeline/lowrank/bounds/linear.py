@@ -92,6 +92,9 @@ def rounding_gain(module: nn.Module, example: Tensor) -> float:
     """
     terms, gain = 1, 1.0
     for part in module if isinstance(module, Factorized) else [module]:
+        if isinstance(part, nn.Flatten | nn.Unflatten):  # between the axes of a Tucker
+            example = run(part, example)
+            continue
         if isinstance(part, PivotedInput | PivotedOutput):
             weight, groups = part.matrix().detach().to(torch.float64), groups_of(part.rest)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -91,7 +92,8 @@ class LayerFactorization:
 
     def built(self) -> Factorized:
         """The layer with its factors and the dense layer's bias, which takes up the mean error
-        where the metric knows E[x]. Raises LowRankError when the ranks do not fit."""
+        where the metric knows E[x]. Raises LowRankError when the ranks do not fit, and where a
+        factor is larger than the layer's number format can hold."""
         ranks = self.expected.ranks
         layer = unfilled(self.name, self.module, self.method.form, ranks)
         given = (self.weight, self.spectra, ranks)
@@ -101,6 +103,7 @@ class LayerFactorization:
             factors = self.method.factorize_in(self.metric, *given)
         self.factors = factors
         fill_(layer, factors, getattr(self.module, "bias", None))
+        self._check_held(layer.factors)
         if self.metric and self.metric.mean is not None:
             change = self.weight.to(torch.float64) - layer.dense_weight()
             update = self.metric.bias_update(change)
@@ -130,6 +133,17 @@ class LayerFactorization:
             rounding=self._rounding(stored),
             uniqueness=self.method.uniqueness([outputs // groups_of(self.module), *others], ranks),
             predicted=predicted,
+        )
+
+    def _check_held(self, stored: Sequence[Tensor]) -> None:
+        """Pivots are channels of the product itself, which may be larger than those of W."""
+        if all(torch.isfinite(factor).all() for factor in stored):
+            return
+        form = stored[0].dtype
+        raise LowRankError(
+            f"layer {self.name!r}: a factor by {self.method.name} is larger than {form} can hold "
+            f"({torch.finfo(form).max:.3g}); plan a method without pivots there (svd, tucker2), or "
+            f"leave the layer out with exclude=[{self.name}]"
         )
 
     def distance(self, other: Tensor) -> float:

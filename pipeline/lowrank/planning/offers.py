@@ -12,7 +12,7 @@ from pipeline.lowrank.analysis.spectra import Spectra
 from pipeline.lowrank.analysis.tables import ranks_text
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.methods import Method, candidates_of, exact_candidate
-from pipeline.lowrank.methods.candidate import dense_candidate
+from pipeline.lowrank.methods.candidate import Candidate, dense_candidate
 from pipeline.lowrank.network.costs import CostUnit
 from pipeline.lowrank.network.progress import steps
 from pipeline.lowrank.network.targets import Target
@@ -20,6 +20,10 @@ from pipeline.lowrank.planning.overrides import Override
 from pipeline.lowrank.planning.policies.base import Choice, Offer
 from pipeline.lowrank.planning.policies.fixed import check_patterns, first_match
 from pipeline.lowrank.planning.policies.ranks import Ranks, named_ranks, view_shape, worthwhile
+
+# Of ‖W‖²: what squares leave of an error in float64. Smaller ones are rounding, by which no policy
+# is to decide: another order of the sums, as two threads have it, gives others.
+ROUNDING = 1e-14
 
 
 def make_offers(
@@ -89,7 +93,7 @@ def make_offer(
     return Offer(
         target=target,
         squared_norm=spectra.squared_norm,
-        candidates=[dense_candidate(target), *found],
+        candidates=[dense_candidate(target), *(_exact(c, spectra.squared_norm) for c in found)],
         singular_values={
             view: values.singular_values[: min(view_shape(target.group_shape, view))]
             for view, values in spectra.views.items()
@@ -104,6 +108,13 @@ def make_offer(
         ),
         obstacle="; ".join(filter(None, obstacles)) if all(obstacles) else None,
     )
+
+
+def _exact(candidate: Candidate, squared_norm: float) -> Candidate:
+    """The candidate, with no error where it is rounding."""
+    if candidate.squared_error > ROUNDING * squared_norm:
+        return candidate
+    return replace(candidate, squared_error=0.0)
 
 
 def _at_ranks(offer: Offer, value: Ranks, unit: CostUnit, why: str) -> Choice:

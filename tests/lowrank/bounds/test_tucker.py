@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import pytest
 import torch
 from tensorly.decomposition import partial_tucker
+from torch import nn
 
+import pipeline.lowrank as lr
 from pipeline.lowrank.analysis.spectra import analyze_weight
 from pipeline.lowrank.methods import Tucker2
 from tests.lowrank.bounds.test_norms import gaussian
@@ -55,3 +58,15 @@ def test_hooi_falls_with_every_sweep(ranks: tuple[int, int]) -> None:
     errors = [squared_error(kernel, ranks, sweeps) for sweeps in range(6)]
     for before, after in itertools.pairwise(errors):
         assert after <= before + 1e-12 * float(kernel.square().sum())
+
+
+def test_a_factorization_with_factors_of_the_axes_is_certified() -> None:
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Conv2d(6, 8, 3, padding=1), nn.ReLU(), nn.Flatten())
+    inputs = torch.randn(5, 6, 5, 5)
+    planned = lr.plan(dense, lr.Fixed(ranks=[4, 3, 2, 2]), inputs[:1], methods=[lr.Tucker()])
+    network = lr.apply_(copy.deepcopy(dense), planned).network
+    bounds = lr.certify(dense, network, inputs, ["0"])
+    assert any(isinstance(part, nn.Unflatten) for part in network[0])  # type: ignore[index]
+    assert 0 < bounds.layers["0"].measured <= bounds.layers["0"].bound
+    assert bounds.network.certified

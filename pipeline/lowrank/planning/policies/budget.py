@@ -105,7 +105,8 @@ class Budget(Policy):
         return self._given()[self.cost_unit]
 
     def select(self, offers: Mapping[str, Offer], totals: Totals) -> Selection:
-        allowed = {n: self._allowed(o) for n, o in offers.items()}
+        # By name: equally good choices are not to follow from the order of the layers.
+        allowed = {n: self._allowed(offers[n]) for n in sorted(offers)}
         relative = self.error_scale == "relative"
         fronts = {n: o.front(self.cost_unit, relative=relative) for n, o in allowed.items()}
         solve = greedy if self.allocation == "greedy" else exact
