@@ -27,7 +27,7 @@ from pipeline.lowrank.network.finding import find_targets
 from pipeline.lowrank.network.opening import opened
 from pipeline.lowrank.network.progress import steps
 from pipeline.lowrank.network.stacks import Stack
-from pipeline.lowrank.planning.expected import checked, with_eliminations
+from pipeline.lowrank.planning.checking import checked, with_eliminations
 from pipeline.lowrank.planning.plan import DENSE, Plan
 from pipeline.lowrank.typed import keywords_checked
 

@@ -27,7 +27,7 @@ from pipeline.lowrank.methods import (
     with_matrices,
 )
 from pipeline.lowrank.network.calling import count_examples, rows_of
-from pipeline.lowrank.planning.expected import checked, with_eliminations
+from pipeline.lowrank.planning.checking import checked, with_eliminations
 from pipeline.lowrank.planning.files import load_plan
 from pipeline.lowrank.planning.from_file import FromFile
 from pipeline.lowrank.planning.making import takes_widths, without_widths

@@ -29,7 +29,8 @@ class Elimination:
 
     order: (width,) int64; the channels that are kept the longest come first.
     errors: {layer that reads them: (width + 1,) float64}: entry k is its squared error in the
-        metric where the first k channels of the order are kept.
+        metric where the first k channels of the order are kept; empty where the order alone is
+        needed.
     """
 
     order: Tensor

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.analysis.analysis import Analysis
@@ -71,6 +72,12 @@ class Narrowing:
         shown = beginning_of(model, example, _TOKENS)
         inner = find_inner(model, shown, list(analysis.targets))
         return cls(method, inner.found, inner.left).eliminated(model, analysis, inner.found)
+
+    def with_orders(self, names: Iterable[str]) -> Narrowing:
+        """The same with the orders that are known of these dimensions, without their errors."""
+        new = [name for name in names if name not in self.eliminations]
+        found = {name: Elimination(torch.tensor(self.orders[name]), {}) for name in new}
+        return replace(self, eliminations={**self.eliminations, **found})
 
     def eliminated(
         self, model: nn.Module, analysis: Analysis, names: Mapping[str, object]
