@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.analysis.analysis import Analysis
+from pipeline.lowrank.analysis.metrics import Metric
 from pipeline.lowrank.factorize.layer import LayerFactorization, LayerReport, checked_report
 from pipeline.lowrank.forms.surgery import Factorized, layer_at
 from pipeline.lowrank.methods import Certificate, Method
@@ -40,12 +41,14 @@ class Narrowed:
         self.kept = elimination.kept(width)
         self.dense = {member.layer: layer_at(model, member.layer) for member in self.dimension}
         self.ends: dict[str, NarrowerLayer] = {}
+        self.metrics: dict[str, Metric | None] = {}
         self.methods: dict[str, Method] = {}
         self.factorized: dict[str, LayerFactorization] = {}
         for member in self.dimension.ends:
             layer = member.layer
             given = dense_weight(self.dense[layer]), analysis.metrics.get(layer)
-            self.ends[layer] = NarrowerLayer(member, *given, self.dimension, elimination)
+            end = NarrowerLayer(member, *given, self.dimension, elimination)
+            self.ends[layer], self.metrics[layer] = end, end.metric_at(width)
             if further := after_narrowing(plan.layers[layer].method):
                 self.methods[layer] = plan.methods[further]
 
@@ -84,16 +87,21 @@ class Narrowed:
             layer,
             replace(expected, ranks=expected.ranks[1:]),
             self.methods[name],
-            end.metric_at(self.width),
+            self.metrics[name],
             weight=end.weight(self.width),
         )
 
     def _wide(self, member: Member, layer: nn.Module) -> Tensor:
         """The weight of a narrowed layer as one that has all channels, float64: zeros where a layer
         that reads them does not read one, the dense weight where one that makes them makes none."""
+        return self._spread(member, self._stored(layer))
+
+    @staticmethod
+    def _stored(layer: nn.Module) -> Tensor:
+        """The weight that a narrowed layer holds, multiplied out, float64."""
         if isinstance(layer, Factorized):
-            return self._spread(member, layer.dense_weight())
-        return self._spread(member, dense_weight(layer).double())
+            return layer.dense_weight()
+        return dense_weight(layer).double()
 
     def _spread(self, member: Member, weight: Tensor) -> Tensor:
         dense = dense_weight(self.dense[member.layer]).double()
@@ -121,27 +129,34 @@ class Narrowed:
                 name, expected, measured=0, lower=0, upper=0, theorem=_KEPT, rounding=1e-7
             )
         end = self.ends[name]
-        dense, stored = dense_weight(self.dense[name]).double(), self._wide(member, layer)
-        exact, certificate = end.weight(self.width), Certificate(0.0, 0.0, "")
+        stored, there = self._stored(layer), end.weight(self.width)
+        exact, certificate, given_up = there, Certificate(0.0, 0.0, ""), 0.0
         if one := self.factorized.get(name):
             exact = one.method.form.reconstruct(one.factors)
             certificate = one.method.certify(one.spectra, one.expected.ranks)
-        given_up = 0.0 if end.ordered is None else end.ordered.errors()[self.width].item()
-        lower, upper = (given_up + more for more in (certificate.lower, certificate.upper))
+        if end.ordered is not None:
+            given_up = end.ordered.errors()[self.width].item()
+            change = self.analysis.whiten(name, end.dense.double() - self._spread(member, stored))
+        else:  # no other channels change
+            change = self._whiten(name, there - stored)
         norm = self.analysis.spectra[name].squared_norm or 1.0
+        lower, upper = (
+            ((given_up + c) / norm) ** 0.5 for c in (certificate.lower, certificate.upper)
+        )
         return checked_report(
             name,
             expected,
-            measured=self._length(member, dense - stored),
-            lower=(lower / norm) ** 0.5,
-            upper=(upper / norm) ** 0.5,
+            measured=float(change.norm()) / norm**0.5,
+            lower=lower,
+            upper=upper,
             theorem=", ".join(filter(None, [_EXACT if end.ordered else "", certificate.theorem])),
-            rounding=self._length(member, stored - self._spread(member, exact)) + 1e-7,
+            rounding=float(self._whiten(name, stored - exact).norm()) / norm**0.5 + 1e-7,
         )
 
-    def _length(self, member: Member, change: Tensor) -> float:
-        length = float(self.analysis.whiten(member.layer, change).norm())
-        return length / (self.analysis.spectra[member.layer].squared_norm ** 0.5 or 1.0)
+    def _whiten(self, name: str, change: Tensor) -> Tensor:
+        """A change of the weight that a narrowed layer has, in the metric there."""
+        metric = self.metrics[name]
+        return metric.whiten(change) if metric else change
 
     def widen_(self, network: nn.Module) -> nn.Module:
         """Puts layers with all channels in the place of the narrowed ones: those of the dense
