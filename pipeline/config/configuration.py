@@ -79,5 +79,5 @@ class ExportNetwork(ExportOptions):
         kw_only=True,
     )
     normalise: bool = knob(
-        False, help="normalisation becomes a part of graphs (onnx, pt2)", kw_only=True
+        False, help="normalisation becomes a part of graphs (onnx, openvino, pt2)", kw_only=True
     )

@@ -9,12 +9,14 @@ from pipeline.lowrank.exports.base import Format
 from pipeline.lowrank.exports.to_dense import ToDense
 from pipeline.lowrank.exports.to_huggingface import ToHuggingFace
 from pipeline.lowrank.exports.to_onnx import ToOnnx
+from pipeline.lowrank.exports.to_openvino import ToOpenvino
 from pipeline.lowrank.exports.to_pt2 import ToPt2
 from pipeline.lowrank.exports.to_torch import ToTorch
 
 # Every format, by its name in `to=`.
 FORMATS: dict[str, Format] = {
-    one.name: one for one in (ToTorch(), ToHuggingFace(), ToOnnx(), ToPt2(), ToDense())
+    one.name: one
+    for one in (ToTorch(), ToHuggingFace(), ToOnnx(), ToOpenvino(), ToPt2(), ToDense())
 }
 
 

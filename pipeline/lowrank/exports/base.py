@@ -29,7 +29,8 @@ class ExportOptions:
     )
     dtype: DTypeName | None = knob(None, help="of the parameters; null keeps the network's own")
     dynamic: bool = knob(
-        True, help="batch and length stay free in graphs (onnx, pt2); false: those of the example"
+        True,
+        help="batch and length stay free in graphs; false: those of the example",
     )
     tolerance: float | None = knob(
         None,
@@ -104,7 +105,8 @@ class Format(ABC):
 
     name: as in `to=`.
     extra: of this package, which brings what the format needs; None: nothing but torch.
-    packages: what must be importable, here and where the export is used.
+    packages: what must be importable where the export is written.
+    runtime: what must be importable where it is used.
     form: what `form=auto` means.
     is_graph: whether it is a graph, which may hold the normalisation too.
     int8: what may be in 8 bits: weights alone, or activations too by their ranges on calibration
@@ -115,6 +117,7 @@ class Format(ABC):
     name: str
     extra: str | None = None
     packages: tuple[str, ...] = ("torch", "safetensors")
+    runtime: tuple[str, ...] = ("torch", "safetensors")
     form: Literal["plain", "pivoted", "dense"] = "pivoted"
     is_graph: bool = False
     int8: Literal["weights", "static"] | None = None

@@ -70,12 +70,12 @@ def export(
     a process of its own, and compares what it computes with the network in memory.
 
     folder: made; an earlier export in it is replaced.
-    to: the format: torch, huggingface, onnx, pt2 or dense.
+    to: the format: torch, huggingface, onnx, openvino, pt2 or dense.
     example: a batch as the network takes it; a transformer that reads tokens needs none.
     form: of the factorized layers: "pivoted", as they are, "plain" with the pivots multiplied out
         (and layers dense that are no smaller so), or "dense"; "auto": what suits the format.
     dtype: of the parameters: "float32", "bfloat16" or "float16"; None keeps the network's own.
-    dynamic: batch and length stay free in graphs (onnx, pt2); False takes those of the example.
+    dynamic: batch and length stay free in graphs; False takes those of the example.
     int8: 8 bits: of weights (huggingface, by torchao), or of activations too, by their ranges on
         the calibration batches (onnx). `rounding` in export.json says what that changes.
     aoti: the graph (pt2) compiled by AOTInductor: faster, for this kind of processor alone.
@@ -86,7 +86,7 @@ def export(
         run in the fresh process; None: what a network of `lr.load` knows.
     tokenizer: or processor, written beside a transformer.
     normalise: {"inputs", or "inputs.NAME" of several: mean and std of its channels} as a part of a
-        graph (onnx, pt2), which then takes examples as they are stored, bytes as x/255; so does
+        graph, which then takes examples as they are stored, bytes as x/255; so does
         `example`.
     beside: files that are copied into the folder, such as preprocessing.json.
     notes: paragraphs for the README, in Markdown.
@@ -114,7 +114,7 @@ def export(
     if normalise is not None:
         if not kind.is_graph or transformer:
             raise LowRankError(
-                f"to={to}: normalise is for graphs (onnx, pt2) of networks that are no "
+                f"to={to}: normalise is for graphs (onnx, openvino, pt2) of networks that are no "
                 "transformers; the constants lie beside the weights, in preprocessing.json"
             )
         model = Normalised(model, normalise)
@@ -191,7 +191,7 @@ def _exported(
         shutil.copyfile(path, part / path.name)
     check = written.check or Check("network", written.usage, job.calls, inside)
     size = sum(path.stat().st_size for path in part.rglob("*") if path.is_file())
-    found = opened(part, check.code, kind.packages, check.calls)
+    found = opened(part, check.code, kind.runtime, check.calls)
     apart = difference(check.expected, found.outputs)
     if check.checked != "network":  # what stands for the network says nothing of its form
         apart = max(apart, difference(inside, outputs(job.network, job.calls)), key=_relative)

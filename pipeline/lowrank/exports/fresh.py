@@ -49,15 +49,27 @@ def tensors_of(output: Any, name: str = "") -> dict[str, Tensor]:
 
 
 def run(model: Any, given: Sequence[Tensor], named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The outputs of a network of torch, or of a session of ONNX Runtime."""
-    if not hasattr(model, "get_inputs"):
+    """The outputs of a network of torch, a session of ONNX Runtime, or a model of OpenVINO."""
+    if hasattr(model, "get_inputs"):
+        names, outputs = (
+            [x.name for x in found()] for found in (model.get_inputs, model.get_outputs)
+        )
+        answers = model.run(None, _arrays(names, given, named))
+    elif hasattr(model, "create_infer_request"):
+        names, outputs = ([x.any_name for x in found] for found in (model.inputs, model.outputs))
+        answers = list(model(_arrays(names, given, named)).values())
+    else:
         with torch.no_grad():
             return tensors_of(model(*given, **named))
-    names = [one.name for one in model.get_inputs()]
-    feed = {**dict(zip(names, given, strict=False)), **named}
-    answers = model.run(None, {key: value.numpy() for key, value in feed.items()})
-    outputs = [one.name for one in model.get_outputs()]
     return {k: torch.from_numpy(v) for k, v in zip(outputs, answers, strict=True)}
+
+
+def _arrays(
+    names: Sequence[str], given: Sequence[Tensor], named: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """{name of an input: array}, where those by position have the first names."""
+    tensors = {**dict(zip(names, given, strict=False)), **named}
+    return {key: value.numpy() for key, value in tensors.items()}
 
 
 def median_ms(once: Callable[[], object]) -> float:

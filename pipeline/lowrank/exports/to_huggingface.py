@@ -101,7 +101,7 @@ model = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear"))
 class ToHuggingFace(Format):
     name = "huggingface"
     extra = "transformers"
-    packages = ("transformers",)
+    packages = runtime = ("transformers",)
     int8 = "weights"
     loses = (
         "Nothing; the code of its layers is in the folder, so transformers asks for "

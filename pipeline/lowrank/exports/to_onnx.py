@@ -13,7 +13,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.exports.base import Check, Format, Job, Written
 from pipeline.lowrank.exports.calls import Call
 from pipeline.lowrank.exports.fresh import run
-from pipeline.lowrank.exports.graph import traced
+from pipeline.lowrank.exports.graph import Graphable, traced
 from pipeline.lowrank.exports.quiet import quiet
 
 FILE = "model.onnx"
@@ -24,36 +24,43 @@ class ToOnnx(Format):
     name = "onnx"
     extra = "onnx"
     packages = ("onnx", "onnxscript", "onnxruntime")
+    runtime = ("onnxruntime",)
     is_graph = True
     int8 = "static"
     form = "plain"  # graphs fold and fuse whole factors; pivots gather, which is slower and larger
     loses = "Training, and all but tensors: what a network keeps between calls (a cache) stays out."
 
     def write(self, job: Job, folder: Path) -> Written:
-        if job.options.dtype == "bfloat16":
-            raise LowRankError("to=onnx: dtype=bfloat16 runs in few runtimes; choose float16")
-        call = job.calls[0]
-        network, program = traced(job)
-        with quiet():
-            graph: Any = torch.onnx.export(
-                program,
-                (),
-                input_names=list(network.names),
-                output_names=list(call.of(network)),
-                dynamo=True,
-                verbose=False,
-            )
-            _strip(graph.model)
-            size = sum(p.numel() * p.element_size() for p in network.parameters())
-            graph.save(str(folder / FILE), external_data=size > _LARGE)
+        names = write_onnx(job, folder / FILE).names
         usage = f"import onnxruntime\nmodel = onnxruntime.InferenceSession(folder + '/{FILE}')\n"
         if not job.options.int8:
             return Written(usage)
         with quiet():
-            _quantize(folder / FILE, network.names, job.calibration)
+            _quantize(folder / FILE, names, job.calibration)
         session = importlib.import_module("onnxruntime").InferenceSession(folder / FILE)
         expected = [run(session, one.given, one.named) for one in job.calls]
         return Written(usage, check=Check("network", usage, job.calls, expected))
+
+
+def write_onnx(job: Job, file: Path) -> Graphable:
+    """Writes the network as a graph of ONNX; returns it as it was traced, whose outputs and names
+    of inputs the graph has."""
+    if job.options.dtype == "bfloat16":
+        raise LowRankError("to=onnx: dtype=bfloat16 runs in few runtimes; choose float16")
+    network, program = traced(job)
+    with quiet():
+        graph: Any = torch.onnx.export(
+            program,
+            (),
+            input_names=list(network.names),
+            output_names=list(job.calls[0].of(network)),
+            dynamo=True,
+            verbose=False,
+        )
+        _strip(graph.model)
+        size = sum(p.numel() * p.element_size() for p in network.parameters())
+        graph.save(str(file), external_data=size > _LARGE)
+    return network
 
 
 def _strip(model: Any) -> None:

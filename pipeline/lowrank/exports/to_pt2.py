@@ -20,7 +20,7 @@ class ToPt2(Format):
     name = "pt2"
     is_graph = True
     form = "plain"  # as in ONNX
-    packages = ("torch",)
+    packages = runtime = ("torch",)
     loses = "Training, and all but tensors: what a network keeps between calls (a cache) stays out."
 
     def write(self, job: Job, folder: Path) -> Written:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from pipeline import lowrank as lr
+from pipeline.models.resnet import ResNet
 from tests.lowrank.exports.own_network import Attention, Experts, OwnNet, Recurrent, UNet
 
 OWN = {"_target_": "tests.lowrank.exports.own_network.OwnNet", "width": 24, "classes": 5}
@@ -39,12 +41,14 @@ def own_case() -> tuple[nn.Module, torch.Tensor]:
 def other_case(kind: str) -> tuple[nn.Module, torch.Tensor]:
     """Networks of torch alone whose layers, or parts of them, are factorized."""
     torch.manual_seed(0)
-    make, shape = {
+    networks: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+        "digits": (lambda: ResNet(widths=[12], blocks=[1], hidden=16), (2, 1, 8, 8)),
         "unet": (UNet, (2, 1, 8, 8)),
         "lstm": (Recurrent, (2, 5, 16)),
         "attention": (Attention, (2, 5, 24)),
         "experts": (Experts, (6, 16)),
-    }[kind]
+    }
+    make, shape = networks[kind]
     net, example = make().eval(), torch.randn(shape)
     lr.compress_(net, lr.Energy(0.6), example[:1])
     assert any(isinstance(module, lr.Factorized) for module in net.modules())

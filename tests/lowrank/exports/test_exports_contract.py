@@ -4,18 +4,21 @@ imported, and computes there what the network does. A new format is a new row.""
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from pipeline import lowrank as lr
-from pipeline.lowrank.exports import FORMATS, get_format
+from pipeline.lowrank.exports import FORMATS, checking, get_format
 from pipeline.lowrank.exports.record import EXPORT_JSON, Export
 from pipeline.lowrank.network.costs import count_params
 from pipeline.lowrank.typed import load_record
 from tests.imports import ROOT
+from tests.lowrank.exports.alone import alone
 from tests.lowrank.exports.export_case import (
     OWN,
     fewer_heads_case,
@@ -40,13 +43,41 @@ ROWS = [
     Row("torch", {"model.safetensors", "lowrank.json", "lowrank_load.py"}, True, "pivoted"),
     Row("dense", {"model.safetensors"}, False, "dense"),
     Row("onnx", {"model.onnx"}, False, "plain"),
+    Row("openvino", {"model.xml", "model.bin"}, False, "plain"),
     Row("pt2", {"model.pt2"}, False, "plain"),
     Row(
         "huggingface", {"model.safetensors", "config.json", "modeling_lowrank.py"}, True, "pivoted"
     ),
 ]
-GRAPHS = ("onnx", "pt2")
+GRAPHS = ("onnx", "openvino", "pt2")
 KINDS = ("llama", "qwen2", "gpt2", "bert", "bert base", "t5", "vit")
+NEEDS = {"onnx": "onnxruntime", "openvino": "openvino"}  # of this project's extras
+Elsewhere = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def pythons() -> dict[tuple[str, ...], Path]:
+    """Environments, made where the first test needs them."""
+    return {}
+
+
+@pytest.fixture
+def elsewhere(
+    pythons: dict[tuple[str, ...], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Elsewhere:
+    """Has exports opened where there are the libraries of the format alone, and further ones; torch
+    and safetensors carry the examples."""
+
+    def use(to: str, *further: str) -> None:
+        needed = (*get_format(to).runtime, *further, "torch", "safetensors")
+        if needed not in pythons:
+            pythons[needed] = alone(tmp_path_factory.mktemp("alone") / "v", needed)
+        here = SimpleNamespace(executable=str(pythons[needed]), path=[str(ROOT)])
+        monkeypatch.setattr(checking, "sys", here)
+
+    return use
 
 
 def test_every_format_has_a_row() -> None:
@@ -56,7 +87,7 @@ def test_every_format_has_a_row() -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.to)
 def test_an_export_computes_what_the_network_does(row: Row, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime" if row.to == "onnx" else "torch")
+    pytest.importorskip(NEEDS.get(row.to, "torch"))
     if row.to == "huggingface":
         (net, example), builder = transformer_case("llama"), None
     else:
@@ -81,8 +112,11 @@ def test_an_export_computes_what_the_network_does(row: Row, tmp_path: Path) -> N
 @pytest.mark.exports
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("to", ["huggingface", "dense", "torch"])
-def test_every_architecture_in_every_folder(kind: str, to: str, tmp_path: Path) -> None:
+def test_every_architecture_in_every_folder(
+    kind: str, to: str, tmp_path: Path, elsewhere: Elsewhere
+) -> None:
     model, example = transformer_case(kind)
+    elsewhere(to, *(["transformers"] if to == "dense" else []))
     made = lr.export(model, tmp_path / "out", to, example=example)
     assert made.relative_difference < 1e-5
     if to == "huggingface":
@@ -94,9 +128,13 @@ def test_every_architecture_in_every_folder(kind: str, to: str, tmp_path: Path) 
 @pytest.mark.exports
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "bert", "vit"])
 @pytest.mark.parametrize("to", GRAPHS)
-def test_every_architecture_as_a_graph_of_any_size(kind: str, to: str, tmp_path: Path) -> None:
+def test_every_architecture_as_a_graph_of_any_size(
+    kind: str, to: str, tmp_path: Path, elsewhere: Elsewhere
+) -> None:
     """The fresh process runs a larger batch and a shorter text than the graph was made of."""
+    pytest.importorskip(NEEDS.get(to, "torch"))
     model, example = transformer_case(kind)
+    elsewhere(to)
     made = lr.export(model, tmp_path / "out", to, example=example)
     assert made.checked == "network" and made.relative_difference < 1e-4
 
@@ -105,6 +143,7 @@ def test_every_architecture_as_a_graph_of_any_size(kind: str, to: str, tmp_path:
 @pytest.mark.parametrize("to", GRAPHS)
 def test_sizes_may_be_frozen(to: str, tmp_path: Path) -> None:
     """Only the example itself is run then: the graph takes no other size."""
+    pytest.importorskip(NEEDS.get(to, "torch"))
     net, example = own_case()
     made = lr.export(net, tmp_path / "out", to, example=example, dynamic=False)
     assert made.relative_difference < 1e-5 and made.batch == 3
@@ -152,12 +191,17 @@ def test_fewer_heads_generate_with_a_smaller_cache(kind: str, tmp_path: Path) ->
 
 
 @pytest.mark.exports
-@pytest.mark.parametrize("to", ["onnx", "pt2", "dense"])
-@pytest.mark.parametrize("kind", ["unet", "lstm", "attention", "experts"])
-def test_other_networks(kind: str, to: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("to", [*GRAPHS, "dense", "torch"])
+@pytest.mark.parametrize("kind", ["digits", "unet", "lstm", "attention", "experts"])
+def test_other_networks(kind: str, to: str, tmp_path: Path, elsewhere: Elsewhere) -> None:
+    """Modules that were opened have no factorized class, and leave for torch with `form=dense`."""
+    pytest.importorskip(NEEDS.get(to, "torch"))
     net, example = other_case(kind)
-    made = lr.export(net, tmp_path / "out", to, example=example)
+    elsewhere(to)
+    form = "dense" if to == "torch" and kind not in ("digits", "unet") else "auto"
+    made = lr.export(net, tmp_path / "out", to, example=example, form=form)  # type: ignore[arg-type]
     assert made.relative_difference < 1e-4
+    assert made.checked == "network" or to in ("dense", "torch")
 
 
 @pytest.mark.exports
