@@ -53,7 +53,8 @@ def fine_tune(
     """Writes the compressed network after fine-tuning to `folder`, in the same architecture.
 
     `options` is the fine_tune section: `parameters` says what is trained (all of them, the
-    factors, adapters on the factors, merged afterwards, or none: the network is copied),
+    factors and the weights of narrowed layers, adapters on these, merged afterwards, or none: the
+    network is copied),
     `objective` what is minimised (the task's loss with the labels, or with them and the answers
     of the dense network in `baseline`, which alone count where there are no labels, and with
     `states_weight` also the distance of the states after each block; nothing is dropped out where

@@ -105,7 +105,7 @@ class FineTuneOptions(TrainingOptions):
         "svd", help="adapters: start from zeros, or from the leading singular directions"
     )
     adapter_targets: tuple[str, ...] = knob(
-        ("*",), min_length=1, help="adapters: names of factorized layers; [*] means all"
+        ("*",), min_length=1, help="adapters: names of compressed layers; [*] means all"
     )
     adapter_others: tuple[Literal["vectors", "dense"], ...] = knob(
         ("vectors",),

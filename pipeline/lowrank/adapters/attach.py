@@ -1,7 +1,8 @@
-"""Low-rank adapters on the factors of a compressed network: trained, then merged.
+"""Low-rank adapters on what a compressed network is made of: trained, then merged.
 
-Each factor F, seen as the matrix out × (in·taps), becomes F + (α/r)·B·A while it is trained
-(Hu et al. 2021), and is that sum afterwards: the network has the same layers, ranks and keys.
+Each factor F, and the weight of each layer that was narrowed and not factorized, seen as the matrix
+out × (in·taps), becomes F + (α/r)·B·A while it is trained (Hu et al. 2021), and is that sum
+afterwards: the network has the same layers, ranks and keys.
 Measured on digits (budget 0.2, rank 4, learning rate 0.03, seeds 0 to 2): mean validation loss
 0.146 before, 0.084 with "zeros", 0.061 with "svd".
 """
@@ -20,6 +21,7 @@ from torch.nn.utils import parametrize
 from pipeline.lowrank.analysis.spectra import analyze_weight, truncated_svd
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.surgery import Factorized
+from pipeline.lowrank.network.inner.narrowing import narrowing_of
 from pipeline.lowrank.network.linalg import balance
 from pipeline.lowrank.network.stacks import Stack
 from pipeline.lowrank.typed import knob, options
@@ -27,14 +29,14 @@ from pipeline.lowrank.typed import knob, options
 
 @options
 class AdapterOptions:
-    """Adapters B·A·α/r on factors, and what else is trained.
+    """Adapters B·A·α/r on factors and narrowed layers, and what else is trained.
 
     rank, alpha: r and α.
     init: "zeros" starts with B = 0 (LoRA: Hu et al. 2021); "svd" takes the r leading singular
         directions out of the factor and trains those (PiSSA: Meng et al. 2024).
-    targets: shell-style patterns on the names of factorized layers.
+    targets: shell-style patterns on the names of factorized and narrowed layers.
     others: what is trained besides: "vectors" (biases and the parameters of normalisation, all of
-        one dimension), "dense" (the weights of all layers that are not factorized).
+        one dimension), "dense" (the weights of all layers that stayed as they were).
     """
 
     rank: int = knob(default=4, ge=1, help="adapters: rank of each")
@@ -43,7 +45,7 @@ class AdapterOptions:
         default="svd", help="adapters: start from zeros, or from the leading singular directions"
     )
     targets: Sequence[str] = knob(
-        default=("*",), min_length=1, help='adapters: names of factorized layers; ["*"] means all'
+        default=("*",), min_length=1, help='adapters: names of compressed layers; ["*"] means all'
     )
     others: Sequence[Literal["vectors", "dense"]] = knob(
         default=("vectors",),
@@ -79,20 +81,21 @@ class Adapter(nn.Module):
 
 
 def attach_(model: nn.Module, chosen: AdapterOptions, seed: int) -> list[str]:
-    """Puts adapters on the factors of the matching layers and freezes all that is not trained.
+    """Puts adapters on the factors of the matching layers, and on the matching layers that were
+    narrowed alone, and freezes all that is not trained.
 
-    A factor for which rank·(rows + columns) ≥ rows·columns is trained itself: an adapter would have
+    A matrix for which rank·(rows + columns) ≥ rows·columns is trained itself: an adapter would have
     as many parameters and could express less.
 
     seed: of the random start of "zeros".
 
-    Returns the names of the adapted factors. Raises LowRankError where no factorized layer matches.
+    Returns the names of what is adapted. Raises LowRankError where no such layer matches.
     """
-    layers = _factorized(model)
+    layers = _compressed(model)
     for pattern in chosen.targets:
         if not any(fnmatchcase(name, pattern) for name in layers):
             raise LowRankError(
-                f"the pattern {pattern!r} matches no factorized layer (there are "
+                f"the pattern {pattern!r} matches no compressed layer (there are "
                 f"{', '.join(layers) or 'none'}); correct the adapter targets, or train all "
                 "parameters"
             )
@@ -104,7 +107,7 @@ def attach_(model: nn.Module, chosen: AdapterOptions, seed: int) -> list[str]:
         if any(fnmatchcase(name, pattern) for pattern in chosen.targets):
             for place, factor in _weighted(layer).items():
                 if _adapt(factor, chosen, generator):
-                    adapted.append(f"{name}.{place}" if name else place)
+                    adapted.append(".".join(filter(None, (name, place))))
     return adapted
 
 
@@ -123,23 +126,24 @@ def names_inside(model: nn.Module, names: Sequence[str]) -> list[str]:
         if not layers:
             raise LowRankError(f"no layer has the name {wanted!r}, or a name that ends in it")
         for name, layer in layers.items():
-            parts = _weighted(layer) if isinstance(layer, Factorized) else {"": layer}
+            parts = _weighted(layer)
             found |= dict.fromkeys(".".join(filter(None, (name, part))) for part in parts)
     return list(found)
 
 
 def freeze_(model: nn.Module, others: Sequence[str]) -> list[nn.Parameter]:
-    """Freezes all parameters but the factors and `others` (see AdapterOptions).
+    """Freezes all parameters but the factors, the weights of layers that were narrowed, and
+    `others` (see AdapterOptions).
 
-    Returns the weights of the factors.
+    Returns the weights of the factors and of the narrowed layers.
     """
-    layers = _factorized(model).values()
-    factors = [f.weight for layer in layers for f in _weighted(layer).values()]
-    known = {id(weight) for weight in factors}
+    layers = _compressed(model).values()
+    weights = [f.weight for layer in layers for f in _weighted(layer).values()]
+    known = {id(weight) for weight in weights}
     for parameter in model.parameters():
         kind = "vectors" if parameter.dim() <= 1 else "dense"
         parameter.requires_grad_(id(parameter) in known or kind in others)
-    return [weight for weight in factors if isinstance(weight, nn.Parameter)]
+    return [weight for weight in weights if isinstance(weight, nn.Parameter)]
 
 
 def merge_(model: nn.Module) -> None:
@@ -156,12 +160,28 @@ def merge_(model: nn.Module) -> None:
     model.requires_grad_(True)
 
 
-def _factorized(model: nn.Module) -> dict[str, Factorized]:
-    return {n: m for n, m in model.named_modules() if isinstance(m, Factorized)}
+def _compressed(model: nn.Module) -> dict[str, nn.Module]:
+    """{name: a layer that is factorized, or narrower than it was and not factorized}."""
+    inside = {id(m) for f in model.modules() if isinstance(f, Factorized) for m in f.modules()}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, Factorized) or (id(module) not in inside and _is_narrowed(module))
+    }
 
 
-def _weighted(layer: Factorized) -> dict[str, nn.Module]:
-    """The modules inside a factorized layer that have a weight (reshaping and pivots have none)."""
+def _is_narrowed(module: nn.Module) -> bool:
+    """Whether a layer has fewer channels than it was built with, in a weight of its own."""
+    weight = getattr(module, "weight", None)
+    has_matrix = isinstance(weight, nn.Parameter) and weight.dim() > 1
+    return has_matrix and narrowing_of(module) is not None
+
+
+def _weighted(layer: nn.Module) -> dict[str, nn.Module]:
+    """The modules inside a compressed layer that have a weight (reshaping and pivots have none);
+    a layer that is not factorized is one itself, ""."""
+    if not isinstance(layer, Factorized):
+        return {"": layer}
     named = ((n, m) for n, m in layer.named_modules() if m is not layer)
     return {n: m for n, m in named if isinstance(getattr(m, "weight", None), nn.Parameter)}
 

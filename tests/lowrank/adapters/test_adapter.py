@@ -5,13 +5,21 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline import lowrank as lr
 from pipeline.lowrank import LowRankError
-from pipeline.lowrank.adapters.attach import Adapter, AdapterOptions, attach_, merge_
+from pipeline.lowrank.adapters.attach import (
+    Adapter,
+    AdapterOptions,
+    attach_,
+    freeze_,
+    merge_,
+)
 from pipeline.lowrank.forms import get_form
 from pipeline.lowrank.forms.surgery import Factorized, unfilled
 
@@ -170,13 +178,42 @@ def test_patterns_choose_layers() -> None:
         ({"rnak": 3}, "AdapterOptions has no option 'rnak': did you mean 'rank'"),
         (
             {"targets": ("stem*",)},
-            r"pattern 'stem\*' matches no factorized layer \(there are ",
+            r"pattern 'stem\*' matches no compressed layer \(there are ",
         ),
     ],
 )
 def test_impossible_options(options: dict[str, object], message: str) -> None:
     with pytest.raises(LowRankError, match=message):
         attach_(Network("linear"), AdapterOptions(**options), seed=0)  # type: ignore[arg-type]
+
+
+def test_narrowed_layers_are_trained_as_factors_are(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(12, 40), nn.ReLU(), nn.Linear(40, 30), nn.Linear(30, 3))
+    inputs = torch.randn(64, 12)
+    chosen = lr.AnalysisOptions(metric="weight", exclude=("3",))
+    analysis = lr.analyze(network, inputs[:1], chosen=chosen)
+    plan = lr.plan_from(
+        network, analysis, lr.Budget(params=0.4, scope="targets"), methods=[lr.Interpolative()]
+    )
+    lr.apply_(network, plan)
+    narrow, dense = network[0].weight.shape, network[3].weight.clone()
+    assert narrow[0] < 40
+    assert {id(one) for one in freeze_(network, ())} == {id(network[i].weight) for i in (0, 2)}
+    assert attach_(network, AdapterOptions(rank=1, others=()), seed=0) == ["0", "2"]
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
+    before = network(inputs)
+    before.square().mean().backward()
+    optimizer.step()
+    after = network(inputs)
+    merge_(network)
+    assert not torch.allclose(before, after)
+    assert torch.allclose(network(inputs), after, atol=1e-6)
+    assert network[0].weight.shape == narrow
+    assert torch.equal(network[3].weight, dense)
+    lr.save(network, tmp_path)
+    fresh = nn.Sequential(nn.Linear(12, 40), nn.ReLU(), nn.Linear(40, 30), nn.Linear(30, 3))
+    assert torch.equal(lr.load_(fresh, tmp_path)(inputs), network(inputs))
 
 
 def test_a_network_without_factors_says_what_to_do() -> None:
