@@ -37,7 +37,14 @@ def run() -> None:
         seed=section("seed"),
         spill=spill,
     )
-    weights = weights_in_training(BASELINE, model, list(analysis.targets), analysis.targets)
+    targets = analysis.targets
+    # Values that stand alone are those of the weight itself, if it is one matrix.
+    known = {
+        name: one.views["mode0"].singular_values
+        for name, one in analysis.spectra.items()
+        if one.values_alone and one.groups == 1
+    }
+    weights = weights_in_training(BASELINE, model, list(targets), targets, known)
     save_analysis(Path("out/analysis"), analysis, weights)
     shutil.rmtree(spill, ignore_errors=True)
     print(f"analyze: {len(analysis.targets)} layers, peak memory {peak_memory_gib():.2f} GiB")

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.lowrank.analysis.history import WeightSpectra, weight_spectra
 from pipeline.lowrank.forms.building import known_builder
@@ -21,14 +21,15 @@ def weights_in_training(
     model: nn.Module,
     names: Sequence[str],
     targets: Mapping[str, Target] = MappingProxyType({}),
+    known: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> WeightSpectra:
     """Spectra of the named layers at the start, in the snapshots and as they came out.
 
     folder: of the baseline stage; model: the network that loads from it; targets: facts of the
-    layers, which say how stacks are stored. Only the trained state
+    layers, which say how stacks are stored; known: as of `weight_spectra`. Only the trained state
     is known, with the reason, of an imported network and of one that training never improved.
     """
-    spectra = partial(weight_spectra, model, names, targets=targets)
+    spectra = partial(weight_spectra, model, names, targets=targets, known=known)
     if not (folder / INIT).is_file():
         return spectra(absent="the weights were imported, not trained here")
     best = read_curve(folder).best

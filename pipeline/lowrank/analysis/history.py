@@ -122,6 +122,7 @@ def weight_spectra(
     step: int = 0,
     earlier: Iterable[tuple[int, nn.Module]] = (),
     targets: Mapping[str, Target] = MappingProxyType({}),
+    known: Mapping[str, Tensor] = MappingProxyType({}),
     absent: str | None = "no earlier state of this network is known",
 ) -> WeightSpectra:
     """Spectra of the layers `names` of a trained network and of earlier states of it.
@@ -130,6 +131,7 @@ def weight_spectra(
     earlier: (step, network) of the earlier states, ascending, the initial one first. The weights of
         one are read before the next is asked for, so that it may be the same module.
     targets: {name: its facts}, which say how stacks are stored.
+    known: {name: singular values of its trained weight}, where they need not be computed again.
     absent: the reason to give where `earlier` is empty.
     """
     steps, states = [], []
@@ -138,7 +140,7 @@ def weight_spectra(
         states.append({n: _values(_weight(network, n, targets)) for n in names})
     weights = {name: _weight(model, name, targets) for name in names}
     last = progress.steps(weights.items(), "spectra of the weights")
-    states.append({name: _values(weight) for name, weight in last})
+    states.append({n: known[n] if n in known else _values(weight) for n, weight in last})
     return WeightSpectra(
         steps=(*steps, step),
         absent=None if steps else absent,

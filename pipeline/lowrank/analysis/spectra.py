@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,11 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pipeline.lowrank.analysis.leading import leading_basis, squared_values
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.linalg import left_eigenbasis, split_groups, tails, unfold
 from pipeline.lowrank.typed.kept import keep, kept
 
 _FILE = "spectra.safetensors"
+LARGE = 2048  # the smaller side of a matrix from which on no basis is kept on disk
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class View:
 
     eigenvalues: (r,) squared singular values, descending, float64, on the CPU, where plans are
         made.
-    basis: (groups, size of the mode, r) their left singular vectors, float64, where the weight is.
+    basis: (groups, size of the mode, r) their left singular vectors, float64, where the weight is;
+        of a large matrix whose spectra were spilled (groups, size, 0): see `with_directions`.
 
     For a grouped convolution each eigenvalue is the sum over the groups of their i-th one: with the
     same rank in each group, its tail sums are then the exact errors of the whole layer.
@@ -54,6 +57,16 @@ class View:
         rest = self.tails
         return 1.0 - rest / rest[0] if rest[0] > 0 else torch.ones_like(rest)
 
+    def leading(self, rank: int) -> Tensor:
+        """(groups, size, rank) the first columns of the basis. Raises LowRankError where the basis
+        was not kept."""
+        if self.basis.shape[-1] < min(rank, len(self.eigenvalues)):
+            raise LowRankError(
+                f"{rank} directions are asked of spectra that keep {self.basis.shape[-1]}; "
+                "with_directions(spectra, weight, rank) computes them"
+            )
+        return self.basis[..., :rank]
+
 
 @dataclass(frozen=True)
 class Spectra:
@@ -77,6 +90,12 @@ class Spectra:
     def groups(self) -> int:
         """The number of groups that stay apart."""
         return self.views["mode0"].basis.shape[0]
+
+    @property
+    def values_alone(self) -> bool:
+        """Whether no basis was kept, as of large matrices; `with_directions` computes what is
+        needed of it."""
+        return self.views["mode0"].basis.shape[-1] == 0
 
     def fit(self, shape: Sequence[int], groups: int) -> bool:
         """Whether they can be those of a weight with groups of this shape."""
@@ -104,6 +123,34 @@ def analyze_weight(weight: Tensor, groups: int = 1) -> Spectra:
     return Spectra(squared_norm, views, core.square().sum((0, 3)).cpu())
 
 
+def is_large(weight: Tensor, groups: int) -> bool:
+    """Whether a weight (out, in / groups, *kernel) is a matrix both sides of which are at least
+    `LARGE`."""
+    matrix = weight[0, 0].numel() == 1
+    return matrix and min(weight.shape[0] // groups, weight.shape[1]) >= LARGE
+
+
+def analyze_values(weight: Tensor, groups: int = 1) -> Spectra:
+    """As `analyze_weight` of a matrix, without its basis and for a quarter of the time: singular
+    values are the same to the rounding of float64."""
+    matrices = split_groups(weight, groups).flatten(2)
+    lengths = [torch.linalg.vector_norm(matrix, dtype=torch.float64).item() for matrix in matrices]
+    empty = matrices.new_empty(*matrices.shape[:2], 0, dtype=torch.float64)
+    view = View(squared_values(matrices), empty)
+    return Spectra(math.fsum(length**2 for length in lengths), {"mode0": view})
+
+
+def with_directions(spectra: Spectra, weight: Tensor, rank: int) -> Spectra:
+    """The spectra of `analyze_values` with the first `rank` columns of their basis.
+
+    weight: (out, in, *kernel of one tap), whose spectra they are.
+    """
+    view = spectra.views["mode0"]
+    matrices = split_groups(weight, spectra.groups).flatten(2)
+    basis = leading_basis(matrices, view.eigenvalues, rank)
+    return replace(spectra, views={"mode0": View(view.eigenvalues, basis)})
+
+
 def truncated_svd(weight: Tensor, spectra: Spectra, rank: int) -> tuple[Tensor, Tensor]:
     """(right, left) factors of the truncated SVD of a weight seen as the matrix out × (in·taps),
     in the shapes of the form `svd`, float64; the singular values are in `right`.
@@ -111,7 +158,7 @@ def truncated_svd(weight: Tensor, spectra: Spectra, rank: int) -> tuple[Tensor, 
     weight: (out, in / groups, *kernel); spectra: with a basis of its view "mode0". As
     numpy.linalg.svd(matrix) cut to `rank`, with left = U and right = Σ·Vᵀ.
     """
-    basis = spectra.views["mode0"].basis[..., :rank]
+    basis = spectra.views["mode0"].leading(rank)
     matrix = split_groups(weight.to(torch.float64), spectra.groups).flatten(2)
     right = (basis.mT @ matrix).reshape(-1, *weight.shape[1:])
     return right, basis.reshape(-1, basis.shape[-1], *[1] * (weight.ndim - 2))
@@ -129,13 +176,15 @@ def _view(matrices: Tensor) -> View:
 
 
 def spilled(folder: Path, name: str, weight: Tensor, groups: int) -> Spectra:
-    """`analyze_weight` of the target, kept in a file of the folder from which its numbers are read
-    when they are needed; of a file that is there already, without computing anything."""
+    """`analyze_weight` of the target, or `analyze_values` of a large one, kept in a file of the
+    folder from which its numbers are read when they are needed; of a file that is there already,
+    without computing anything."""
     # A layer's name may hold what no file's name does.
     known = hashlib.sha256(name.encode()).hexdigest()[:32]
     path = kept(folder, known)
     if path is None:
-        found = {name: analyze_weight(weight, groups)}
+        analyzed = analyze_values if is_large(weight, groups) else analyze_weight
+        found = {name: analyzed(weight, groups)}
         path = keep(folder, known, lambda part: _write(part, found))
     return _read(path, weight.device)[name]
 

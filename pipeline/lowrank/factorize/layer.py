@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.analysis.analysis import Analysis
 from pipeline.lowrank.analysis.metrics import Metric
-from pipeline.lowrank.analysis.spectra import Spectra, analyze_weight
+from pipeline.lowrank.analysis.spectra import Spectra, analyze_weight, with_directions
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.surgery import Factorized, fill_, shift_bias_, unfilled
 from pipeline.lowrank.methods import Method
@@ -86,9 +86,13 @@ class LayerFactorization:
         method: Method,
         analysis: Analysis,
     ) -> Self:
-        """The layer with the weight of `module`, and the metric and spectra of the analysis."""
+        """The layer with the weight of `module`, and the metric and spectra of the analysis. Where
+        that kept values alone, the directions of these ranks are computed."""
         metric, spectra = analysis.metrics.get(name), analysis.spectra[name]
-        return cls(name, module, expected, method, metric, spectra=spectra)
+        one = cls(name, module, expected, method, metric, spectra=spectra)
+        if spectra.values_alone:
+            one.spectra = with_directions(spectra, one.whiten(one.weight), expected.ranks[0])
+        return one
 
     def built(self) -> Factorized:
         """The layer with its factors and the dense layer's bias, which takes up the mean error

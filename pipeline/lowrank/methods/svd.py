@@ -41,7 +41,7 @@ class SVD(Method):
     def factorize(
         self, weight: Tensor, spectra: Spectra, ranks: Sequence[int]
     ) -> tuple[Tensor, ...]:
-        basis = spectra.views["mode0"].basis[..., : ranks[0]]
+        basis = spectra.views["mode0"].leading(ranks[0])
         return _project(weight, basis.mT), _last(basis, weight.ndim)
 
     def factorize_in(
@@ -49,7 +49,7 @@ class SVD(Method):
     ) -> tuple[Tensor, ...]:
         """As the contract says, for a third of the products: Uᵀ·(left·W·right)·right⁻¹ is
         (Uᵀ·left)·W."""
-        basis = spectra.views["mode0"].basis[..., : ranks[0]]
+        basis = spectra.views["mode0"].leading(ranks[0])
         return _project(weight, metric.times_left(basis.mT)), metric.unwhiten_outputs(
             _last(basis, weight.ndim)
         )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 _WEAK = 1e-3  # below this part of σ₁ the columns of W·V are no longer orthogonal enough
+_BLOCK = 512  # rows of a Gram matrix that are computed at a time
 _NULL = 1e-12  # below this part of σ₁ a column of W·V is rounding
 
 
@@ -55,10 +56,15 @@ def left_eigenbasis(matrix: Tensor) -> tuple[Tensor, Tensor]:
     tall = exact.shape[-2] > exact.shape[-1]
     eigenvalues, vectors = _eigh(exact.mT @ exact if tall else exact @ exact.mT)
     eigenvalues, vectors = eigenvalues.flip(-1).clamp_min(0.0), vectors.flip(-1)
-    # A fixed sign (largest entry of each vector positive) makes factors reproducible.
-    pivot = vectors.gather(-2, vectors.abs().argmax(dim=-2, keepdim=True))
-    vectors = vectors * torch.where(pivot < 0, -1.0, 1.0).to(torch.float64)
+    vectors = with_fixed_signs(vectors)
     return eigenvalues, _left_of_right(exact, vectors) if tall else vectors
+
+
+def with_fixed_signs(vectors: Tensor) -> Tensor:
+    """(…, m, r) vectors as columns, the largest entry of each positive, which makes factors
+    reproducible."""
+    pivot = vectors.gather(-2, vectors.abs().argmax(dim=-2, keepdim=True))
+    return vectors * torch.where(pivot < 0, -1.0, 1.0).to(vectors.dtype)
 
 
 def _eigh(gram: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,6 +116,18 @@ def _left_of_right(matrix: Tensor, right: Tensor) -> Tensor:
             tilted = tilted - strong @ (strong.T @ tilted)
         columns[:, chosen] = torch.linalg.qr(tilted).Q
     return basis
+
+
+def gram_of_smaller_side(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """The lower triangle of W·Wᵀ of an (m, n) matrix, m ≤ n, else of Wᵀ·W, computed in `dtype`, a
+    block of rows at a time; above it is nothing that counts. It is what `eigh` reads, for little
+    more than half of the product."""
+    wide = (matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT).to(dtype)
+    gram = wide.new_zeros(len(wide), len(wide))
+    for start in range(0, len(wide), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        gram[start:, rows] = wide[start:] @ wide[rows].mT
+    return gram
 
 
 def singular_values(matrix: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import nn
 from pipeline import lowrank as lr
 from pipeline.lowrank.analysis import spectra as room
 from pipeline.lowrank.analysis.analysis import analyze
+from pipeline.lowrank.network import linalg
 
 
 def net() -> nn.Module:
@@ -82,3 +83,71 @@ def tied() -> nn.Module:
     model[2].weight = model[0].weight
     model.register_buffer("steps", torch.zeros(3, dtype=torch.int64))
     return model
+
+
+@pytest.mark.parametrize("shape", [(40, 90), (90, 40), (60, 60), (3 * 20, 30)])
+def test_values_and_directions_of_large_matrices_are_those_of_the_whole(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the float64 decomposition: values to rounding; the truncation loses at most 10⁻⁸ of
+    the norm, and its product is the same."""
+    monkeypatch.setattr(linalg, "_BLOCK", 16)  # of several rows of blocks
+    groups = 3 if shape == (60, 30) else 1
+    weight = torch.randn(*shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+    whole, found = room.analyze_weight(weight, groups), room.analyze_values(weight, groups)
+    assert found.values_alone and not whole.values_alone and found.groups == groups
+    assert found.squared_norm == pytest.approx(whole.squared_norm, rel=1e-14)
+    squares = whole.views["mode0"].eigenvalues
+    apart = (found.views["mode0"].eigenvalues - squares).abs().max()
+    assert apart <= 1e-13 * squares[0]
+    with pytest.raises(lr.LowRankError, match="7 directions are asked of spectra that keep 0"):
+        lr.SVD().factorize(weight, found, (7,))
+    full = room.with_directions(found, weight, 7)
+    products = []
+    for spectra in (full, whole):
+        right, left = lr.SVD().factorize(weight, spectra, (7,))
+        products.append(room.split_groups(left, groups) @ room.split_groups(right, groups))
+    assert torch.allclose(*products, atol=1e-5)
+    basis = full.views["mode0"].leading(7)
+    gram = basis.mT @ basis
+    assert torch.allclose(gram, torch.eye(7, dtype=torch.float64).expand_as(gram), atol=1e-13)
+    matrices = room.split_groups(weight.double(), groups)
+    error = (matrices - basis @ (basis.mT @ matrices)).norm()
+    assert 0 <= error - whole.views["mode0"].tails[7].sqrt() + 1e-12 <= 1e-8 * matrices.norm()
+
+
+def test_what_float32_does_not_tell_apart_is_computed_in_float64() -> None:
+    """σᵢ = 1/i⁴: float32 sees noise from σ ≈ 10⁻⁴ on; and a matrix of zeros has no directions."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.linalg.qr(torch.randn(2, 50, 50, generator=generator).double()).Q
+    weight = left * torch.arange(1, 51) ** -4.0 @ right
+    for matrix in (weight, torch.zeros(8, 50)):
+        known, rank = room.analyze_values(matrix), 8
+        with pytest.warns(UserWarning, match=r"8 directions in float32 miss .* in float64"):
+            found = room.with_directions(known, matrix, rank).views["mode0"].basis
+        assert torch.equal(found, room.analyze_weight(matrix).views["mode0"].basis[..., :rank])
+
+
+def test_a_large_network_keeps_no_bases_and_becomes_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def small() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(48, 24), nn.Linear(24, 40), nn.Linear(40, 4))
+
+    example = torch.randn(1, 48)
+    plain = analyze(small(), example)
+    monkeypatch.setattr(room, "LARGE", 24)
+    spilled = analyze(small(), example, spill=tmp_path)
+    assert [one.values_alone for one in spilled.spectra.values()] == [True, True, False]
+    built = []
+    for found in (plain, spilled):
+        net = small()
+        plan = lr.plan_from(net, found, lr.Budget(params=0.5))
+        built.append(lr.apply_(net, plan))
+    assert built[0].plan.layers == built[1].plan.layers
+    x = torch.randn(8, 48)
+    assert torch.allclose(built[0].network(x), built[1].network(x), atol=1e-5)
+    for one, other in zip(built[0].layers.values(), built[1].layers.values(), strict=True):
+        difference = one.measured_relative_error - other.measured_relative_error
+        assert abs(difference) < 1e-7 and one.upper_bound == pytest.approx(other.upper_bound, 1e-12)
