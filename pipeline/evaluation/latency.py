@@ -26,11 +26,11 @@ from pipeline.evaluation.timings import FOLDER, Latency, Timings, load_timings
 from pipeline.lowrank.forms.allowed import Allowed
 from pipeline.lowrank.forms.files import load
 from pipeline.lowrank.forms.running import has_pivots, lay_out, multiply_out_
+from pipeline.lowrank.forms.shards import weights_sha256
 from pipeline.lowrank.network.calling import call, device_of
 from pipeline.lowrank.planning.timing.device import Device
 from pipeline.lowrank.planning.timing.device import device_of as facts_of
 from pipeline.lowrank.typed import save_record
-from pipeline.machine.checksums import file_sha256
 from pipeline.machine.devices import FabricOptions, one_device
 from pipeline.machine.scratch import scratch
 
@@ -61,7 +61,7 @@ def measured_once(
     """
     used, device = _used(options, fabric.threads), _device(fabric)
     machine = machine_facts(used["threads"], device)
-    weights = {name: file_sha256(path / "model.safetensors") for name, path in networks.items()}
+    weights = {name: weights_sha256(path) for name, path in networks.items()}
     stored = scratch(FOLDER) / f"{_key(weights, used, asdict(machine), _WAY)}.json"
     if stored.is_file():
         remembered = load_timings(stored)

@@ -16,10 +16,10 @@ from pipeline.data.preprocessing import save_preprocessing
 from pipeline.lowrank.adapters.attach import attach_, freeze_, merge_
 from pipeline.lowrank.forms.allowed import Allowed
 from pipeline.lowrank.forms.files import load, read_network, save
+from pipeline.lowrank.forms.shards import weights_sha256
 from pipeline.lowrank.network.blocks import BlockOutputs, find_blocks
 from pipeline.lowrank.network.calling import answer
 from pipeline.lowrank.tasks import Task
-from pipeline.machine.checksums import file_sha256
 from pipeline.training.curve import Curve, OnStep
 from pipeline.training.losses import (
     Objective,
@@ -154,5 +154,5 @@ def _key(
 ) -> list[Any]:
     """Everything that the result depends on, except for how it is computed."""
     folders = [compressed] if options.objective == "labels" else [compressed, baseline]
-    weights = [file_sha256(folder / "model.safetensors") for folder in folders]
+    weights = [weights_sha256(folder) for folder in folders]
     return [weights, asdict(load_facts(data)), asdict(options), seed]

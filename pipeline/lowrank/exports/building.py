@@ -12,7 +12,7 @@ from torch import nn
 from pipeline.lowrank.exports.base import Check
 from pipeline.lowrank.exports.calls import Call
 from pipeline.lowrank.exports.fresh import PROJECT
-from pipeline.lowrank.forms.files import WEIGHTS
+from pipeline.lowrank.forms.shards import WEIGHTS
 
 
 def building(builder: Mapping[str, Any] | None) -> str | None:

@@ -12,7 +12,7 @@ from pipeline.lowrank.exports.building import building, weights_check
 from pipeline.lowrank.exports.to_huggingface import auto_classes, save_transformer
 from pipeline.lowrank.exports.to_torch import narrowed_of
 from pipeline.lowrank.exports.transformer import is_transformer
-from pipeline.lowrank.forms.files import WEIGHTS
+from pipeline.lowrank.forms.shards import WEIGHTS
 from pipeline.lowrank.forms.weights import save_weights
 
 _LOAD = "from safetensors.torch import load_model\n"

@@ -20,7 +20,7 @@ from pipeline.lowrank.exports.calls import Call
 from pipeline.lowrank.exports.checking import difference
 from pipeline.lowrank.exports.converting import in_form, is_factorized
 from pipeline.lowrank.forms.constructors import constructor_of
-from pipeline.lowrank.forms.files import WEIGHTS
+from pipeline.lowrank.forms.shards import WEIGHTS
 from pipeline.lowrank.forms.surgery import Factorized
 from pipeline.lowrank.forms.weights import save_weights
 from pipeline.lowrank.network.calling import layer_input

@@ -1,4 +1,4 @@
-"""Networks on disk: a folder with model.safetensors and network.json. No pickles."""
+"""Networks on disk: a folder with the weights in safetensors and network.json. No pickles."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms import get_form
 from pipeline.lowrank.forms.allowed import Allowed
 from pipeline.lowrank.forms.building import BUILDER, build_model, known_builder
+from pipeline.lowrank.forms.shards import save_shards, weight_names
 from pipeline.lowrank.forms.surgery import Factorized, layer_at, unfilled
-from pipeline.lowrank.forms.weights import load_weights, save_weights
+from pipeline.lowrank.forms.weights import load_weights
 from pipeline.lowrank.network.inner.narrowing import NarrowedLayer, narrowing_of, resized
 from pipeline.lowrank.network.opening import replace_
 from pipeline.lowrank.typed import load_record, save_record
 from pipeline.lowrank.typed.content import Checksums, checked, checksums_of
 
-WEIGHTS, NETWORK = "model.safetensors", "network.json"
+NETWORK = "network.json"
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ def save(
     *,
     beside: Iterable[str] = (),
 ) -> None:
-    """Writes a network, compressed or not, to a folder: weights and buffers (model.safetensors),
-    and which layers are factorized, with the checksum of the weights (network.json). No code is
-    pickled.
+    """Writes a network, compressed or not, to a folder: weights and buffers (model.safetensors;
+    what takes more than 5 GB in several files with an index, as `save_shards` tells), and which
+    layers are factorized, with the checksums of the weights (network.json). No code is pickled.
 
     folder: made where it does not exist.
     builder: how `load` builds the dense module: `_target_`, the import path of its class or of a
@@ -74,7 +75,7 @@ def save(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(model, folder / WEIGHTS)
+    weights = save_shards(model, folder)
     layers = {
         name: FactorizedLayer(module.form.name, module.ranks, *(module.stored_as or ()))
         for name, module in model.named_modules()
@@ -83,7 +84,7 @@ def save(
     sizes = {name: narrowing_of(module) for name, module in model.named_modules()}
     narrowed = {name: one for name, one in sizes.items() if one is not None}
     known = known_builder(model) if builder is None else builder
-    checksums = checksums_of(folder, [WEIGHTS, *beside])
+    checksums = checksums_of(folder, [*weights, *beside])
     file = NetworkFile(2, known and dict(known), layers, narrowed, checksums)
     save_record(folder / NETWORK, file)
 
@@ -125,7 +126,8 @@ def load_(model: nn.Module, folder: Path | str, *, mapped: bool = False) -> nn.M
     """
     folder = Path(folder)
     file = read_network(folder)
-    weights = checked(folder, WEIGHTS, file.checksums, NETWORK)
+    names = weight_names(file.checksums)
+    weights = [checked(folder, name, file.checksums, NETWORK) for name in names]
     builder = known_builder(model)
     for name, sizes in file.narrowed.items():
         model = replace_(model, name, resized(name, layer_at(model, name), sizes))
@@ -133,7 +135,7 @@ def load_(model: nn.Module, folder: Path | str, *, mapped: bool = False) -> nn.M
         module = layer_at(model, name, in_first=layer.in_first, split=layer.split)
         built = unfilled(name, module, get_form(layer.form), layer.ranks)
         model = replace_(model, name, built)
-    load_weights(model, weights, keep_dtypes=True, mapped=mapped)
+    load_weights(model, *weights, keep_dtypes=True, mapped=mapped)
     if builder is not None:
         setattr(model, BUILDER, builder)
     return model.eval()

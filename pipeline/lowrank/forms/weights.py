@@ -16,15 +16,16 @@ from pipeline.lowrank.errors import LowRankError
 def save_weights(model: nn.Module, path: Path) -> None:
     """Writes parameters and buffers, tied ones once; the same network gives the same bytes (which
     safetensors' own save_model does not, where several names are tied)."""
-    save_file(_once(model.state_dict()), path)
+    save_file(tied_once(model.state_dict()), path)
 
 
 def load_weights(
-    model: nn.Module, path: Path, *, keep_dtypes: bool = False, mapped: bool = False
+    model: nn.Module, *paths: Path, keep_dtypes: bool = False, mapped: bool = False
 ) -> None:
     """Loads a state dict into the model: .safetensors, or .pt/.pth/.bin by torch.load with
     `weights_only`. As Module.load_state_dict(strict=True), with tied weights stored once.
 
+    paths: the file, or several among which the tensors are shared out.
     keep_dtypes: parameters and buffers take the file's number formats, else they keep the model's.
     mapped: as of `load`; they are then in the file's formats.
 
@@ -32,7 +33,8 @@ def load_weights(
     unexpected keys, wrong shapes, NaN, and Inf in parameters (a buffer may hold it, as a causal
     mask does).
     """
-    state = read_state(path)
+    path, *_ = paths
+    state = {key: value for one in paths for key, value in read_state(one).items()}
     expected = model.state_dict()
     held = _tied_names(expected)
     missing = [k for k in expected if k not in state and not held[k] & state.keys()]
@@ -123,7 +125,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _once(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def tied_once(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors that safetensors wants: contiguous, in storages of their own; of several tensors
     that share their numbers only the one whose name comes first."""
     tied, found, storages = _tied_names(state), {}, set()

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Size:
-    """`macs` are those of one example, `file_bytes` those of model.safetensors."""
+    """`macs` are those of one example, `file_bytes` those of its weights on disk."""
 
     params: int
     macs: int

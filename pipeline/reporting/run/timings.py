@@ -8,8 +8,8 @@ from pathlib import Path
 from pipeline.evaluation.latency import machine_facts
 from pipeline.evaluation.timings import FOLDER, Timings, load_timings
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.forms.shards import weight_files, weights_sha256
 from pipeline.lowrank.planning.plan import Plan
-from pipeline.machine.checksums import file_sha256
 from pipeline.machine.scratch import scratch
 from pipeline.reporting.words import percent
 
@@ -23,10 +23,11 @@ def find_timings(root: Path) -> Timings | None:
     `measured_once` stored them, in $LOWRANK_SCRATCH or root/.scratch; nothing is measured here.
     """
     stored = sorted(scratch(FOLDER, root).glob("*.json"), key=_age)
-    files = {name: root / folder / "model.safetensors" for name, folder in FOLDERS.items()}
-    if not stored or not all(path.is_file() for path in files.values()):
+    folders = {name: root / folder for name, folder in FOLDERS.items()}
+    files = [path for folder in folders.values() for path in weight_files(folder)]
+    if not stored or not all(path.is_file() for path in files):
         return None
-    weights = {name: file_sha256(path) for name, path in files.items()}
+    weights = {name: weights_sha256(folder) for name, folder in folders.items()}
     for path in stored:
         timings = load_timings(path)
         here = replace(machine_facts(timings.machine.threads), gpu=timings.machine.gpu)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from pipeline.data.splits import moved
+from pipeline.lowrank.forms.shards import weight_files
 from pipeline.lowrank.network.costs import count_params, network_totals
 from pipeline.lowrank.tasks.measure import Measure
 from pipeline.lowrank.typed import save_record
@@ -42,7 +43,7 @@ def network_size(network: nn.Module, folder: Path, example: Any) -> Size:
     return Size(
         params=count_params(network),
         macs=int(network_totals(network, example).macs),
-        file_bytes=(folder / "model.safetensors").stat().st_size,
+        file_bytes=sum(path.stat().st_size for path in weight_files(folder)),
     )
 
 

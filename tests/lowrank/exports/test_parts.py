@@ -16,7 +16,7 @@ from pipeline.lowrank.exports.checking import difference
 from pipeline.lowrank.exports.converting import in_dtype, in_form
 from pipeline.lowrank.exports.to_torch import LowRankFile, layers_of, narrowed_of
 from pipeline.lowrank.forms.constructors import constructor_of
-from pipeline.lowrank.forms.files import WEIGHTS
+from pipeline.lowrank.forms.shards import WEIGHTS
 from pipeline.lowrank.forms.weights import save_weights
 from pipeline.lowrank.network.costs import count_params
 from pipeline.lowrank.typed import save_record

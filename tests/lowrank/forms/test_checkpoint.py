@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.lowrank import Energy, LowRankError, compress_
+from pipeline.lowrank.forms import shards
 from pipeline.lowrank.forms.building import build_model
 from pipeline.lowrank.forms.files import load, read_network, save
+from pipeline.lowrank.forms.shards import WEIGHTS, weight_files, weights_sha256
 from pipeline.lowrank.forms.weights import load_weights
 
 
@@ -184,3 +186,39 @@ def test_a_network_file_that_does_not_fit(folder: Path) -> None:
     path.unlink()
     with pytest.raises(LowRankError, match=r"network\.json: cannot be read .*a saved network"):
         load(folder, allow=["tests"])
+
+
+def test_a_large_network_is_saved_in_shards_and_comes_back_to_the_bit(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, spec = load(folder, allow=["tests"]), read_network(folder).builder
+    monkeypatch.setattr(shards, "SHARD", 1000)
+    many = tmp_path / "many"
+    save(one, many, spec)
+    files = weight_files(many)
+    assert len(files) >= 2 and not (many / "model.safetensors").exists()
+    assert [path.name for path in files] == [
+        f"model-{n:05d}-of-{len(files):05d}.safetensors" for n in range(1, len(files) + 1)
+    ]
+    index = json.loads((many / "model.safetensors.index.json").read_text())
+    found = {key: path.name for path in files for key in load_file(path)}
+    assert index["weight_map"] == found and found.keys() == load_file(folder / WEIGHTS).keys()
+    bytes_of = [sum(value.nbytes for value in load_file(path).values()) for path in files]
+    assert sum(bytes_of) == index["metadata"]["total_size"]
+    assert all(b <= 1000 or len(load_file(p)) == 1 for b, p in zip(bytes_of, files, strict=True))
+    for mapped in (False, True):
+        again = load(many, allow=["tests"], mapped=mapped)
+        assert torch.equal(again(TOKENS), one(TOKENS))
+        assert again.head.weight is again.embedding.weight
+    before = weights_sha256(many)
+    files[1].write_bytes(files[1].read_bytes()[:-1] + b"?")
+    assert weights_sha256(many) != before
+    with pytest.raises(LowRankError, match=r"model-00002-of-\d+\.safetensors: the file is damaged"):
+        load(many, allow=["tests"])
+    files[1].unlink()
+    with pytest.raises(LowRankError, match=r"model-00002-of-\d+\.safetensors: no such file"):
+        load(many, allow=["tests"])
+    monkeypatch.undo()
+    save(one, many, spec)
+    assert sorted(path.name for path in many.iterdir()) == [WEIGHTS, "network.json"]
+    assert weights_sha256(many) == weights_sha256(folder)
