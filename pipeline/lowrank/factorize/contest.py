@@ -15,10 +15,13 @@ from torch import nn
 from pipeline.lowrank.analysis.divergence import Divergence
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.factorize.apply import apply_
-from pipeline.lowrank.factorize.correction import corrected_loss, corrections
+from pipeline.lowrank.factorize.correction import corrected_loss, corrections, evened
 from pipeline.lowrank.network.progress import steps
 from pipeline.lowrank.planning.plan import Contestant, Plan
 from pipeline.lowrank.planning.policies import Budget, Loss, Policy
+
+# How far on the way to the uniform plan corrected ones lie, and how a contest calls them.
+_EVENED = {0.0: "", 0.5: "half uniform", 1.0: "uniform"}
 
 
 class PlanOf(Protocol):
@@ -72,16 +75,27 @@ def choose_plan(
 def _corrected(
     model: nn.Module, plan: Plan, plan_of: PlanOf, divergence: Divergence
 ) -> list[Rival]:
-    """The plan again, its predictions corrected by measurement; [] where it stays the same."""
+    """The plan again, its predictions corrected by measurement, and on the way from it to the
+    uniform plan; without those that came out before."""
     factors = corrections(model, plan, divergence)
     if not factors:
         return []
-    other = plan_of(plan.policy, weights=factors)
-    same = all(
-        (old.method, old.ranks) == (new.method, new.ranks)
-        for old, new in zip(plan.layers.values(), other.layers.values(), strict=True)
+    known, found = [plan], []
+    for share, name in _EVENED.items():
+        even = evened(plan, share)
+        weights = {n: factor * even.get(n, 1.0) for n, factor in factors.items()}
+        other = plan_of(plan.policy, weights=weights)
+        if not any(_same(other, one) for one in known):
+            found.append(Rival(other, f"{name or _allocation(plan)}, corrected", factors))
+        known.append(other)
+    return found
+
+
+def _same(one: Plan, other: Plan) -> bool:
+    return all(
+        (a.method, a.ranks) == (b.method, b.ranks)
+        for a, b in zip(one.layers.values(), other.layers.values(), strict=True)
     )
-    return [] if same else [Rival(other, f"{_allocation(plan)}, corrected", factors)]
 
 
 def _kept(make: Callable[[Policy], Plan], policies: Sequence[Policy]) -> list[Plan]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from pipeline import lowrank as lr
 from pipeline.lowrank.analysis.analysis import Analysis, analyze
 from pipeline.lowrank.analysis.divergence import Distance, Divergence
-from pipeline.lowrank.factorize.correction import corrections
+from pipeline.lowrank.factorize.correction import corrections, evened
 from pipeline.lowrank.factorize.deciding import plan_from
 from pipeline.lowrank.network.targets import dense_weight
 
@@ -72,7 +74,8 @@ def test_planted_factors_are_found_and_spend_the_budget_better(
     factors = corrections(net, plan_from(net, analysis, BUDGET), planted)
     assert factors == pytest.approx({n: TRUTH[n.rpartition(".")[2]] for n in factors}, rel=1e-3)
     assert factors.keys() == analysis.targets.keys()
-    won = plan_from(net, analysis, BUDGET, divergence=lambda: planted)
+    exact = replace(BUDGET, allocation="exact")
+    won = plan_from(net, analysis, exact, divergence=lambda: planted)
     contest = {one.allocation: one for one in won.contest}
     plain, better = contest["absolute"], contest["absolute, corrected"]
     assert better.measured_divergence == min(one.measured_divergence for one in won.contest)
@@ -99,3 +102,33 @@ def test_nothing_is_corrected_where_no_nats_are_predicted(
 ) -> None:
     plan = plan_from(net, analyze(net, inputs[:1]), BUDGET)
     assert corrections(net, plan, planted) == {}
+
+
+def test_the_way_to_the_uniform_plan(net: nn.Module, analysis: Analysis, planted: Planted) -> None:
+    plan = plan_from(net, analysis, BUDGET)
+    uniform = plan.uniform
+    assert uniform is not None
+    assert evened(plan, 0.0) == pytest.approx(dict.fromkeys(plan.layers, 1.0))
+    half, whole = evened(plan, 0.5), evened(plan, 1.0)
+    assert whole == pytest.approx({name: value**2 for name, value in half.items()})
+    # With these weights every layer loses as much for what it costs as every other one.
+    lost = [
+        whole[name] * (one.loss_increase or 0) / one.dense_params
+        for name, one in uniform.expected.layers.items()
+    ]
+    assert lost == pytest.approx([lost[0]] * len(lost))
+    weighed = plan_from(net, analysis, BUDGET, divergence=lambda: planted)
+    contest = {one.allocation: one for one in weighed.contest}
+    ways = [contest[f"{name}, corrected"] for name in ("absolute", "half uniform", "uniform")]
+    predicted = [one.predicted_loss_increase or 0 for one in (contest["absolute"], *ways)]
+    assert predicted[0] == min(predicted)
+    assert all(one.params <= contest["absolute"].params * 1.01 for one in ways)
+
+
+def test_evening_knows_the_layers_of_a_dimension_together(
+    net: nn.Module, analysis: Analysis
+) -> None:
+    methods = (lr.PivotedTucker2(), lr.Interpolative())
+    weights = evened(plan_from(net, analysis, BUDGET, methods=methods), 1.0)
+    assert all(weights[f"{block}.up"] == weights[f"{block}.down"] for block in range(5))
+    assert len({*weights.values()}) == 5
