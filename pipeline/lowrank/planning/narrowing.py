@@ -145,15 +145,15 @@ class Narrowing:
         return replace(found, latency=self.clock.narrowed(self.found[name], member, width))
 
     def saved(self, widths: Mapping[str, int]) -> TimedTotals:
-        """What narrower dimensions save in layers that are no targets, such as norms; of their
-        time nothing is known without a clock."""
+        """What narrower dimensions save in layers that are not narrowed or no targets, such as
+        norms; of their time nothing is known without a clock."""
         clock, latency = self.clock, 0
         if clock is not None:
             latency = sum(clock.saved(self.found[name], k) for name, k in widths.items())
         gone = [(self.found[name], self.found[name].width - k) for name, k in widths.items()]
         return TimedTotals(
             params=sum(d.other_params * count for d, count in gone),
-            macs=0,
+            macs=sum(d.other_macs * count for d, count in gone),
             bytes=sum(d.other_bytes * count for d, count in gone),
             latency=latency,
         )

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.analysis.survey import survey
 from pipeline.lowrank.errors import LowRankError
+from pipeline.lowrank.network.costs import network_totals
 from pipeline.lowrank.network.inner.finding import InnerDimensions, find_inner
 from pipeline.lowrank.network.inner.narrowing import narrowed, silenced
 from pipeline.lowrank.network.opening import module_at, replace_
-from tests.lowrank.inner_cases import FOUND, LEFT, InnerCase, Pair, named
+from tests.lowrank.inner_cases import FOUND, LEFT, Attention, InnerCase, Pair, named
 
 CASES = pytest.mark.parametrize("case", FOUND, ids=lambda case: case.name)
 
@@ -92,6 +93,36 @@ def test_a_member_costs_what_is_left_of_it(case: InnerCase) -> None:
         others = [name for name in gone if name not in facts.targets]
         lost = dimension.width - len(kept)
         assert sum(gone[name] for name in others) == lost * dimension.other_params
+
+
+class Pooled(Attention):
+    """Values are pooled along the tokens, each head by itself, by one convolution for all heads."""
+
+    def __init__(self) -> None:
+        super().__init__(counted=False)
+        self.pool = nn.Conv1d(4, 4, 3, padding=1, groups=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (m(x).unflatten(-1, (-1, 4)).transpose(1, 2) for m in (self.q, self.k, self.v))
+        v = self.pool(v.flatten(0, 1).mT).mT.unflatten(0, v.shape[:2])
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        found: Tensor = self.out(mixed.transpose(1, 2).flatten(2)).mean(1)
+        return found
+
+
+def test_what_runs_once_for_each_channel_runs_less_often() -> None:
+    torch.manual_seed(0)
+    net, inputs = Pooled().double().eval(), torch.randn(1, 5, 8, dtype=torch.float64)
+    targets, before = survey(net, inputs).targets, network_totals(net, inputs).macs
+    (dimension,) = inner_of(net, inputs).found.values()
+    assert dimension.width == 3 and "pool" not in {member.layer for member in dimension}
+    saved = 2 * dimension.other_macs
+    for member in dimension:
+        _, left = member.cost(targets[member.layer], 1, 3)
+        saved += targets[member.layer].macs - left
+        layer = narrowed(module_at(net, member.layer), member, torch.tensor([2]), 3)
+        net = replace_(net, member.layer, layer)
+    assert network_totals(net, inputs).macs == before - saved
 
 
 def test_a_reader_that_is_zero_by_chance_is_seen() -> None:

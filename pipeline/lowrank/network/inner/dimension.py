@@ -89,6 +89,8 @@ class InnerDimension:
         that are targets first.
     targets: how many of the members are targets.
     other_params, other_bytes: what one channel takes in the members that are no targets.
+    other_macs: what one channel takes in layers that are no members, since they run once for each
+        of the channels, as a convolution that pools each head by itself; of one example.
     """
 
     width: int
@@ -96,6 +98,7 @@ class InnerDimension:
     targets: int
     other_params: int = 0
     other_bytes: int = 0
+    other_macs: int = 0
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self.members)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -64,8 +64,13 @@ def find_inner(model: nn.Module, example: Any, targets: Collection[str]) -> Inne
                 proposed[name] = proposals(trial, one, targets)
             else:
                 left[name] = reason
-        proven, why = Proofs(trial, example).run(proposed)
+        proofs = Proofs(trial, example)
+        proven, why = proofs.run(proposed)
         found = {name: with_costs(trial, one, sizes) for name, one in proven.items()}
+        for one in junctions:
+            name = next(iter(one.reads))
+            if name in found and _runs_beside(trial, one, found[name]):
+                found[name] = replace(found[name], other_macs=proofs.macs_beside(found[name]))
         layers = {member.layer for one in found.values() for member in one.layers}
         params = {n: dense_weight(trial.get_submodule(n)).numel() for n in layers}
     apart, shared = _apart(found, params)
@@ -145,6 +150,13 @@ def _obstacle(model: nn.Module, one: Junction, targets: Collection[str]) -> str 
     if odd is not None:
         return f"{odd} has {sizes[odd]} channels there, no multiple of {width}"
     return None
+
+
+def _runs_beside(model: nn.Module, one: Junction, dimension: InnerDimension) -> bool:
+    """Whether a layer with products passes the channels on and is no member of the dimension."""
+    members = {member.layer for member in dimension}
+    beside = [name for name in one.passes if name not in members]
+    return any(kind_of(model.get_submodule(name)) is not None for name in beside)
 
 
 def _apart(

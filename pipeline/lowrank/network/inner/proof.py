@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from pipeline.lowrank.network.calling import call
+from pipeline.lowrank.network.costs import layer_macs, trace_positions
 from pipeline.lowrank.network.inner.dimension import InnerDimension, Member
 from pipeline.lowrank.network.inner.narrowing import narrowed, outer_first, silenced
 from pipeline.lowrank.network.opening import Structure, replace_
@@ -52,6 +54,19 @@ class Proofs:
             own = {name: proposed[name] for name in names}
             found |= self._least(self._together(own) or self._apart(own))
         return found, {name: self._why[name] for name in proposed if name not in found}
+
+    def macs_beside(self, dimension: InnerDimension) -> int:
+        """The multiply-accumulates that each channel of a proven dimension takes in layers that are
+        no members of it: what is gone of them where half of the channels are."""
+        kept = torch.arange(dimension.width // 2)
+        with self._replaced(self._changed([dimension], [kept], narrowed)):
+            half = self._macs()
+        members = {member.layer for member in dimension}
+        gone = sum(macs - half[name] for name, macs in self._macs().items() if name not in members)
+        return gone // (dimension.width - len(kept))
+
+    def _macs(self) -> dict[str, int]:
+        return layer_macs(self.model, trace_positions(self.model, self.example))
 
     def _together(
         self, proposed: Mapping[str, Sequence[InnerDimension]]
@@ -142,18 +157,22 @@ class Proofs:
                 changed[name] = change(module, member, channels, dimension.width)
         return changed
 
-    @torch.no_grad()
-    def _outputs(self, changed: Mapping[str, nn.Module]) -> list[Tensor]:
-        """What the network gives with other modules in some places."""
+    @contextmanager
+    def _replaced(self, changed: Mapping[str, nn.Module]) -> Iterator[None]:
         before = Structure(self.model)
         try:
             for name in outer_first(changed):
                 replace_(self.model, name, changed[name])
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                output = call(self.model, self.example)
+            yield
         finally:
             before.restore_()
+
+    @torch.no_grad()
+    def _outputs(self, changed: Mapping[str, nn.Module]) -> list[Tensor]:
+        """What the network gives with other modules in some places."""
+        with self._replaced(changed), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            output = call(self.model, self.example)
         leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
         return [leaf for leaf in leaves if leaf.is_floating_point()]
 
