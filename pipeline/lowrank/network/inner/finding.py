@@ -21,10 +21,12 @@ from pipeline.lowrank.network.inner.proposals import channels_of, proposals, wit
 from pipeline.lowrank.network.kinds import kind_of
 from pipeline.lowrank.network.opening import opened
 from pipeline.lowrank.network.opening.base import is_plain
+from pipeline.lowrank.network.stacks import find_stack
 from pipeline.lowrank.network.targets import dense_weight, groups_of
 
 _NOISE = 0.1
 _FAR = 0.75  # of the parameters in the layers of many
+_STACK = "a parameter of its module, as experts in one tensor are, is factorized, not narrowed"
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class InnerDimensions:
     """What is known of a network's inner dimensions.
 
     found: {first layer that reads it: a proven dimension}; no layer is in two of them.
-    left: {first layer that reads the channels: why they are no such dimension}.
+    left: {first layer that reads the channels: why they are no such dimension}, and every stack.
     """
 
     found: Mapping[str, InnerDimension] = field(default_factory=dict)
@@ -53,7 +55,7 @@ def find_inner(model: nn.Module, example: Any, targets: Collection[str]) -> Inne
         sizes = {name: p.element_size() for name, p in trial.named_parameters()}
         _disturb_(trial)
         example, junctions = _first_pass(trial, placed(example, device_of(trial)))
-        left: dict[str, str] = {}
+        left = {name: _STACK for name in targets if find_stack(trial, name) is not None}
         proposed: dict[str, list[InnerDimension]] = {}
         for one in junctions:
             if not one.makes:
