@@ -14,7 +14,7 @@ from pipeline.lowrank.analysis.divergence import Divergence
 from pipeline.lowrank.factorize.contest import choose_plan
 from pipeline.lowrank.factorize.latency import hold_latency
 from pipeline.lowrank.methods import Method
-from pipeline.lowrank.planning.further import candidates_further
+from pipeline.lowrank.planning.further import candidates_further, is_timed_further
 from pipeline.lowrank.planning.making import make_plan
 from pipeline.lowrank.planning.narrowing import Narrowing
 from pipeline.lowrank.planning.offers import without_factors
@@ -22,6 +22,8 @@ from pipeline.lowrank.planning.plan import Plan
 from pipeline.lowrank.planning.policies import Offer, Policy
 from pipeline.lowrank.planning.timing.clock import Clock
 from pipeline.lowrank.planning.timing.offers import timed
+
+_TIMED = (0.25, 0.5, 0.75)  # of the channels: a table of times is measured at each such width
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,8 @@ class Choosing:
             return choose(partial(make, self.offers))
         if not self.names:
             return choose(partial(make, self.offers, narrowing=narrowing))
-        further = None
-        # The times of layers that are narrowed and factorized too would take a table a width.
-        if self.clock is None:
-            widths = {n: narrowing.method.shared_widths(one) for n, one in narrowing.found.items()}
-            narrowing = narrowing.with_spectra(self.model, self.analysis, widths)
-            targets = self.analysis.targets
-            further = candidates_further(narrowing, targets, self.names, self.known)
+        narrowing = narrowing.with_spectra(self.model, self.analysis, self._further_at(narrowing))
+        further = candidates_further(narrowing, self.analysis.targets, self.names, self.known)
         # What is predicted is local: either kind alone may measure better than both.
         parts = {
             "no layer narrower": partial(make, self.offers),
@@ -84,3 +81,14 @@ class Choosing:
         }
         both = partial(make, self.offers, narrowing=narrowing, further=further)
         return choose(both, parts=parts)
+
+    def _further_at(self, narrowing: Narrowing) -> dict[str, list[int]]:
+        """{inner dimension: the widths at which its layers may be factorized too}."""
+        method, found = narrowing.method, narrowing.found
+        if self.clock is None:
+            return {name: method.shared_widths(one) for name, one in found.items()}
+        return {
+            name: method.shared_widths(one, _TIMED)
+            for name, one in found.items()
+            if any(is_timed_further(c) for m in one.layers for c in self.offers[m.layer].candidates)
+        }

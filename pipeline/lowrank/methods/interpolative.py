@@ -48,10 +48,15 @@ class Interpolative:
             step += self.width_multiple_of
         return list(range(step, dimension.width, step))
 
-    def shared_widths(self, dimension: InnerDimension) -> list[int]:
-        """Those of the widths at which the layers may be factorized further, ascending."""
+    def shared_widths(
+        self, dimension: InnerDimension, shares: Sequence[float] = _SHARES
+    ) -> list[int]:
+        """Those of the widths at which the layers may be factorized further, ascending.
+
+        shares: of the channels, that are wanted; the widths nearest to these are taken.
+        """
         widths = self.widths(dimension)
-        wanted = [share * dimension.width for share in _SHARES]
+        wanted = [share * dimension.width for share in shares]
         return sorted({min(widths, key=lambda k: abs(k - one)) for one in wanted} if widths else ())
 
 

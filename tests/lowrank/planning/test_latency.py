@@ -187,6 +187,21 @@ def test_widths_and_factors_share_one_budget_of_time(device: Callable[[Cost], No
     assert plan.expected.latency.kept <= 0.5
 
 
+def test_layers_that_are_narrowed_and_then_factorized_have_times(
+    device: Callable[[Cost], None],
+) -> None:
+    """Widths alone, or factors alone, do not get so fast."""
+    device(by_macs)
+    for methods in [(lr.Interpolative(),), (lr.SVD(),)]:
+        with pytest.raises(lr.LowRankError, match="cannot be met"):
+            made(lr.Budget(latency=0.25), *methods)
+    plan = made(lr.Budget(latency=0.25), lr.Interpolative(), lr.SVD())
+    assert plan.layers["3"].method == "interpolative+svd"
+    latency = plan.expected.latency
+    assert latency is not None and latency.kept <= 0.25
+    assert latency.measured == pytest.approx(latency.planned, rel=0.01)
+
+
 def test_a_network_that_is_no_faster_leaves_all_dense(
     device: Callable[[Cost], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

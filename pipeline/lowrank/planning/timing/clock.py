@@ -7,7 +7,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -24,40 +24,14 @@ from pipeline.lowrank.network.inner.dimension import InnerDimension, Member
 from pipeline.lowrank.network.opening import opened
 from pipeline.lowrank.network.targets import Target, is_multiplied_out
 from pipeline.lowrank.planning.timing.calls import Calls, calls_of, signature
-from pipeline.lowrank.planning.timing.device import Device, device_of
+from pipeline.lowrank.planning.timing.device import device_of
 from pipeline.lowrank.planning.timing.measuring import Stopwatch, take_turns
 from pipeline.lowrank.planning.timing.steps import step_of
 from pipeline.lowrank.planning.timing.table import Sizes, Table, measured_table, remembered
+from pipeline.lowrank.planning.timing.whole import NetworkTime, Ratio
 from pipeline.lowrank.planning.timing.workload import Workload
 
 _LAYOUTS = {"as stored": torch.contiguous_format, "channels last": torch.channels_last}
-
-
-@dataclass(frozen=True)
-class NetworkTime:
-    """The dense network under a workload.
-
-    what: the network and what it is given, for people.
-    nanoseconds: {memory format of its convolutions: of one call in it}.
-    layers: {memory format: {layer: nanoseconds of that which are spent in it}}.
-    """
-
-    what: str
-    device: Device
-    nanoseconds: Mapping[str, int]
-    layers: Mapping[str, Mapping[str, int]]
-    busy: bool = False
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """Nanoseconds of the dense network in its fastest memory format, and of another one in each,
-    side by side."""
-
-    what: str
-    dense: int
-    others: Mapping[str, int]
-    busy: bool = False
 
 
 class Clock:
@@ -138,16 +112,33 @@ class Clock:
 
     def factorized(self, name: str, form: Form, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Candidates of one form with their times."""
-        calls = self.calls[name]
-        columns = zip(*(candidate.ranks for candidate in candidates), strict=True)
-        axes = tuple(tuple(sorted(set(column))) for column in columns)
+        table = self._factors(name, self.calls[name], form, [c.ranks for c in candidates])
+        return [replace(c, latency=self._changed(name, table.share(c.ranks))) for c in candidates]
+
+    def further(
+        self,
+        dimension: InnerDimension,
+        member: Member,
+        form: Form,
+        candidates: Sequence[Candidate],
+    ) -> list[Candidate]:
+        """Candidates of one form for a layer that keeps fewer channels, with their times; their
+        ranks are (width, rank, …), of one width."""
+        width = candidates[0].ranks[0]
+        calls = self.calls[member.layer].narrowed(member, width, dimension.width)
+        table = self._factors(member.layer, calls, form, [c.ranks[1:] for c in candidates])
+        narrower = self.narrowed(dimension, member, width)
+        return [replace(c, latency=round(narrower * table.share(c.ranks[1:]))) for c in candidates]
+
+    def _factors(self, name: str, calls: Calls, form: Form, ranks: Sequence[Sizes]) -> Table:
+        """The table of a layer's factors of one form, at some ranks."""
+        axes = tuple(tuple(sorted(set(column))) for column in zip(*ranks, strict=True))
 
         def build(ranks: Sizes) -> Callable[[], object]:
             layer = unfilled(name, dense_of(calls.layer), form, ranks)
             return calls.of(_with_numbers(layer).eval())
 
-        table = self._table(calls, f"{form.name} at ranks", axes, build)
-        return [replace(c, latency=self._changed(name, table.share(c.ranks))) for c in candidates]
+        return self._table(calls, f"{form.name} at ranks", axes, build)
 
     def narrowed(self, dimension: InnerDimension, member: Member, width: int) -> int:
         """A layer of an inner dimension that keeps so many channels."""
