@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import lowrank as lr
+from pipeline.lowrank.analysis.survey import survey
+from pipeline.lowrank.network.inner.finding import find_inner
 from pipeline.lowrank.planning.timing import clock as clocks
 from pipeline.lowrank.planning.timing import table as tables
 from pipeline.lowrank.planning.timing.calls import calls_of
@@ -185,6 +187,18 @@ def test_widths_and_factors_share_one_budget_of_time(device: Callable[[Cost], No
     assert plan.layers["3"].ranks[0] % 16 == 0
     assert plan.expected.latency is not None
     assert plan.expected.latency.kept <= 0.5
+
+
+def test_a_channel_less_saves_next_to_nothing(device: Callable[[Cost], None]) -> None:
+    device(by_macs)
+    network = net()
+    targets = survey(network, BATCH[:1]).targets
+    clock = Clock(network, targets, Workload(), BATCH)
+    (dimension,) = find_inner(network, BATCH[:1], list(targets)).found.values()
+    for member in dimension.layers:
+        times = [clock.narrowed(dimension, member, width) for width in (32, 63, 64)]
+        assert times[0] < 0.6 * times[1] < 0.6 * times[2] * 1.001
+        assert times[2] == pytest.approx(clock.as_it_is(member.layer), rel=0.01)
 
 
 def test_layers_that_are_narrowed_and_then_factorized_have_times(
