@@ -34,7 +34,9 @@ def steps_of(size: int) -> dict[str, Callable[[], object]]:
         "half of it": lambda: gram_of_smaller_side(matrix, torch.float64),
         "values and basis, float64": lambda: left_eigenbasis(matrix),
         "values alone, float64": lambda: squared_values(matrix[None]),
-        f"{KEPT:.0%} of the basis, certified": lambda: leading_basis(matrix[None], squares, rank),
+        f"{KEPT:.0%} of the basis, certified": lambda: leading_basis(
+            matrix[None], squares, rank, "w"
+        ),
     }
 
 

@@ -33,7 +33,7 @@ def run_export(conf: Path, arguments: Sequence[str], console: Console | None = N
     for to in chosen.to:
         get_format(to)
     workspace, folder = _folders(chosen)
-    network = load(folder, allow=_named(workspace, chosen))
+    network = load(folder, allow=_named(workspace, chosen), mapped=True)
     data = data_of(workspace)
     saved = (folder / PREPROCESSING_JSON).is_file()
     show = partial((console or Console(highlight=False)).print, soft_wrap=True)

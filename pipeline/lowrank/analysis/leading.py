@@ -31,11 +31,11 @@ def squared_values(matrices: Tensor) -> Tensor:
     return total
 
 
-def leading_basis(matrices: Tensor, squares: Tensor, rank: int) -> Tensor:
+def leading_basis(matrices: Tensor, squares: Tensor, rank: int, name: str) -> Tensor:
     """The leading left singular directions of each of (groups, m, n) matrices, (groups, m, rank)
     float64 with orthonormal columns, the largest entry of each positive.
 
-    squares: (r,) what `squared_values` says of them.
+    squares: (r,) what `squared_values` says of them. name: of the layer, for the warning.
 
     The directions come from a float32 decomposition of the Gram matrix and are made orthonormal in
     float64. What they miss of the energy Σ_{i≤rank}λᵢ is known to float64 (Ky Fan: no other
@@ -55,9 +55,8 @@ def leading_basis(matrices: Tensor, squares: Tensor, rank: int) -> Tensor:
     if len(parts) == len(matrices) and excess <= TOLERANCE * total**0.5:
         return torch.stack(parts)
     warnings.warn(
-        f"a {matrices.shape[1]} × {matrices.shape[2]} matrix: {rank} directions in float32 miss "
-        "the least error by more than 1e-8 of the norm; they are computed in float64, which takes "
-        "longer",
+        f"layer {name!r}: {rank} directions in float32 miss the least error by more than 1e-8 of "
+        "the norm; they are computed in float64, which takes longer",
         stacklevel=2,
     )
     return torch.stack([left_eigenbasis(matrix)[1][:, :rank] for matrix in matrices])

@@ -63,7 +63,7 @@ class View:
         if self.basis.shape[-1] < min(rank, len(self.eigenvalues)):
             raise LowRankError(
                 f"{rank} directions are asked of spectra that keep {self.basis.shape[-1]}; "
-                "with_directions(spectra, weight, rank) computes them"
+                "with_directions(spectra, weight, rank, name) computes them"
             )
         return self.basis[..., :rank]
 
@@ -140,14 +140,15 @@ def analyze_values(weight: Tensor, groups: int = 1) -> Spectra:
     return Spectra(math.fsum(length**2 for length in lengths), {"mode0": view})
 
 
-def with_directions(spectra: Spectra, weight: Tensor, rank: int) -> Spectra:
+def with_directions(spectra: Spectra, weight: Tensor, rank: int, name: str) -> Spectra:
     """The spectra of `analyze_values` with the first `rank` columns of their basis.
 
-    weight: (out, in, *kernel of one tap), whose spectra they are.
+    weight: (out, in / groups, *kernel of one tap), whose spectra they are.
+    name: of the layer, for the warning that they take longer than expected.
     """
     view = spectra.views["mode0"]
     matrices = split_groups(weight, spectra.groups).flatten(2)
-    basis = leading_basis(matrices, view.eigenvalues, rank)
+    basis = leading_basis(matrices, view.eigenvalues, rank, name)
     return replace(spectra, views={"mode0": View(view.eigenvalues, basis)})
 
 

@@ -91,7 +91,8 @@ class LayerFactorization:
         metric, spectra = analysis.metrics.get(name), analysis.spectra[name]
         one = cls(name, module, expected, method, metric, spectra=spectra)
         if spectra.values_alone:
-            one.spectra = with_directions(spectra, one.whiten(one.weight), expected.ranks[0])
+            weight, (rank, *_) = one.whiten(one.weight), expected.ranks
+            one.spectra = with_directions(spectra, weight, rank, name)
         return one
 
     def built(self) -> Factorized:

@@ -102,7 +102,7 @@ def test_values_and_directions_of_large_matrices_are_those_of_the_whole(
     assert apart <= 1e-13 * squares[0]
     with pytest.raises(lr.LowRankError, match="7 directions are asked of spectra that keep 0"):
         lr.SVD().factorize(weight, found, (7,))
-    full = room.with_directions(found, weight, 7)
+    full = room.with_directions(found, weight, 7, "w")
     products = []
     for spectra in (full, whole):
         right, left = lr.SVD().factorize(weight, spectra, (7,))
@@ -123,8 +123,8 @@ def test_what_float32_does_not_tell_apart_is_computed_in_float64() -> None:
     weight = left * torch.arange(1, 51) ** -4.0 @ right
     for matrix in (weight, torch.zeros(8, 50)):
         known, rank = room.analyze_values(matrix), 8
-        with pytest.warns(UserWarning, match=r"8 directions in float32 miss .* in float64"):
-            found = room.with_directions(known, matrix, rank).views["mode0"].basis
+        with pytest.warns(UserWarning, match=r"'w': 8 directions in float32 miss .* in float64"):
+            found = room.with_directions(known, matrix, rank, "w").views["mode0"].basis
         assert torch.equal(found, room.analyze_weight(matrix).views["mode0"].basis[..., :rank])
 
 
