@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from pathlib import Path
 
 from torch import nn
@@ -15,31 +17,29 @@ from pipeline.lowrank.bounds.options import CertifyOptions
 from pipeline.lowrank.factorize.apply import apply_
 from pipeline.lowrank.factorize.options import RefitOptions
 from pipeline.lowrank.factorize.settling import settle
-from pipeline.lowrank.forms.files import read_network, save
+from pipeline.lowrank.forms.files import NETWORK, read_network, save
 from pipeline.lowrank.planning.files import load_plan
 from pipeline.lowrank.typed import save_record
+from pipeline.machine.checksums import content_sha256
 from pipeline.machine.devices import FabricOptions, one_device
 from pipeline.machine.number_formats import check_bfloat16
-from pipeline.machine.scratch import scratch, scratch_for_now
+from pipeline.machine.scratch import scratch
 from stages._io import main, section, section_options
 from stages._network import load_network
 
 DATA, BASELINE = Path("out/data"), Path("out/baseline")
+ANALYSIS, PLAN = Path("out/analysis"), Path("out/plan.json")
 
 
 def run() -> None:
-    with scratch_for_now("factors") as spill:
-        _decompose(spill)
-
-
-def _decompose(spill: Path) -> None:
     device = one_device(section_options("fabric", FabricOptions))
     check_bfloat16({"fabric": {"accelerator": device.type}, "refit": section("refit")})
     chosen = section_options("refit", RefitOptions)
     dense, size = load_network(BASELINE).to(device), chosen.batch_size
-    plan, analysis = load_plan(Path("out/plan.json")), load_analysis(Path("out/analysis"), device)
+    plan, analysis = load_plan(PLAN), load_analysis(ANALYSIS, device)
     example = statistics_batches(DATA, 1, most=1)[0]
     changed = load_network(BASELINE).to(device)
+    spill = scratch("factors") / _key()
     kept = spill if device.type == "cpu" else None
     done = apply_(changed, plan, analysis, example=example, spill=kept)
     batches = statistics_batches(DATA, size, most=chosen.examples) if chosen.wanted else []
@@ -54,6 +54,13 @@ def _decompose(spill: Path) -> None:
     save_preprocessing(folder, load_facts(DATA).preprocessing)
     save_record(folder / "layers.json", settled.report)
     save_record(folder / "bounds.json", bounds)
+    shutil.rmtree(spill, ignore_errors=True)
+
+
+def _key() -> str:
+    """Of all that is read, so that no two runs that may be made at once share a folder."""
+    read = (Path("params.yaml"), BASELINE / NETWORK, ANALYSIS, PLAN)
+    return hashlib.sha256("".join(map(content_sha256, read)).encode()).hexdigest()
 
 
 def _certify(dense: nn.Module, model: nn.Module, names: list[str]) -> Bounds:

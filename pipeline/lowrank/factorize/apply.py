@@ -17,9 +17,9 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.factorize.layer import LayerFactorization, LayerReport
 from pipeline.lowrank.factorize.narrow import Narrowed
 from pipeline.lowrank.factorize.proof import put_in_
+from pipeline.lowrank.factorize.spilling import put_away, take_up
 from pipeline.lowrank.forms.dense import dense_of, multiplied_out
-from pipeline.lowrank.forms.surgery import check_ranks_fit, layer_at
-from pipeline.lowrank.forms.weights import to_disk_
+from pipeline.lowrank.forms.surgery import check_ranks_fit, layer_at, unfilled
 from pipeline.lowrank.methods.interpolative import is_narrower
 from pipeline.lowrank.network.by_hand import stack_candidates
 from pipeline.lowrank.network.costs import Totals
@@ -125,7 +125,8 @@ def apply_(
     certified: False measures no errors and makes no reports, which halves the time of a large
         network.
     spill: a folder for the factors of each layer as they come, which then take no memory; it must
-        stay for as long as the network is used.
+        stay for as long as the network is used. Layers that it holds already, with their reports,
+        are taken up from there: it must be of this network and this plan.
 
     Raises LowRankError when the plan does not fit the model, when a measured error is outside its
     certified bounds, or when the network fails with a factorized layer, which is named; the model
@@ -150,18 +151,9 @@ def apply_(
     for name, layer in steps(plan.factorized.items(), "layers"):
         if is_narrower(layer.method):
             continue
-        expected = plan.expected.layers[name]
-        method = plan.methods[layer.method]
-        target = analysis.targets[name]
-        stored = layer_at(model, name, in_first=target.in_first, split=target.split)
-        module = dense_of(stored)
-        one = LayerFactorization.of(name, module, expected, method, analysis)
-        with torch.inference_mode(False):  # its parameters are to be trained, whoever calls
-            built[name] = factorized = one.built()
-        if certified:
-            reports[name] = one.report(factorized)
-        if spill is not None:
-            to_disk_(factorized, spill / f"{len(built)}.safetensors")
+        built[name], report = _factorized(name, model, plan, analysis, certified, spill)
+        if report is not None:
+            reports[name] = report
     reports = {name: reports[name] for name in plan.layers if name in reports}
     given = example is not None
     together = [list(dimension.dense) for dimension in narrower.values()]
@@ -169,6 +161,31 @@ def apply_(
         model, built, example if given else analysis.example, given=given, together=together
     )
     return Compression(model, plan, reports, tuple(told), ran, narrower)
+
+
+def _factorized(
+    name: str,
+    model: nn.Module,
+    plan: Plan,
+    analysis: Analysis,
+    certified: bool,
+    spill: Path | None,
+) -> tuple[nn.Module, LayerReport | None]:
+    """What takes the place of a layer, and its report where it is certified."""
+    expected, target = plan.expected.layers[name], analysis.targets[name]
+    method = plan.methods[expected.method]
+    module = dense_of(layer_at(model, name, in_first=target.in_first, split=target.split))
+    with torch.inference_mode(False):  # its parameters are to be trained, whoever calls
+        if spill is not None and certified:
+            empty = unfilled(name, module, method.form, expected.ranks)
+            if (report := take_up(spill, name, empty)) is not None:
+                return empty, report
+        one = LayerFactorization.of(name, module, expected, method, analysis)
+        built = one.built()
+    report = one.report(built) if certified else None
+    if spill is not None:
+        put_away(spill, name, built, report)
+    return built, report
 
 
 def _narrowed(plan: Plan, model: nn.Module, analysis: Analysis) -> Iterator[tuple[str, Narrowed]]:

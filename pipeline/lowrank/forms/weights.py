@@ -69,14 +69,6 @@ def load_weights(
     model.load_state_dict(state, strict=not any(len(names) > 1 for names in held.values()))
 
 
-def to_disk_(module: nn.Module, path: Path) -> None:
-    """Writes the numbers of a module to a file, and lets them stay there: they are read when they
-    are needed, and take no memory."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(module, path)
-    load_weights(module, path, mapped=True)
-
-
 def _put_(model: nn.Module, key: str, value: Tensor) -> None:
     """Makes the parameter or buffer `key` hold this very tensor; tied ones stay the one parameter
     that they are."""
