@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 
@@ -20,10 +19,9 @@ from pipeline.lowrank.factorize.settling import settle
 from pipeline.lowrank.forms.files import NETWORK, read_network, save
 from pipeline.lowrank.planning.files import load_plan
 from pipeline.lowrank.typed import save_record
-from pipeline.machine.checksums import content_sha256
 from pipeline.machine.devices import FabricOptions, one_device
 from pipeline.machine.number_formats import check_bfloat16
-from pipeline.machine.scratch import scratch
+from pipeline.machine.scratch import scratch, scratch_for
 from stages._io import main, section, section_options
 from stages._network import load_network
 
@@ -39,7 +37,7 @@ def run() -> None:
     plan, analysis = load_plan(PLAN), load_analysis(ANALYSIS, device)
     example = statistics_batches(DATA, 1, most=1)[0]
     changed = load_network(BASELINE).to(device)
-    spill = scratch("factors") / _key()
+    spill = scratch_for("factors", [Path("params.yaml"), BASELINE / NETWORK, ANALYSIS, PLAN])
     kept = spill if device.type == "cpu" else None
     done = apply_(changed, plan, analysis, example=example, spill=kept)
     batches = statistics_batches(DATA, size, most=chosen.examples) if chosen.wanted else []
@@ -55,12 +53,6 @@ def run() -> None:
     save_record(folder / "layers.json", settled.report)
     save_record(folder / "bounds.json", bounds)
     shutil.rmtree(spill, ignore_errors=True)
-
-
-def _key() -> str:
-    """Of all that is read, so that no two runs that may be made at once share a folder."""
-    read = (Path("params.yaml"), BASELINE / NETWORK, ANALYSIS, PLAN)
-    return hashlib.sha256("".join(map(content_sha256, read)).encode()).hexdigest()
 
 
 def _certify(dense: nn.Module, model: nn.Module, names: list[str]) -> Bounds:
