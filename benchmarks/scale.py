@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from pipeline.lowrank.analysis.leading import leading_basis, squared_values
+from pipeline.lowrank.analysis.leading import squared_values, truncated
 from pipeline.lowrank.network.linalg import gram_of_smaller_side, left_eigenbasis
 
 KEPT = 0.37  # of the directions: what half of the parameters and pivots leave of a square matrix
@@ -34,7 +34,7 @@ def steps_of(size: int) -> dict[str, Callable[[], object]]:
         "half of it": lambda: gram_of_smaller_side(matrix, torch.float64),
         "values and basis, float64": lambda: left_eigenbasis(matrix),
         "values alone, float64": lambda: squared_values(matrix[None]),
-        f"{KEPT:.0%} of the basis, certified": lambda: leading_basis(
+        f"{KEPT:.0%} of the directions, certified": lambda: truncated(
             matrix[None], squares, rank, "w"
         ),
     }

@@ -31,15 +31,16 @@ def squared_values(matrices: Tensor) -> Tensor:
     return total
 
 
-def leading_basis(matrices: Tensor, squares: Tensor, rank: int, name: str) -> Tensor:
-    """The leading left singular directions of each of (groups, m, n) matrices, (groups, m, rank)
-    float64 with orthonormal columns, the largest entry of each positive.
+def truncated(matrices: Tensor, squares: Tensor, rank: int, name: str) -> tuple[Tensor, Tensor]:
+    """The truncation U·right of each of (groups, m, n) matrices W: (their leading left singular
+    directions (groups, m, rank) with orthonormal columns, the largest entry of each positive; the
+    other factor (groups, rank, n)), float64.
 
     squares: (r,) what `squared_values` says of them. name: of the layer, for the warning.
 
     The directions come from a float32 decomposition of the Gram matrix and are made orthonormal in
     float64. What they miss of the energy Σ_{i≤rank}λᵢ is known to float64 (Ky Fan: no other
-    directions hold more), so that ‖W − UUᵀW‖ is proven to be at most 10⁻⁸·‖W‖ above the least
+    directions hold more), so that ‖W − U·right‖ is proven to be at most 10⁻⁸·‖W‖ above the least
     error of this rank. Else all is done in float64, as `left_eigenbasis` does it, with a warning.
     """
     parts, held = [], 0.0
@@ -47,24 +48,26 @@ def leading_basis(matrices: Tensor, squares: Tensor, rank: int, name: str) -> Te
         found = _in_float32(matrix, rank)
         if found is None:
             break
-        parts.append(found[0])
-        held += found[1]
+        parts.append(found[:2])
+        held += found[2]
     total, most = squares.sum().item(), squares[:rank].sum().item()
     tail, missed = squares[rank:].sum().item(), max(0.0, most - held)
     excess = missed / ((tail + missed) ** 0.5 + tail**0.5) if missed else 0.0
     if len(parts) == len(matrices) and excess <= TOLERANCE * total**0.5:
-        return torch.stack(parts)
+        bases, rights = zip(*parts, strict=True)
+        return torch.stack(bases), torch.stack(rights)
     warnings.warn(
         f"layer {name!r}: {rank} directions in float32 miss the least error by more than 1e-8 of "
         "the norm; they are computed in float64, which takes longer",
         stacklevel=2,
     )
-    return torch.stack([left_eigenbasis(matrix)[1][:, :rank] for matrix in matrices])
+    basis = torch.stack([left_eigenbasis(matrix)[1][:, :rank] for matrix in matrices])
+    return basis, basis.mT @ matrices.to(torch.float64)
 
 
-def _in_float32(matrix: Tensor, rank: int) -> tuple[Tensor, float] | None:
-    """(orthonormal directions (m, rank) float64, at most the energy that they hold); None where
-    float32 does not tell them apart."""
+def _in_float32(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, float] | None:
+    """(orthonormal directions (m, rank), the other factor (rank, n), the energy that their product
+    holds of the matrix), float64; None where float32 does not tell the directions apart."""
     rows, columns = matrix.shape
     largest = matrix.abs().max()
     if not largest > 0:
@@ -73,21 +76,29 @@ def _in_float32(matrix: Tensor, rank: int) -> tuple[Tensor, float] | None:
     gram = gram_of_smaller_side(scaled, torch.float32)
     directions = torch.linalg.eigh(gram).eigenvectors[:, -rank:].flip(-1)
     del scaled, gram
-    small = _orthonormal(directions.to(torch.float64))
-    if small is None:
+    apart = _orthonormal(directions.to(torch.float64))
+    if apart is None:
         return None
-    exact = matrix.to(torch.float64)
+    small, exact = apart[0], matrix.to(torch.float64)
     if rows <= columns:
-        return with_fixed_signs(small), float((small.mT @ exact).square().sum())
-    # W·V holds what V does, and its span at least as much.
+        left = with_fixed_signs(small)
+        right = left.mT @ exact
+        return left, right, float(right.square().sum())
+    # W·V = U·R, and so the projection W·V·Vᵀ is U·(R·Vᵀ).
     turned = exact @ small
-    left = _orthonormal(turned)
-    return None if left is None else (with_fixed_signs(left), float(turned.square().sum()))
+    parts = _orthonormal(turned)
+    if parts is None:
+        return None
+    left, root = parts
+    fixed = with_fixed_signs(left)
+    signs = (fixed * left).sum(0).sign()
+    return fixed, signs[:, None] * (root @ small.mT), float(turned.square().sum())
 
 
-def _orthonormal(columns: Tensor) -> Tensor | None:
-    """The columns made orthonormal in their order by Cholesky's factor of their Gram matrix, which
-    loses nothing where they nearly are already; None where they are not."""
+def _orthonormal(columns: Tensor) -> tuple[Tensor, Tensor] | None:
+    """(Q, R) with Q·R the columns, Q orthonormal and R upper triangular, by Cholesky's factor of
+    their Gram matrix, which loses nothing where they nearly are orthogonal; None where they are
+    not."""
     lengths = torch.linalg.vector_norm(columns, dim=0)
     if not lengths.min() > 0:
         return None
@@ -96,6 +107,6 @@ def _orthonormal(columns: Tensor) -> Tensor | None:
     apart = gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     if not torch.linalg.matrix_norm(apart) < 0.1:
         return None
-    root = torch.linalg.cholesky(gram)
-    found: Tensor = torch.linalg.solve_triangular(root.mT, columns, upper=True, left=False)
-    return found
+    root = torch.linalg.cholesky(gram).mT
+    found = torch.linalg.solve_triangular(root, columns, upper=True, left=False)
+    return found, root * lengths

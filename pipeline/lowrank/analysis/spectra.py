@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.lowrank.analysis.leading import leading_basis, squared_values
+from pipeline.lowrank.analysis.leading import squared_values, truncated
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.linalg import left_eigenbasis, split_groups, tails, unfold
 from pipeline.lowrank.typed.kept import keep, kept
@@ -31,6 +31,8 @@ class View:
         made.
     basis: (groups, size of the mode, r) their left singular vectors, float64, where the weight is;
         of a large matrix whose spectra were spilled (groups, size, 0): see `with_directions`.
+    right: (groups, columns of the basis, others) float64, the other factor of the truncation to
+        this basis, of the very weight; None where it was not computed with the basis.
 
     For a grouped convolution each eigenvalue is the sum over the groups of their i-th one: with the
     same rank in each group, its tail sums are then the exact errors of the whole layer.
@@ -38,6 +40,7 @@ class View:
 
     eigenvalues: Tensor
     basis: Tensor
+    right: Tensor | None = None
 
     @property
     def singular_values(self) -> Tensor:
@@ -141,15 +144,16 @@ def analyze_values(weight: Tensor, groups: int = 1) -> Spectra:
 
 
 def with_directions(spectra: Spectra, weight: Tensor, rank: int, name: str) -> Spectra:
-    """The spectra of `analyze_values` with the first `rank` columns of their basis.
+    """The spectra of `analyze_values` with the truncation to `rank` directions: the first columns
+    of their basis, and the other factor.
 
     weight: (out, in / groups, *kernel of one tap), whose spectra they are.
     name: of the layer, for the warning that they take longer than expected.
     """
     view = spectra.views["mode0"]
     matrices = split_groups(weight, spectra.groups).flatten(2)
-    basis = leading_basis(matrices, view.eigenvalues, rank, name)
-    return replace(spectra, views={"mode0": View(view.eigenvalues, basis)})
+    factors = truncated(matrices, view.eigenvalues, rank, name)
+    return replace(spectra, views={"mode0": View(view.eigenvalues, *factors)})
 
 
 def truncated_svd(weight: Tensor, spectra: Spectra, rank: int) -> tuple[Tensor, Tensor]:

@@ -41,8 +41,13 @@ class SVD(Method):
     def factorize(
         self, weight: Tensor, spectra: Spectra, ranks: Sequence[int]
     ) -> tuple[Tensor, ...]:
-        basis = spectra.views["mode0"].leading(ranks[0])
-        return _project(weight, basis.mT), _last(basis, weight.ndim)
+        view = spectra.views["mode0"]
+        basis = view.leading(ranks[0])
+        if view.right is not None and view.right.shape[1] == ranks[0]:
+            first = view.right.reshape(-1, *weight.shape[1:])
+        else:
+            first = _project(weight, basis.mT)
+        return first, _last(basis, weight.ndim)
 
     def factorize_in(
         self, metric: Metric, weight: Tensor, spectra: Spectra, ranks: Sequence[int]
