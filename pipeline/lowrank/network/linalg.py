@@ -11,6 +11,7 @@ from torch import Tensor
 
 _WEAK = 1e-3  # below this part of σ₁ the columns of W·V are no longer orthogonal enough
 _BLOCK = 512  # rows of a Gram matrix that are computed at a time
+_TILTED = 1e-11  # the most that a direction may have of another one
 _NULL = 1e-12  # below this part of σ₁ a column of W·V is rounding
 
 
@@ -114,7 +115,12 @@ def _left_of_right(matrix: Tensor, right: Tensor) -> Tensor:
         strong, tilted = columns[:, ~chosen], columns[:, chosen]
         for _ in range(2):  # one projection leaves eps / _WEAK, two leave eps
             tilted = tilted - strong @ (strong.T @ tilted)
-        columns[:, chosen] = torch.linalg.qr(tilted).Q
+        found = torch.linalg.qr(tilted).Q
+        if (strong.T @ found).abs().max() > _TILTED:
+            # Of weak columns that depend on each other QR makes rounding a direction, which may lie
+            # in the span of the strong ones.
+            found = torch.linalg.qr(torch.cat([strong, found], 1)).Q[:, strong.shape[1] :]
+        columns[:, chosen] = found
     return basis
 
 

@@ -138,6 +138,19 @@ def test_the_left_basis_of_a_tall_matrix_is_orthonormal_down_to_tiny_values(
     assert torch.allclose(basis @ (basis.T @ matrix), matrix, atol=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_so_it_is_where_the_weak_columns_depend_on_each_other(seed: int) -> None:
+    """As of weights in float16 whose columns fall over twelve orders."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(3, 52, generator=generator) * torch.logspace(0, -12, 52)
+    matrix = unfold(weight.half().double().reshape(1, 3, 13, 4), 1)[0]
+    _, basis = left_eigenbasis(matrix)
+    alive = basis.square().sum(0) > 0.5
+    assert alive.sum() > 4
+    gram, expected = basis.T @ basis, torch.diag(alive.double())
+    assert torch.allclose(gram, expected, atol=1e-9)
+
+
 def test_unfoldings_put_one_mode_first() -> None:
     kernel = torch.arange(24, dtype=torch.float64).reshape(1, 2, 3, 4)
     assert unfold(kernel, 1).shape == (1, 3, 8)
