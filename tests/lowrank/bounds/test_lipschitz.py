@@ -60,6 +60,9 @@ LAYERS = [
     (nn.MaxPool2d(2, 2, dilation=2), (1, 6, 6), 1.5),
     (nn.MaxPool1d(3), (2, 9), 1.001),
     (nn.AdaptiveMaxPool2d((2, 3)), (2, 5, 5), 1.5),
+    (nn.AdaptiveMaxPool1d(3), (1, 6), 1 + 1e-9),  # its windows do not overlap
+    (nn.AdaptiveMaxPool2d(2), (1, 4, 4), 1 + 1e-9),
+    (nn.AdaptiveMaxPool2d((None, 2)), (1, 3, 4), 1 + 1e-9),
     (nn.AvgPool2d(2), (2, 6, 6), 1 + 1e-9),
     (nn.AvgPool2d((2, 3), (1, 2), padding=1), (1, 6, 6), 1.3),
     (nn.AvgPool2d(3, 2, ceil_mode=True, count_include_pad=False), (1, 6, 6), 1.9),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from pipeline.lowrank.planning.policies import (
     Selection,
     make_policy,
 )
-from pipeline.lowrank.planning.policies.ranks import view_shape
+from pipeline.lowrank.planning.policies.ranks import at_ranks, view_shape
 from tests.lowrank.planning.offer_cases import REST, offers_of, seeded_weights
 
 UNITS: tuple[CostUnit, ...] = ("params", "macs", "bytes")
@@ -132,6 +133,29 @@ def test_dense_is_chosen_where_no_error_is_allowed(name: str) -> None:
     policy = make_policy(name, {**OPTIONS, knob: values[-1]})
     for target, choice in policy.select(offers, totals).choices.items():
         assert offers[target].relative_squared(choice.candidate) < 1e-12
+
+
+@pytest.mark.parametrize("unit", ["params", "macs"])
+def test_compute_saves_what_it_is_asked_to_save(unit: CostUnit) -> None:
+    """Of a layer with a bias and many positions the two units allow other ranks."""
+    offers, totals = offers_of(seeded_weights())
+    chosen = Compute(compression_ratio=3.0, cost_unit=unit).select(offers, totals).choices
+    for name in ("layer0", "layer2"):
+        offer, found = offers[name], chosen[name].candidate
+        allowed = offer.cost(offer.dense, unit) / 3.0
+        fitting = [c for c in offer.candidates if offer.cost(c, unit) <= allowed]
+        assert found.squared_error == min(c.squared_error for c in fitting)
+
+
+def test_where_no_candidate_is_below_the_named_ranks_the_layer_stays_dense() -> None:
+    offers, _ = offers_of(seeded_weights())
+    offer = offers["layer0"]
+    bare = replace(offer, candidates=[offer.dense], exact=lambda method, ranks: None)
+    choice = at_ranks(bare, {"svd": (3,)}, "params", "rule")
+    assert choice.candidate == offer.dense and "no ranks up to these" in choice.why
+    near = at_ranks(offer, {"svd": (19,)}, "params", "rule").candidate  # full rank costs more
+    below = [c for c in offer.candidates if c.method == "svd" and c.ranks[0] <= 19]
+    assert near == min(below, key=lambda c: c.squared_error)
 
 
 def test_energy_and_error_are_two_words_for_the_same_rank() -> None:
