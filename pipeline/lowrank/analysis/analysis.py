@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.dense import multiplied_out
 from pipeline.lowrank.network.calling import beside, device_of, evenly, first_example, placed
 from pipeline.lowrank.network.costs import Totals
+from pipeline.lowrank.network.executing import Executor, each
 from pipeline.lowrank.network.opening import opened
 from pipeline.lowrank.network.progress import steps
 from pipeline.lowrank.network.skipped import Skipped
@@ -111,6 +112,7 @@ def analyze(
     task: Task | None = None,
     seed: int = 0,
     spill: Path | None = None,
+    executor: Executor | None = None,
 ) -> Analysis:
     """Analyzes a trained network; changes nothing. A layer that is factorized already is a target
     by the product of its factors, at the costs that it has.
@@ -123,6 +125,8 @@ def analyze(
     seed: of the labels that `fisher` draws.
     spill: for the metric `weight`: a folder for the spectra of each layer as they come, which then
         take no memory; what it holds already is not computed again. It must be of this network.
+    executor: who computes the spectra, layer by layer; None: this process. With `spill` the folder
+        must be one that its processes and this one share, and numbers pass through it alone.
 
     Raises LowRankError where no layer can be factorized, and where statistics hold NaN or Inf.
     """
@@ -156,7 +160,7 @@ def analyze(
                 further=others,
             )
     found = at_present_costs(found, model, factorized)
-    return analysis_in(found, chosen.metric, moments, chosen.damping, spill)
+    return analysis_in(found, chosen.metric, moments, chosen.damping, spill, executor)
 
 
 def analysis_in(
@@ -165,12 +169,13 @@ def analysis_in(
     moments: Mapping[str, Moments] | None = None,
     damping: float = DAMPING,
     spill: Path | None = None,
+    executor: Executor | None = None,
 ) -> Analysis:
     """The spectra of all targets in a metric.
 
     moments: {target: its moments} of `collect_moments`, which `input` and `fisher` need.
     damping: of `fisher`.
-    spill: as of `analyze`.
+    spill, executor: as of `analyze`.
 
     Targets that the calibration data or the loss's gradient never reach are skipped, with that
     reason. Raises LowRankError where a metric needs moments that are not given, and where no target
@@ -185,14 +190,15 @@ def analysis_in(
             n: make_metric(metric, moments[n], t, damping)
             for n, t in steps(found.targets.items(), "metric")
         }
-    spectra = {}
-    for name, module in steps(found.modules.items(), "spectra"):
-        weight = dense_weight(module)
-        if spill is not None and not metrics:
-            spectra[name] = spilled(spill, name, weight, groups_of(module))
-            continue
-        whitened = metrics[name].whiten(weight) if metrics else weight
-        spectra[name] = analyze_weight(whitened, groups_of(module))
+    folder = None if metrics else spill
+    jobs = [(name, metrics.get(name), folder) for name in found.modules]
+    if executor is not None and folder is not None:
+        written = each(executor, _write, _with_weights(found, jobs))
+        for _ in steps(jobs, "spectra"):
+            next(written)
+        executor = None  # they are in the folder now
+    parts = each(executor, _spectra, _with_weights(found, jobs))
+    spectra = dict(zip(steps(found.modules, "spectra"), parts, strict=True))
     return Analysis(
         metric=metric,
         totals=found.totals,
@@ -204,3 +210,24 @@ def analysis_in(
         notes={n: told for n in metrics if moments and (told := rare_groups(moments[n]))},
         example=found.example,
     )
+
+
+_Job = tuple[str, Metric | None, Path | None]
+
+
+def _with_weights(found: Survey, jobs: Iterable[_Job]) -> Iterator[tuple[Tensor, int, _Job]]:
+    """The jobs with the weights of their layers, each read when it is its turn."""
+    for job in jobs:
+        module = found.modules[job[0]]
+        yield dense_weight(module), groups_of(module), job
+
+
+def _spectra(weight: Tensor, groups: int, job: _Job) -> Spectra:
+    name, metric, folder = job
+    if folder is not None:
+        return spilled(folder, name, weight, groups)
+    return analyze_weight(metric.whiten(weight) if metric else weight, groups)
+
+
+def _write(weight: Tensor, groups: int, job: _Job) -> None:
+    _spectra(weight, groups, job)
