@@ -2,8 +2,8 @@
 
 Writes a network of a run (or of a folder of lr.save) to DIR so that it loads and runs without this
 project, opens it there in a process of its own, and compares what it computes. FORMAT is torch,
-huggingface, onnx, openvino, pt2 or dense; keys: form, dtype, network, aoti, dynamic, normalise,
-tolerance, shard.
+huggingface, onnx, openvino, executorch, pt2 or dense; keys: form, dtype, network, aoti, dynamic,
+normalise, tolerance, shard.
 """
 
 from __future__ import annotations

@@ -221,7 +221,8 @@ def test_a_job_shares_the_run_cache_both_ways(tree: Tree) -> None:
     assert (
         "network: " in planned and f"build it   python -m pipeline {' '.join(overrides)}" in planned
     )
-    output = tree.pipeline(*overrides, "track.log_model=true")
+    leaving = ("track.log_model=true", "evaluate.export=[torch,onnx]")
+    output = tree.pipeline(*overrides, *leaving)
     assert ran(output) == ["decompose", "fine-tune", "evaluate"], output
     assert set(restored(output)) == shared | {"rank-select"}
     assert "fine-tuned" in output
@@ -229,7 +230,7 @@ def test_a_job_shares_the_run_cache_both_ways(tree: Tree) -> None:
     (network,) = re.findall(r"^network +(\S+)$", output, re.MULTILINE)
     assert (tree.path / network / "model.safetensors").is_file()
 
-    again = tree.pipeline(*overrides, "track.log_model=true")
+    again = tree.pipeline(*overrides, *leaving)
     assert ran(again) == []
     assert "in MLflow already" in again
 
@@ -237,6 +238,7 @@ def test_a_job_shares_the_run_cache_both_ways(tree: Tree) -> None:
     tree.edit("conf/config.yaml", "rank_select: budget", "rank_select: error")
     tree.edit("conf/rank_select/_base.yaml", "relative_error: 0.3", "relative_error: 0.5")
     tree.edit("conf/fine_tune/_base.yaml", "epochs: 2", "epochs: 1")
+    tree.edit("conf/evaluate/_base.yaml", "export: []", "export: [torch, onnx]")
     assert set(tree.repro()) <= {"configure", "track"}
     assert read(tree, "out/plan.json")["policy"]["name"] == "error"
 
@@ -253,6 +255,26 @@ def test_the_logged_model_loads_and_gives_the_same_outputs(
     expected = load(tree.path / "out/fine_tuned")(inputs)
     with torch.no_grad():  # it normalises by itself
         assert torch.allclose(loaded(split.stored[:16]), expected, atol=1e-5)
+
+
+def test_the_exports_of_a_job_are_outputs_and_artifacts(
+    tree: Tree, client: MlflowClient, tmp_path: Path
+) -> None:
+    """Those of the same job: from DVC's cache in the chain's own folder, and in MLflow."""
+    made = read(tree, "out/exports/exports.json")
+    assert (set(made["made"]), made["refused"]) == ({"torch", "onnx"}, {})
+    outputs = yaml.safe_load((tree.path / "dvc.lock").read_text())["stages"]["evaluate"]["outs"]
+    (entry,) = (one for one in outputs if one["path"] == "out/exports")
+    files = [path for path in (tree.path / "out/exports").rglob("*") if path.is_file()]
+    assert entry["nfiles"] == len(files) and entry["md5"].endswith(".dir")
+    run = tracked_run(tree, client)
+    place = client.download_artifacts(run.info.run_id, "exports/onnx/model.onnx", str(tmp_path))
+    assert Path(place).read_bytes() == (tree.path / "out/exports/onnx/model.onnx").read_bytes()
+    session = pytest.importorskip("onnxruntime").InferenceSession(place)
+    inputs, _ = load_split(tree.path / "out/data", "test").batch(slice(0, 16))
+    (found,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+    expected = load(tree.path / "out/fine_tuned")(inputs)
+    assert torch.allclose(torch.from_numpy(found), expected, atol=1e-4)
 
 
 def test_equal_results_are_logged_once(tree: Tree, client: MlflowClient) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pipeline.lowrank.typed import knob, options
 
-ExportName = Literal["torch", "huggingface", "onnx", "openvino", "pt2", "dense"]
+ExportName = Literal["torch", "huggingface", "onnx", "openvino", "executorch", "pt2", "dense"]
 
 
 @options

@@ -131,8 +131,12 @@ def test_a_language_model_of_a_run(source: str, tmp_path: Path) -> None:
     lr.save(net, workspace / "out/fine_tuned", self_contained(spec, net))
     (workspace / "params.yaml").write_text(yaml.safe_dump({"model": spec}))
     run(str(workspace), "to=huggingface", f"out={out}")
-    again = transformers.AutoTokenizer.from_pretrained(out)
+    again = transformers.AutoTokenizer.from_pretrained(out, trust_remote_code=True)
     assert again("the river")["input_ids"]
+    assert (
+        "AutoTokenizer.from_pretrained(folder, trust_remote_code=True)"
+        in (out / "README.md").read_text()
+    )
     record = json.loads((out / "export.json").read_text())
     assert (record["checked"], record["largest_difference"]) == ("network", 0)
     config = json.loads((out / "config.json").read_text())

@@ -7,6 +7,7 @@ import importlib.util
 from pipeline.lowrank.errors import LowRankError, suggest
 from pipeline.lowrank.exports.base import Format
 from pipeline.lowrank.exports.to_dense import ToDense
+from pipeline.lowrank.exports.to_executorch import ToExecutorch
 from pipeline.lowrank.exports.to_huggingface import ToHuggingFace
 from pipeline.lowrank.exports.to_onnx import ToOnnx
 from pipeline.lowrank.exports.to_openvino import ToOpenvino
@@ -16,7 +17,15 @@ from pipeline.lowrank.exports.to_torch import ToTorch
 # Every format, by its name in `to=`.
 FORMATS: dict[str, Format] = {
     one.name: one
-    for one in (ToTorch(), ToHuggingFace(), ToOnnx(), ToOpenvino(), ToPt2(), ToDense())
+    for one in (
+        ToTorch(),
+        ToHuggingFace(),
+        ToOnnx(),
+        ToOpenvino(),
+        ToExecutorch(),
+        ToPt2(),
+        ToDense(),
+    )
 }
 
 

@@ -109,6 +109,7 @@ class Format(ABC):
     runtime: what must be importable where it is used.
     form: what `form=auto` means.
     is_graph: whether it is a graph, which may hold the normalisation too.
+    fixed: whether it takes the sizes of the example alone.
     int8: what may be in 8 bits: weights alone, or activations too by their ranges on calibration
         examples; None: nothing.
     loses: what the export can't do, in a sentence.
@@ -120,6 +121,7 @@ class Format(ABC):
     runtime: tuple[str, ...] = ("torch", "safetensors")
     form: Literal["plain", "pivoted", "dense"] = "pivoted"
     is_graph: bool = False
+    fixed: bool = False
     int8: Literal["weights", "static"] | None = None
     loses: str
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,11 @@ class Call:
     def batch(self) -> int:
         """How many examples there are."""
         return next((len(value) for value in self.tensors.values() if value.dim()), 1)
+
+    def examples(self) -> Iterator[Call]:
+        """The calls of one example each."""
+        for i in range(self.batch):
+            yield Call(*_each(self, lambda x, i=i: x[i : i + 1]))
 
     def cast(self, dtype: torch.dtype | None) -> Call:
         """The same with values (not ids) in a number format; None: as they are."""

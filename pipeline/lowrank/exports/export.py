@@ -70,14 +70,16 @@ def export(
     a process of its own, and compares what it computes with the network in memory.
 
     folder: made; an earlier export in it is replaced.
-    to: the format: torch, huggingface, onnx, openvino, pt2 or dense.
+    to: the format: torch, huggingface, onnx, openvino, executorch, pt2 or dense.
     example: a batch as the network takes it; a transformer that reads tokens needs none.
     form: of the factorized layers: "pivoted", as they are, "plain" with the pivots multiplied out
         (and layers dense that are no smaller so), or "dense"; "auto": what suits the format.
     dtype: of the parameters: "float32", "bfloat16" or "float16"; None keeps the network's own.
-    dynamic: batch and length stay free in graphs; False takes those of the example.
-    int8: 8 bits: of weights (huggingface, by torchao), or of activations too, by their ranges on
-        the calibration batches (onnx). `rounding` in export.json says what that changes.
+    dynamic: batch and length stay free in graphs (but executorch, which takes the example's own);
+        False takes those of the example.
+    int8: 8 bits: of weights (huggingface, by torchao; their errors are weighed by what the layers
+        read in the calibration batches, where there are some), or of activations too, by their
+        ranges on those batches (onnx). `rounding` in export.json says what that changes.
     aoti: the graph (pt2) compiled by AOTInductor: faster, for this kind of processor alone.
     tolerance: the largest difference, over the largest output; None: what the number format
         explains.
@@ -114,7 +116,7 @@ def export(
     if normalise is not None:
         if not kind.is_graph or transformer:
             raise LowRankError(
-                f"to={to}: normalise is for graphs (onnx, openvino, pt2) of networks that are no "
+                f"to={to}: normalise is for graphs (such as onnx or pt2) of networks that are no "
                 "transformers; the constants lie beside the weights, in preprocessing.json"
             )
         model = Normalised(model, normalise)
@@ -123,7 +125,8 @@ def export(
         if given is None:
             raise LowRankError(f"to={to}: give example=, a batch as the network takes it")
         number_format = getattr(torch, dtype) if dtype else None
-        calls = calls_of(given)[: 1 if kind.is_graph and not dynamic else None]
+        free = not kind.is_graph or (dynamic and not kind.fixed)
+        calls = calls_of(given)[: None if free else 1]
         chosen = options.form_for(kind.form)
         source = Source(model, calls, in_dtype(model, number_format), chosen)
         network = in_form(source.rounded, source.form)

@@ -49,7 +49,8 @@ def tensors_of(output: Any, name: str = "") -> dict[str, Tensor]:
 
 
 def run(model: Any, given: Sequence[Tensor], named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The outputs of a network of torch, a session of ONNX Runtime, or a model of OpenVINO."""
+    """The outputs of a network of torch, a session of ONNX Runtime, a model of OpenVINO, or a
+    method of ExecuTorch, whose outputs have no names."""
     if hasattr(model, "get_inputs"):
         names, outputs = (
             [x.name for x in found()] for found in (model.get_inputs, model.get_outputs)
@@ -58,6 +59,8 @@ def run(model: Any, given: Sequence[Tensor], named: Mapping[str, Tensor]) -> dic
     elif hasattr(model, "create_infer_request"):
         names, outputs = ([x.any_name for x in found] for found in (model.inputs, model.outputs))
         answers = list(model(_arrays(names, given, named)).values())
+    elif hasattr(model, "execute"):
+        return tensors_of(model.execute([*given, *named.values()]))
     else:
         with torch.no_grad():
             return tensors_of(model(*given, **named))

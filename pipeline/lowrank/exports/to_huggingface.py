@@ -15,7 +15,9 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.exports import standalone
 from pipeline.lowrank.exports.base import Check, Format, Job, Written
 from pipeline.lowrank.exports.quiet import quiet
+from pipeline.lowrank.exports.rounding import rounded_weights
 from pipeline.lowrank.exports.to_torch import Layers, layers_of, narrowed_of
+from pipeline.lowrank.exports.torchao_int8 import in_8_bits
 from pipeline.lowrank.exports.transformer import is_transformer
 from pipeline.lowrank.network.inner.narrowing import NarrowedLayer
 
@@ -88,6 +90,9 @@ _CLASS = """
 class LowRank{name}(WithFactors, {name}):
     pass
 """
+_WORDS = """\
+Its tokenizer: `AutoTokenizer.from_pretrained(folder, trust_remote_code=True)`. Without the argument
+transformers asks first whether the code of the folder may run, and takes no answer for a no."""
 _REPAIR = """\
 ## Train it further
 The factors are plain Linear layers, so that `peft` adapts them, and `Trainer` trains them:
@@ -124,28 +129,17 @@ class ToHuggingFace(Format):
             f"from transformers import {auto}\n"
             f"model = {auto}.from_pretrained(folder, trust_remote_code=True).eval()\n"
         )
+        words = [_WORDS] if _reads_words(job.tokenizer) else []
         if not job.options.int8:
-            return Written(usage, notes=[_REPAIR])
-        small = _quantized(auto, folder)
+            return Written(usage, notes=[*words, _REPAIR])
+        small = in_8_bits(auto, folder, rounded_weights(job.network, job.calibration))
         expected = [call.of(small) for call in job.calls]
-        return Written(usage, check=Check("network", usage, job.calls, expected))
+        return Written(usage, words, Check("network", usage, job.calls, expected))
 
 
-def _quantized(auto: str, folder: Path) -> nn.Module:
-    """The model of the folder with the weights of its Linear layers in 8 bits, by channel, which
-    takes the place of what is in the folder."""
-    transformers: Any = importlib.import_module("transformers")
-    torchao: Any = importlib.import_module("torchao.quantization")
-    with quiet():
-        small: nn.Module = getattr(transformers, auto).from_pretrained(
-            folder,
-            trust_remote_code=True,  # of the code that was just written there
-            quantization_config=transformers.TorchAoConfig(torchao.Int8WeightOnlyConfig()),
-        )
-        for file in folder.glob("*.safetensors*"):
-            file.unlink()
-        small.eval().save_pretrained(folder)  # type: ignore[operator]
-    return small
+def _reads_words(tokenizer: Any) -> bool:
+    """Whether it is a tokenizer, and no processor of images or sound."""
+    return hasattr(tokenizer, "get_vocab")
 
 
 def save_transformer(job: Job, folder: Path, *, original: bool = True) -> None:

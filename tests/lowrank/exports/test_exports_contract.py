@@ -11,10 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pipeline import lowrank as lr
 from pipeline.lowrank.exports import FORMATS, checking, get_format
+from pipeline.lowrank.exports.calls import Call
 from pipeline.lowrank.exports.record import EXPORT_JSON, Export
+from pipeline.lowrank.exports.rounding import rounded_weights
 from pipeline.lowrank.network.costs import count_params
 from pipeline.lowrank.typed import load_record
 from tests.imports import ROOT
@@ -44,6 +47,7 @@ ROWS = [
     Row("dense", {"model.safetensors"}, False, "dense"),
     Row("onnx", {"model.onnx"}, False, "plain"),
     Row("openvino", {"model.xml", "model.bin"}, False, "plain"),
+    Row("executorch", {"model.pte"}, False, "plain"),
     Row("pt2", {"model.pt2"}, False, "plain"),
     Row(
         "huggingface", {"model.safetensors", "config.json", "modeling_lowrank.py"}, True, "pivoted"
@@ -51,7 +55,9 @@ ROWS = [
 ]
 GRAPHS = ("onnx", "openvino", "pt2")
 KINDS = ("llama", "qwen2", "gpt2", "bert", "bert base", "t5", "vit")
-NEEDS = {"onnx": "onnxruntime", "openvino": "openvino"}  # of this project's extras
+NEEDS = {name: name for name in ("openvino", "executorch")} | {
+    "onnx": "onnxruntime"
+}  # of this project's extras
 Elsewhere = Callable[..., None]
 
 
@@ -191,7 +197,7 @@ def test_fewer_heads_generate_with_a_smaller_cache(kind: str, tmp_path: Path) ->
 
 
 @pytest.mark.exports
-@pytest.mark.parametrize("to", [*GRAPHS, "dense", "torch"])
+@pytest.mark.parametrize("to", [*GRAPHS, "executorch", "dense", "torch"])
 @pytest.mark.parametrize("kind", ["digits", "unet", "lstm", "attention", "experts"])
 def test_other_networks(kind: str, to: str, tmp_path: Path, elsewhere: Elsewhere) -> None:
     """Modules that were opened have no factorized class, and leave for torch with `form=dense`."""
@@ -234,11 +240,25 @@ def test_8_bits_of_a_graph(tmp_path: Path) -> None:
 
 
 @pytest.mark.exports
-def test_8_bits_of_a_transformer_lose_least_in_balanced_whole_factors(tmp_path: Path) -> None:
+def test_8_bits_of_a_transformer_are_weighed_by_its_inputs(tmp_path: Path) -> None:
+    """The file holds the numbers that were chosen, and they lose less than the nearest ones do;
+    without examples, whole factors lose least."""
     pytest.importorskip("torchao")
     model, _ = transformer_case("llama")
+    ids = torch.randint(2, 300, (32, 12), generator=torch.Generator().manual_seed(1))
+    weighed = lr.export(
+        model, tmp_path / "weighed", "huggingface", int8=True, form="pivoted", calibration=[ids]
+    )
+    numbers = rounded_weights(model, [Call((), {"input_ids": ids})])
+    stored = load_file(tmp_path / "weighed/model.safetensors")
+    found = [key for key in stored if key.endswith("qdata")]
+    for key in found:
+        name = key.removesuffix("._weight_qdata")
+        assert torch.equal(stored[key], numbers[name].numbers), name
+    assert len(found) >= 14
     auto = lr.export(model, tmp_path / "auto", "huggingface", int8=True)
     pivoted = lr.export(model, tmp_path / "pivoted", "huggingface", int8=True, form="pivoted")
     assert (auto.form, auto.dtype, auto.largest_difference) == ("plain", "int8", 0)
     assert auto.rounding is not None and pivoted.rounding is not None
     assert 0 < auto.rounding < pivoted.rounding
+    assert weighed.rounding is not None and weighed.rounding < 0.7 * pivoted.rounding
