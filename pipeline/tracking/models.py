@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
@@ -13,31 +13,30 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import numpy
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.data.files import load_task
 from pipeline.data.preprocessing import PREPROCESSING_JSON
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.exports.calls import Call, calls_of, is_sequence
+from pipeline.lowrank.exports.calls import calls_of
 from pipeline.lowrank.exports.converting import in_dtype, in_form
 from pipeline.lowrank.exports.export import export
 from pipeline.lowrank.exports.graph import Graphable
-from pipeline.lowrank.exports.normalised import Normalised
+from pipeline.lowrank.exports.normalised import Constants, Normalised
 from pipeline.lowrank.exports.readme import README
 from pipeline.lowrank.exports.to_huggingface import CONFIG
+from pipeline.lowrank.exports.to_pt2 import FILE
 from pipeline.lowrank.exports.transformer import is_transformer
 from pipeline.lowrank.forms.allowed import Allowed
 from pipeline.lowrank.forms.files import load
 from pipeline.reporting.run.leaving import constants, example, notes, tokenizer
+from pipeline.tracking.signatures import tensor_signature, text_signature
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.models import ModelSignature
 
 REFUSED = "lowrank.model"  # the tag that says why MLflow has a folder instead of a model
-_NEW_TOKENS = 64  # that a served language model answers, where the request does not say
 # Tasks whose network reads and answers in text, by the pipeline of transformers that does.
 _TEXT = {
     "causal_lm": "text-generation",
@@ -59,7 +58,8 @@ def log_model(client: MlflowClient, run_id: str, root: Path, allow: Iterable[All
     without this project.
 
     A transformer that reads text is one of the flavour `transformers`: text in, text out. Any other
-    network is a graph of torch.export that takes examples as they are stored, any number of them.
+    network is a graph of torch.export that takes examples as they are stored, any number of them,
+    several inputs by their names.
     Where MLflow cannot hold the network that is told, and the export `torch` is logged as a folder
     instead; the run is finished either way.
     """
@@ -136,7 +136,7 @@ def _log_text(network: nn.Module, words: Any, pipeline: str, root: Path) -> None
             name="model",
             task=pipeline,
             input_example=[text],
-            signature=_text_signature(pipeline),
+            signature=text_signature(pipeline),
             model_card=ModelCard((folder / README).read_text()),
             pip_requirements=_requirements("torch", "transformers", "accelerate"),
         )
@@ -146,21 +146,44 @@ def _log_graph(network: nn.Module, root: Path) -> None:
     import mlflow
 
     folder = root / "out/fine_tuned"
-    if (folder / PREPROCESSING_JSON).is_file():
-        network = Normalised(network, constants(folder))
-    network = in_form(in_dtype(network, torch.float32), "plain")
+    normalise = constants(folder) if (folder / PREPROCESSING_JSON).is_file() else None
+    network = in_dtype(network, torch.float32)
     batch = example(root / "out/data", stored=True)
+    if isinstance(batch, dict):
+        _log_named_graph(network, batch, normalise)
+        return
+    if normalise is not None:
+        network = Normalised(network, normalise)
     calls = calls_of(batch)
-    graph = Graphable(network, calls[0]).eval()
-    arrays = tuple(value.numpy() for value in calls[0].tensors.values())
+    graph = Graphable(in_form(network, "plain"), calls[0]).eval()
     mlflow.pytorch.log_model(
         graph,
         name="model",
-        input_example=arrays[0] if len(arrays) == 1 else arrays,
-        signature=_tensor_signature(graph, calls),
+        input_example=batch.numpy(),
+        signature=tensor_signature(graph, calls),
         pip_requirements=_requirements("torch", "numpy"),
         serialization_format="pt2",
     )
+
+
+def _log_named_graph(
+    network: nn.Module, batch: Mapping[str, Tensor], normalise: Mapping[str, Constants] | None
+) -> None:
+    """The export `pt2`, called by the names of its inputs; MLflow's flavour of torch takes one."""
+    import mlflow
+
+    inside = network if normalise is None else Normalised(network, normalise)
+    calls = calls_of(batch)
+    with TemporaryDirectory() as name:
+        export(network, Path(name, "graph"), "pt2", example=batch, normalise=normalise)
+        mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(Path(__file__).with_name("named_graph.py")),
+            artifacts={"graph": str(Path(name, "graph", FILE))},
+            input_example={key: value.numpy() for key, value in calls[0].named.items()},
+            signature=tensor_signature(Graphable(inside, calls[0]).eval(), calls),
+            pip_requirements=_requirements("torch", "numpy"),
+        )
 
 
 def _log_folder(client: MlflowClient, run_id: str, network: nn.Module, root: Path) -> None:
@@ -177,43 +200,6 @@ def _log_folder(client: MlflowClient, run_id: str, network: nn.Module, root: Pat
             print(f"track: no export for torch alone: {error}")
             folder = saved
         client.log_artifacts(run_id, str(folder), "network")
-
-
-def _text_signature(pipeline: str) -> ModelSignature:
-    """Strings in; what the pipeline answers for each."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
-
-    answers = Schema([ColSpec("string")])
-    if pipeline == "text-classification":
-        answers = Schema([ColSpec("string", name="label"), ColSpec("double", name="score")])
-    if pipeline == "feature-extraction":
-        answers = Schema([TensorSpec(numpy.dtype("float64"), (-1,), "double")])
-    takes = Schema([ColSpec("string")])
-    if pipeline != "text-generation":
-        return ModelSignature(takes, answers)
-    length = ParamSpec("max_new_tokens", "integer", _NEW_TOKENS)
-    return ModelSignature(takes, answers, ParamSchema([length]))
-
-
-def _tensor_signature(graph: Graphable, calls: Sequence[Call]) -> ModelSignature:
-    """Tensors in and out, of which batch and length are free."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema, TensorSpec
-
-    inputs: list[ColSpec | TensorSpec] = []
-    outputs: list[ColSpec | TensorSpec] = []
-    given = calls[0].tensors
-    for name, value in zip(graph.names, given.values(), strict=True):
-        shape = (-1, -1) if is_sequence(value) else (-1, *value.shape[1:])
-        inputs.append(TensorSpec(value.numpy().dtype, shape, name if len(given) > 1 else None))
-    answers = [call.of(graph) for call in calls]
-    several = len(answers[0]) > 1
-    for name, value in answers[0].items():
-        sizes = zip(*(answer[name].shape for answer in answers), strict=True)
-        shape = tuple(one[0] if len(set(one)) == 1 else -1 for one in sizes)
-        outputs.append(TensorSpec(value.numpy().dtype, shape, name if several else None))
-    return ModelSignature(Schema(inputs), Schema(outputs))
 
 
 def _requirements(*packages: str) -> list[str]:

@@ -20,15 +20,20 @@ import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
+from safetensors.torch import save_file
 
 from pipeline import lowrank as lr
 from pipeline.data.files import load_facts, load_split
+from pipeline.data.options import DataOptions
+from pipeline.data.preparation import prepare_data
 from pipeline.data.preprocessing import save_preprocessing
+from pipeline.lowrank.tasks import Regression
 from pipeline.models.resnet import ResNet
 from pipeline.tracking.models import REFUSED, log_model, model_of, register
 from pipeline.tracking.options import TrackOptions
 from pipeline.tracking.store import open_client
 from tests.models.transformers_case import write_book, write_model
+from tests.stages.nets import TwoInputs
 from tests.tracking.undecided import Undecided
 
 SPEC = {"_target_": "pipeline.models.resnet.ResNet", "widths": [12], "blocks": [1], "hidden": 16}
@@ -132,6 +137,36 @@ def test_a_language_model_is_asked_in_words_and_answers_in_words(client: MlflowC
         first, second = asked(address, request)
     assert first.startswith("the river") and second.startswith("a small boat")
     assert len(first) > len("the river")
+
+
+def test_a_network_of_several_inputs_answers_to_them_by_their_names(client: MlflowClient) -> None:
+    """In any order, and any number of examples."""
+    parts = {"a": torch.rand(200, 12), "b": torch.rand(200, 5)}
+    tensors = {f"inputs.{key}": value for key, value in parts.items()}
+    save_file({**tensors, "labels": torch.rand(200)}, "data.safetensors")
+    options = DataOptions(
+        name="tensors", path="data.safetensors", calibration=20, validation=20, test=20
+    )
+    prepare_data(Path("out/data"), options, Regression(), seed=0)
+    torch.manual_seed(0)
+    net = TwoInputs().eval()
+    split = load_split(Path("out/data"), "test")
+    lr.compress_(net, lr.Energy(0.8), split.batch(slice(0, 1))[0])
+    lr.save(net, "out/fine_tuned", {"_target_": f"{TwoInputs.__module__}.TwoInputs"})
+    save_preprocessing(Path("out/fine_tuned"), load_facts(Path("out/data")).preprocessing)
+    run = run_of(client)
+    log_model(client, run, Path(), [TwoInputs])
+    model = model_of(client, run)
+    assert model is not None, client.get_run(run).data.tags
+    loaded = mlflow.pyfunc.load_model(f"models:/{model}")
+    stored = {key: split.stored[key][:7].numpy() for key in ("b", "a")}
+    expected = net(**split.batch(slice(0, 7))[0])
+    found = loaded.predict(stored)
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert torch.allclose(torch.from_numpy(found[key]), value, atol=1e-5)
+    with pytest.raises(mlflow.MlflowException, match="missing inputs"):
+        loaded.predict({"a": stored["a"]})
 
 
 def test_a_network_that_torch_cannot_export_is_logged_as_a_folder(
