@@ -83,9 +83,9 @@ class Narrowing:
         self, model: nn.Module, analysis: Analysis, names: Mapping[str, object]
     ) -> Narrowing:
         """The same with the eliminations of these dimensions, in the metric of the analysis."""
-        missing = [name for name in names if name not in self.eliminations]
+        known = {name for name, one in self.eliminations.items() if one.errors}
         found = {}
-        for name in missing:
+        for name in [name for name in names if name not in known]:
             dimension = self.found[name]
             weights = _weights(model, dimension.readers)
             order = self.orders.get(name)

@@ -217,6 +217,26 @@ def test_a_plan_file_builds_the_same_network(
         lr.load_plan(tmp_path / "plan.json")
 
 
+def test_a_plan_of_a_file_is_edited_after_it_was_applied(
+    analysis: Analysis, tmp_path: Path
+) -> None:
+    """What was as the file has it has no errors of its own; an edit asks for them."""
+    plan = lr.plan_from(network(), analysis, lr.Budget(params=0.5), methods=[lr.Interpolative()])
+    lr.save_plan(tmp_path / "plan.json", plan)
+    read = lr.apply_(network(), lr.load_plan(tmp_path / "plan.json"), analysis).plan
+    wider = lr.PlannedLayer(NARROWED, (plan.widths["blocks.1.conv2"] + 1,))
+    changes = dict.fromkeys(("blocks.1.conv1", "blocks.1.conv2"), wider)
+    nets = [network(), network()]
+    done = [
+        lr.apply_(net, one.with_layers(**changes), analysis)
+        for net, one in zip(nets, (plan, read), strict=True)
+    ]
+    assert done[1].plan.expected.layers == done[0].plan.expected.layers
+    assert done[1].layers == done[0].layers
+    inputs = CASE.inputs(dtype=torch.float32)
+    assert torch.equal(nets[0](inputs), nets[1](inputs))
+
+
 def test_edits_are_checked(analysis: Analysis) -> None:
     plan = lr.plan_from(network(), analysis, lr.Budget(params=0.5), methods=[lr.Interpolative()])
     width = plan.widths["blocks.1.conv2"]
