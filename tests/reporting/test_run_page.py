@@ -14,6 +14,7 @@ from pipeline.evaluation.timings import Latency, Timings
 from pipeline.lowrank.planning.timing.device import Device
 from pipeline.lowrank.tasks.measure import ACCURACY
 from pipeline.reporting.intervals import interval
+from pipeline.reporting.run.page.contest import allocation_words
 from pipeline.reporting.run.page.layers import block_of
 from pipeline.reporting.run.page.training import course_of
 from pipeline.reporting.run.page.write import page, write_page
@@ -85,6 +86,16 @@ def test_the_interval_covers_the_share_as_often_as_it_says() -> None:
                         "causal_lm", 9)  # fmt: skip
     assert measured is not None and (measured.low, measured.high) == (0.4, 0.7)
     assert interval(ACCURACY, {"accuracy": 0.5}, "segmentation", 9) is None
+
+
+def test_every_plan_of_a_contest_has_words_of_its_own(story: Story) -> None:
+    names = [f"{way}{corrected}" for way in ("absolute", "half uniform", "uniform")
+             for corrected in ("", ", corrected")]  # fmt: skip
+    told = {name: allocation_words(story.facts.plan, name) for name in names}
+    assert len({*told.values()}) == len(names)
+    # Weights that lead to the uniform plan do not keep the same fraction of every layer.
+    assert [n for n, words in told.items() if "same fraction" in words] == ["uniform"]
+    assert told["uniform, corrected"] == "errors weighed for the uniform plan, corrected"
 
 
 def test_everything_that_is_known_is_on_the_page(story: Story) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from pipeline.lowrank.analysis.tables import number_text
 from pipeline.lowrank.planning.plan import Contestant, Plan
 from pipeline.reporting.page.axis import Axis, decades
@@ -65,10 +63,13 @@ def _dot(axis: Axis, value: float, kind: str) -> Dot:
 def allocation_words(plan: Plan, allocation: str) -> str:
     """What a plan weighs, in words: "absolute, without factors" → "loss in nats, without
     factors"."""
-    first, comma, rest = allocation.partition(", ")
-    words: dict[str, Callable[[], str]] = {
-        "absolute": lambda: "errors in nats" if plan.metric == "fisher" else "errors as they are",
-        "relative": lambda: "errors relative to each layer",
-        "uniform": lambda: "the same fraction of every layer",
+    words = {
+        "absolute": "errors in nats" if plan.metric == "fisher" else "errors as they are",
+        "relative": "errors relative to each layer",
+        "uniform": "the same fraction of every layer",
+        # Neither keeps the same fraction of every layer.
+        "half uniform, corrected": "errors weighed halfway to the uniform plan, corrected",
+        "uniform, corrected": "errors weighed for the uniform plan, corrected",
     }
-    return f"{words[first]() if first in words else first}{comma}{rest}"
+    first, comma, rest = allocation.partition(", ")
+    return words.get(allocation, f"{words.get(first, first)}{comma}{rest}")
