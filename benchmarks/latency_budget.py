@@ -22,10 +22,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks.speed import measured
 from benchmarks.zoo.vision import import_vision
 from pipeline import lowrank as lr
-from pipeline.evaluation.latency import forms
-from pipeline.lowrank.planning.timing.measuring import Stopwatch, take_turns
 from pipeline.models.resnet import ResNet
 
 _BATCH = 32
@@ -109,21 +108,10 @@ def _row(network: nn.Module, batch: Tensor, methods: str, budget: float) -> tupl
     expected = plan.expected.latency
     assert expected is not None
     small = lr.apply_(copy.deepcopy(network), plan, certified=False).network
-    share = _time(small, network, batch)
+    found = measured({"small": small, "dense": network}, lambda one: partial(one, batch))
+    share = found["small"][0] / found["dense"][0]
     kept = plan.expected.planned.params / plan.expected.dense.params
     return f"{expected.kept:.3f}", f"{share:.3f}", f"{1 / share:.2f}×", f"{kept:.0%}"
-
-
-def _time(small: nn.Module, dense: nn.Module, batch: Tensor) -> float:
-    """The time of a network relative to the dense one, each in its fastest form."""
-    watches = []
-    for place, network in enumerate((small, dense)):
-        for run in forms(network).values():
-            pieces = {n: m for n, m in run.named_modules() if not list(m.children())}
-            watches.append((place, Stopwatch(partial(run, batch), pieces)))
-    take_turns([watch for _, watch in watches])
-    best = [min(watch.whole for p, watch in watches if p == place) for place in (0, 1)]
-    return best[0] / best[1]
 
 
 if __name__ == "__main__":

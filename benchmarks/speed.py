@@ -12,8 +12,10 @@ one thread its own processor time counts.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from rich.console import Console
@@ -45,7 +47,7 @@ def main() -> None:
     table = Table("workload", "network", "form", "milliseconds", "faster")
     for kind in chosen.workloads:
         workload = Workload(workload=kind, workload_examples=chosen.examples)
-        found = measured(networks, workload, batch)
+        found = measured(networks, partial(workload.run, batch=batch))
         dense, _ = found["dense"]
         for name, (time, form) in found.items():
             table.add_row(str(workload), name, form, f"{time:.2f}", f"{dense / time:.2f}×")
@@ -53,15 +55,18 @@ def main() -> None:
 
 
 def measured(
-    networks: dict[str, nn.Module], workload: Workload, batch: Any
+    networks: Mapping[str, nn.Module], run_of: Callable[[nn.Module], Callable[[], object]]
 ) -> dict[str, tuple[float, str]]:
-    """{network: (milliseconds, the form in which it takes them)}, each in its fastest form."""
+    """{network: (milliseconds, the form in which it takes them)}, each in its fastest form.
+
+    run_of: one call of a network, ready to be repeated.
+    """
     watches: dict[tuple[str, str], Stopwatch] = {}
     with torch.inference_mode():
         for name, network in networks.items():
-            for form, run in forms(network).items():
-                pieces = {n: m for n, m in run.named_modules() if not list(m.children())}
-                watches[name, form] = Stopwatch(workload.run(run, batch), pieces)
+            for form, one in forms(network).items():
+                pieces = {n: m for n, m in one.named_modules() if not list(m.children())}
+                watches[name, form] = Stopwatch(run_of(one), pieces)
     take_turns(list(watches.values()))
     return {
         name: min((w.whole / 1e6, form) for (other, form), w in watches.items() if other == name)

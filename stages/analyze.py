@@ -11,11 +11,10 @@ from pipeline.lowrank.analysis.analysis import analyze
 from pipeline.lowrank.analysis.files import save_analysis
 from pipeline.lowrank.analysis.options import AnalysisOptions
 from pipeline.lowrank.forms.files import NETWORK
-from pipeline.machine.checksums import content_sha256
 from pipeline.machine.devices import FabricOptions, one_device
 from pipeline.machine.memory import peak_memory_gib
 from pipeline.machine.number_formats import check_bfloat16
-from pipeline.machine.scratch import scratch
+from pipeline.machine.scratch import scratch_for
 from pipeline.training.weight_history import weights_in_training
 from stages._io import main, section, section_options
 from stages._network import load_network
@@ -28,7 +27,7 @@ def run() -> None:
     check_bfloat16({"fabric": {"accelerator": device.type}, "analyze": section("analyze")})
     chosen = section_options("analyze", AnalysisOptions)
     model = load_network(BASELINE).to(device)
-    spill = scratch("spectra") / content_sha256(BASELINE / NETWORK)
+    spill = scratch_for("spectra", [Path("params.yaml"), BASELINE / NETWORK])
     analysis = analyze(
         model,
         calibration=statistics_batches(DATA, chosen.batch_size),

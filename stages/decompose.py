@@ -37,9 +37,9 @@ def run() -> None:
     plan, analysis = load_plan(PLAN), load_analysis(ANALYSIS, device)
     example = statistics_batches(DATA, 1, most=1)[0]
     changed = load_network(BASELINE).to(device)
-    spill = scratch_for("factors", [Path("params.yaml"), BASELINE / NETWORK, ANALYSIS, PLAN])
-    kept = spill if device.type == "cpu" else None
-    done = apply_(changed, plan, analysis, example=example, spill=kept)
+    read = [Path("params.yaml"), BASELINE / NETWORK, ANALYSIS, PLAN]
+    spill = scratch_for("factors", read) if device.type == "cpu" else None
+    done = apply_(changed, plan, analysis, example=example, spill=spill)
     batches = statistics_batches(DATA, size, most=chosen.examples) if chosen.wanted else []
     held_out = held_out_batches(DATA, size, most=chosen.held_out) if chosen.wanted else []
     settled = settle(
@@ -52,7 +52,8 @@ def run() -> None:
     save_preprocessing(folder, load_facts(DATA).preprocessing)
     save_record(folder / "layers.json", settled.report)
     save_record(folder / "bounds.json", bounds)
-    shutil.rmtree(spill, ignore_errors=True)
+    if spill is not None:
+        shutil.rmtree(spill, ignore_errors=True)
 
 
 def _certify(dense: nn.Module, model: nn.Module, names: list[str]) -> Bounds:
