@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.lowrank.errors import LowRankError
@@ -71,7 +71,7 @@ def opened(folder: Path, code: str, packages: Sequence[str], calls: Sequence[Cal
             said = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
             raise LowRankError(f"the export does not run in a process of its own: {said[-1]}")
         result = json.loads((place / "result.json").read_text())
-        found = load_file(place / "outputs.safetensors")
+        found = torch.load(place / "outputs.pt", weights_only=True)
     outputs: list[dict[str, Tensor]] = [{} for _ in calls]
     for key, value in found.items():
         number, _, name = key.partition(".")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from pipeline import lowrank as lr
-from pipeline.lowrank.exports.calls import calls_of
+from pipeline.lowrank.exports.calls import Call, calls_of
 from pipeline.lowrank.exports.rounding import rounded, rounded_pivots, rounded_weights
+from pipeline.lowrank.forms.surgery import Factorized
+from tests.lowrank.exports.export_case import transformer_case
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -100,3 +104,26 @@ def test_the_linears_of_a_network_are_weighed_by_what_they_read() -> None:
         not torch.equal(one.numbers, found[name].numbers)
         for name, one in rounded_weights(net, []).items()
     )
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_examples_make_the_layers_of_a_transformer_lose_less(seed: int) -> None:
+    """On the same inputs, beside what layers lose whose inputs all count alike."""
+    model, _ = transformer_case("llama")
+    ids = torch.randint(2, 300, (32, 12), generator=torch.Generator().manual_seed(seed))
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, Factorized):
+            layer.register_forward_hook(lambda _, x, y, name=name: seen.update({name: (x[0], y)}))
+    with torch.no_grad():
+        model(ids)
+        lost = []
+        for calls in ([Call((), {"input_ids": ids})], []):
+            small = copy.deepcopy(model)
+            for name, one in rounded_weights(model, calls).items():
+                small.get_parameter(f"{name}.weight").copy_(one.matrix())
+            given = list(seen.items())  # the copies of the hooks see more
+            outputs = [(small.get_submodule(name)(x), y) for name, (x, y) in given]
+            lost.append(sum(((z - y).norm() / y.norm()).square().item() for z, y in outputs))
+    assert len(seen) >= 14
+    assert 0 < lost[0] < 0.7 * lost[1]
