@@ -19,7 +19,7 @@ from pipeline.reporting.run.page.write import write_page
 from pipeline.reporting.sweep.write import write_comparison
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-_COLOURS = 128  # of a picture: flat surfaces and text
+_COLOURS = 256  # of a picture: flat surfaces and text
 
 
 def shoot(page: Path, to: Path, width: int, height: int, *, dark: bool = False) -> None:
@@ -38,7 +38,7 @@ def shoot(page: Path, to: Path, width: int, height: int, *, dark: bool = False) 
             check=True, capture_output=True, timeout=120,
         )  # fmt: skip
         with Image.open(taken) as image:
-            image.convert("RGB").quantize(_COLOURS).save(to, optimize=True)
+            image.convert("RGB").quantize(_COLOURS, Image.Quantize.MAXCOVERAGE).save(to, optimize=True)
 
 
 def main() -> None:
