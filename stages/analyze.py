@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from pipeline.data.calibration import statistics_batches
-from pipeline.data.files import load_task
+from pipeline.data.files import DATA_JSON, TASK_JSON, load_task
 from pipeline.lowrank.analysis.analysis import analyze
 from pipeline.lowrank.analysis.files import save_analysis
 from pipeline.lowrank.analysis.options import AnalysisOptions
@@ -27,7 +27,8 @@ def run() -> None:
     check_bfloat16({"fabric": {"accelerator": device.type}, "analyze": section("analyze")})
     chosen = section_options("analyze", AnalysisOptions)
     model = load_network(BASELINE).to(device)
-    spill = scratch_for("spectra", [Path("params.yaml"), BASELINE / NETWORK])
+    read = [Path("params.yaml"), BASELINE / NETWORK, DATA / DATA_JSON, DATA / TASK_JSON]
+    spill = scratch_for("spectra", read)
     analysis = analyze(
         model,
         calibration=statistics_batches(DATA, chosen.batch_size),
@@ -37,11 +38,11 @@ def run() -> None:
         spill=spill,
     )
     targets = analysis.targets
-    # Values that stand alone are those of the weight itself, if it is one matrix.
+    # In the metric weight, values that stand alone are those of the weight, if it is one matrix.
     known = {
         name: one.views["mode0"].singular_values
         for name, one in analysis.spectra.items()
-        if one.values_alone and one.groups == 1
+        if chosen.metric == "weight" and one.values_alone and one.groups == 1
     }
     weights = weights_in_training(BASELINE, model, list(targets), targets, known)
     save_analysis(Path("out/analysis"), analysis, weights)

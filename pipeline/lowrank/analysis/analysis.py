@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,28 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.analysis.again import at_present_costs
-from pipeline.lowrank.analysis.collecting import collect_moments
-from pipeline.lowrank.analysis.measurable import check_measurable, measurable
+from pipeline.lowrank.analysis.measurable import Measured, measurable
+from pipeline.lowrank.analysis.measuring import measure
 from pipeline.lowrank.analysis.memory import WIDEST
-from pipeline.lowrank.analysis.metrics import (
-    DAMPING,
-    Metric,
-    make_metric,
-)
-from pipeline.lowrank.analysis.moments import Moments
+from pipeline.lowrank.analysis.metrics import Metric
 from pipeline.lowrank.analysis.options import AnalysisOptions, MetricName
 from pipeline.lowrank.analysis.overview import analysis_table
-from pipeline.lowrank.analysis.routing import rare_groups
-from pipeline.lowrank.analysis.spectra import (
-    Spectra,
-    analyze_weight,
-    spilled,
-)
+from pipeline.lowrank.analysis.spectra import Spectra, analyze_weight
+from pipeline.lowrank.analysis.spill import Spill
+from pipeline.lowrank.analysis.stored import StoredMetrics
 from pipeline.lowrank.analysis.survey import Survey, survey
 from pipeline.lowrank.analysis.whitened import WhitenedWeights
-from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.dense import multiplied_out
-from pipeline.lowrank.network.calling import beside, device_of, evenly, first_example, placed
+from pipeline.lowrank.network.calling import beside, device_of, first_example, placed
 from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.executing import Executor, each
 from pipeline.lowrank.network.opening import opened
@@ -123,8 +114,9 @@ def analyze(
         no calibration).
     task: what the model predicts (default: `Classification()`).
     seed: of the labels that `fisher` draws.
-    spill: for the metric `weight`: a folder for the spectra of each layer as they come, which then
-        take no memory; what it holds already is not computed again. It must be of this network.
+    spill: a folder for the metric and the spectra of each layer as they come, which then take no
+        memory; what it holds already for these options is not computed again. It must be of this
+        network, calibration and task. Of large matrices it gets values alone: `View.basis`.
     executor: who computes the spectra, layer by layer; None: this process. With `spill` the folder
         must be one that its processes and this one share, and numbers pass through it alone.
 
@@ -135,69 +127,44 @@ def analyze(
     calibration = beside(model, calibration)
     if example is None:
         example = first_example(calibration)
-    place = device_of(model)
-    limit = round(chosen.memory_gib * 2**30)
-    some, others = evenly(calibration, chosen.gradient_share)
-    moments = None
+    known: Mapping[str, Measured] = {}
+    kept = None if spill is None else Spill.of(spill, chosen, seed)
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         # From the survey on: the hooks are put on the layers that it finds.
         network, factorized = stack.enter_context(multiplied_out(model))
         stack.enter_context(opened(network))
-        example = placed(example, place)
+        example = placed(example, device_of(model))
         found = survey(network, example, chosen.include, chosen.exclude, calibration)
         if chosen.metric != "weight":
-            check_measurable(network, found.targets, limit)
-            stack.enter_context(torch.autocast(place.type, torch.bfloat16, enabled=chosen.bf16))
-            moments = collect_moments(
-                network,
-                some,
-                found.modules,
-                gradients=chosen.metric == "fisher",
-                task=task,
-                seed=seed,
-                memory_limit=limit,
-                further=others,
-            )
+            given = (network, found, calibration, chosen)
+            known = measure(*given, task=task, seed=seed, spill=kept)
     found = at_present_costs(found, model, factorized)
-    return analysis_in(found, chosen.metric, moments, chosen.damping, spill, executor)
+    return _analysis(found, chosen, known, kept, executor)
 
 
-def analysis_in(
+def _analysis(
     found: Survey,
-    metric: MetricName,
-    moments: Mapping[str, Moments] | None = None,
-    damping: float = DAMPING,
-    spill: Path | None = None,
-    executor: Executor | None = None,
+    chosen: AnalysisOptions,
+    known: Mapping[str, Measured],
+    spill: Spill | None,
+    executor: Executor | None,
 ) -> Analysis:
-    """The spectra of all targets in a metric.
+    """The spectra of all targets in a metric. Targets that the calibration data or the loss's
+    gradient never reach are skipped, with that reason.
 
-    moments: {target: its moments} of `collect_moments`, which `input` and `fisher` need.
-    damping: of `fisher`.
-    spill, executor: as of `analyze`.
-
-    Targets that the calibration data or the loss's gradient never reach are skipped, with that
-    reason. Raises LowRankError where a metric needs moments that are not given, and where no target
-    is left.
+    known: {target: what its moments say}; empty for the metric `weight`.
     """
-    metrics: dict[str, Metric] = {}
+    metric = chosen.metric
     if metric != "weight":
-        if moments is None:
-            raise LowRankError(f"metric {metric!r} needs calibration data: give its moments")
-        found = measurable(found, metric, moments)
-        metrics = {
-            n: make_metric(metric, moments[n], t, damping)
-            for n, t in steps(found.targets.items(), "metric")
-        }
-    folder = None if metrics else spill
-    jobs = [(name, metrics.get(name), folder) for name in found.modules]
-    if executor is not None and folder is not None:
-        written = each(executor, _write, _with_weights(found, jobs))
-        for _ in steps(jobs, "spectra"):
+        found = measurable(found, metric, known)
+    metrics = StoredMetrics({name: known[name].parts for name in found.targets if name in known})
+    if executor is not None and spill is not None:
+        written = each(executor, _write, _jobs(found, metrics, spill))
+        for _ in steps(found.modules, "spectra"):
             next(written)
         executor = None  # they are in the folder now
-    parts = each(executor, _spectra, _with_weights(found, jobs))
+    parts = each(executor, _spectra, _jobs(found, metrics, spill))
     spectra = dict(zip(steps(found.modules, "spectra"), parts, strict=True))
     return Analysis(
         metric=metric,
@@ -206,26 +173,29 @@ def analysis_in(
         spectra=spectra,
         skipped=found.skipped,
         metrics=metrics,
-        damping=damping if metric == "fisher" else None,
-        notes={n: told for n in metrics if moments and (told := rare_groups(moments[n]))},
+        damping=chosen.damping if metric == "fisher" else None,
+        notes={name: known[name].note for name in metrics if known[name].note},
         example=found.example,
     )
 
 
-_Job = tuple[str, Metric | None, Path | None]
+_Job = tuple[str, Metric | None, Spill | None]
 
 
-def _with_weights(found: Survey, jobs: Iterable[_Job]) -> Iterator[tuple[Tensor, int, _Job]]:
-    """The jobs with the weights of their layers, each read when it is its turn."""
-    for job in jobs:
-        module = found.modules[job[0]]
-        yield dense_weight(module), groups_of(module), job
+def _jobs(
+    found: Survey, metrics: StoredMetrics, spill: Spill | None
+) -> Iterator[tuple[Tensor, int, _Job]]:
+    """The weight of each layer, its groups, and what it needs, each read when it is its turn; of
+    layers that are spilled the metric lies in the folder."""
+    for name, module in found.modules.items():
+        metric = metrics.get(name) if spill is None else None
+        yield dense_weight(module), groups_of(module), (name, metric, spill)
 
 
 def _spectra(weight: Tensor, groups: int, job: _Job) -> Spectra:
-    name, metric, folder = job
-    if folder is not None:
-        return spilled(folder, name, weight, groups)
+    name, metric, spill = job
+    if spill is not None:
+        return spill.spectra(name, weight, groups)
     return analyze_weight(metric.whiten(weight) if metric else weight, groups)
 
 

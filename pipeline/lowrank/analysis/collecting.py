@@ -13,6 +13,7 @@ from pipeline.lowrank.analysis.memory import WIDEST, blocks_within
 from pipeline.lowrank.analysis.moments import (
     Moments,
     Read,
+    accumulate,
     check_sums,
     gram,
     steady_centre,
@@ -23,6 +24,7 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.by_hand import reads_as
 from pipeline.lowrank.network.calling import (
     answer,
+    backward,
     call,
     evaluating,
     layer_input,
@@ -68,22 +70,44 @@ def collect_moments(
     than `memory_limit`; when no target is reached, or when an activation, an output or a gradient
     is NaN or Inf.
     """
-    if not len(batches):
-        raise LowRankError("the calibration set is empty: give at least one batch of examples")
-    found: dict[str, Moments] = {}
-    task = task or Classification()
-    if gradients:
-        task = task.fitted(answer(model, batch) for batch in batches)
-    for block in blocks_within(targets, gradients, memory_limit):
-        one = _Pass(model, block, gradients, task, seed)
-        found |= one.run(batches, further)
+    blocks = moments_by_block(
+        model, batches, targets,
+        gradients=gradients, task=task, seed=seed, memory_limit=memory_limit, further=further,
+    )  # fmt: skip
+    found = {name: one for block in blocks for name, one in block.items() if one is not None}
     if not found:
         name = next(iter(targets))
         raise LowRankError(
             f"layer {name!r} is not reached by the calibration data, nor is any other; give "
             "examples that the layers read"
         )
-    return {name: found[name] for name in targets if name in found}
+    return found
+
+
+def moments_by_block(
+    model: nn.Module,
+    batches: Sequence[Any],
+    targets: Mapping[str, nn.Module],
+    *,
+    gradients: bool,
+    task: Task | None = None,
+    seed: int = 0,
+    memory_limit: int = 8 << 30,
+    further: Sequence[Any] = (),
+) -> Iterator[dict[str, Moments | None]]:
+    """`collect_moments`, a pass over the batches at a time: the moments of as many of the targets,
+    in their order, as fit into memory; None for one that no batch reaches.
+
+    Nobody else holds what was given: who takes the moments out of it frees their memory before the
+    next pass. The moments of a target are the same to the bit in whichever pass.
+    """
+    if not len(batches):
+        raise LowRankError("the calibration set is empty: give at least one batch of examples")
+    task = task or Classification()
+    if gradients:
+        task = task.fitted(answer(model, batch) for batch in batches)
+    for block in blocks_within(targets, gradients, memory_limit):
+        yield _Pass(model, block, gradients, task, seed).run(batches, further)
 
 
 class _Pass:
@@ -110,7 +134,7 @@ class _Pass:
         self.mask: Tensor | None = None
         self.latest: Read | None = None
 
-    def run(self, batches: Sequence[Any], further: Sequence[Any]) -> dict[str, Moments]:
+    def run(self, batches: Sequence[Any], further: Sequence[Any]) -> dict[str, Moments | None]:
         # Without gradients of parameters the backward pass costs only what the activations need.
         with evaluating(self.model), with_gradients(self.model, False), self._hooked():
             for batch in steps(batches, "moments"):
@@ -118,7 +142,8 @@ class _Pass:
             self.gradients = False
             for batch in steps(further, "moments of inputs"):
                 self._add(batch)
-        found = {name: sums.moments(name, self.units) for name, sums in self.stacks.items()}
+        found: dict[str, Moments | None] = dict.fromkeys(self.targets)
+        found |= {name: sums.moments(name, self.units) for name, sums in self.stacks.items()}
         return found | {n: self._moments(n) for n in self.targets if self.positions[n]}
 
     def _add(self, batch: Any) -> None:
@@ -132,7 +157,7 @@ class _Pass:
                 self.units += len(rows)
                 loss = self.task.sampled_loss(rows, self.generator)
                 if loss.requires_grad:
-                    _backward(loss)
+                    backward(loss)
         self.latest = None
 
     def _check_outputs(self, rows: Tensor) -> None:
@@ -225,29 +250,11 @@ class _Pass:
             self.latest = None  # its patches are its own
 
     def _count(self, name: str, squares: Tensor, total: Tensor, count: int) -> None:
-        _accumulate(self.inputs, name, squares)
-        _accumulate(self.means, name, total)
+        accumulate(self.inputs, name, squares)
+        accumulate(self.means, name, total)
         self.positions[name] += count
 
     def _add_outputs(self, name: str, module: nn.Module, grad: Tensor, mask: Tensor | None) -> None:
         rows = output_rows(module, grad.detach(), mask)
         wide = rows.shape[-1] > WIDEST
-        _accumulate(self.outputs, name, rows.double().square().sum(1) if wide else gram(rows))
-
-
-def _backward(loss: Tensor) -> None:
-    try:
-        torch.autograd.backward(loss)
-    except RuntimeError as error:  # of the network's own functions, in eval mode
-        told = " ".join(str(error).split())[:200]
-        raise LowRankError(
-            f"the network has no backward pass in eval mode ({told}); choose the metric input, "
-            "which needs none"
-        ) from error
-
-
-def _accumulate(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
-    if name in sums:
-        sums[name] += value
-    else:
-        sums[name] = value.clone()
+        accumulate(self.outputs, name, rows.double().square().sum(1) if wide else gram(rows))

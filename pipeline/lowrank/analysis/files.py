@@ -8,9 +8,9 @@ import torch
 
 from pipeline.lowrank.analysis.analysis import Analysis
 from pipeline.lowrank.analysis.history import WeightSpectra, save_weight_spectra
-from pipeline.lowrank.analysis.metrics import load_metrics, save_metrics
 from pipeline.lowrank.analysis.record import AnalysisRecord, TargetRecord, check_fit, diagnose_view
 from pipeline.lowrank.analysis.spectra import load_spectra, save_spectra
+from pipeline.lowrank.analysis.stored import load_metrics, save_metrics
 from pipeline.lowrank.typed import load_record, save_record
 
 FILE = "analysis.json"

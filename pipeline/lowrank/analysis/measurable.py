@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import nn
 
 from pipeline.lowrank.analysis.memory import WIDEST
+from pipeline.lowrank.analysis.metrics import make_metric
 from pipeline.lowrank.analysis.moments import Moments
 from pipeline.lowrank.analysis.options import MetricName
+from pipeline.lowrank.analysis.routing import rare_groups
+from pipeline.lowrank.analysis.stored import Parts, parts_of
 from pipeline.lowrank.analysis.survey import Survey
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.targets import Target
@@ -20,10 +24,34 @@ _WHITENING, _LEFT, _RIGHT = 24, 16, 24
 _ZERO = "the loss's gradient at it is zero on all calibration data"
 
 
-def measurable(found: Survey, metric: MetricName, moments: Mapping[str, Moments]) -> Survey:
-    """The survey without the targets that have no moments for the metric. Where the loss's gradient
-    is zero at all of them, which so tells nothing of any, they stay."""
-    reasons = {name: _unmeasured(moments.get(name), metric) for name in found.targets}
+@dataclass(frozen=True)
+class Measured:
+    """What the moments of a target say.
+
+    parts: of its metric; empty where there is none.
+    reason: why it cannot be measured; None where it can.
+    note: what its statistics lack; may be empty.
+    """
+
+    parts: Parts
+    reason: str | None
+    note: str
+
+    @classmethod
+    def of(cls, target: Target, moments: Moments | None, metric: str, damping: float) -> Measured:
+        """What these moments say, None being those of a target that no batch reaches. One at which
+        the gradient is zero has a metric, too: see `measurable`."""
+        reason = _unmeasured(moments, metric)
+        if moments is None or reason not in (None, _ZERO):
+            return cls({}, reason, "")
+        parts = parts_of(make_metric(metric, moments, target, damping))
+        return cls(parts, reason, rare_groups(moments))
+
+
+def measurable(found: Survey, metric: MetricName, known: Mapping[str, Measured]) -> Survey:
+    """The survey without the targets that cannot be measured. Where the loss's gradient is zero at
+    all of them, which so tells nothing of any, they stay."""
+    reasons = {name: known[name].reason for name in found.targets}
     why = {name: reason for name, reason in reasons.items() if reason is not None}
     if set(reasons.values()) == {_ZERO}:
         return found
@@ -36,7 +64,7 @@ def measurable(found: Survey, metric: MetricName, moments: Mapping[str, Moments]
     return found.without(why)
 
 
-def _unmeasured(moments: Moments | None, metric: MetricName) -> str | None:
+def _unmeasured(moments: Moments | None, metric: str) -> str | None:
     """Why a target with these moments cannot be measured, or None."""
     if moments is None:
         return "not reached by the calibration data"

@@ -13,13 +13,10 @@ SVD-LLM's (arXiv 2403.07378).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.lowrank.analysis.moments import Moments
@@ -27,7 +24,6 @@ from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.linalg import split_groups
 from pipeline.lowrank.network.targets import Target
 
-_FILE = "metrics.safetensors"
 METRICS = ("weight", "input", "fisher")
 
 DAMPING = 0.1  # what is added to G, relative to its mean diagonal
@@ -227,33 +223,3 @@ def cholesky(gram: Tensor, floor: Tensor, name: str) -> Tensor:
         f"damped {larger:,} times as much as usual; leave the layer out with "
         f"analyze.exclude=[{name}], or choose metric=weight"
     )
-
-
-def save_metrics(folder: Path, metrics: Mapping[str, Metric]) -> None:
-    """Writes folder/metrics.safetensors (float32); writes nothing where there are no metrics."""
-    if not metrics:
-        return
-    tensors = {
-        f"{name}/{key}": value.float().contiguous()
-        for name, metric in metrics.items()
-        for key, value in vars(metric).items()
-        if value is not None
-    }
-    save_file(tensors, folder / _FILE)
-
-
-def load_metrics(folder: Path, device: torch.device | str = "cpu") -> dict[str, Metric]:
-    """Reads what `save_metrics` wrote, to `device`. Raises LowRankError when it is missing or
-    damaged."""
-    path = folder / _FILE
-    parts: dict[str, dict[str, Tensor]] = {}
-    try:
-        for key, value in load_file(path).items():
-            name, _, part = key.rpartition("/")
-            parts.setdefault(name, {})[part] = value.to(device).double()
-        return {
-            name: Metric(found.get("left"), found["right"], found.get("mean"))
-            for name, found in parts.items()
-        }
-    except (OSError, SafetensorError, KeyError) as error:
-        raise LowRankError(f"{path}: no readable metrics ({error}); rerun analyze") from error

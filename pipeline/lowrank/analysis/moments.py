@@ -45,6 +45,14 @@ class Moments:
     counts: Tensor | None = None
 
 
+def accumulate(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
+    """Adds a value to the sum of this name, in place."""
+    if name in sums:
+        sums[name] += value
+    else:
+        sums[name] = value.clone()
+
+
 def check_sums(name: str, *sums: Tensor | None) -> None:
     """Raises LowRankError where a layer's sums hold NaN or Inf."""
     if not all(torch.isfinite(one).all() for one in sums if one is not None):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -180,18 +179,26 @@ def _view(matrices: Tensor) -> View:
     return View(eigenvalues.sum(0).cpu(), basis)
 
 
-def spilled(folder: Path, name: str, weight: Tensor, groups: int) -> Spectra:
-    """`analyze_weight` of the target, or `analyze_values` of a large one, kept in a file of the
-    folder from which its numbers are read when they are needed; of a file that is there already,
-    without computing anything."""
-    # A layer's name may hold what no file's name does.
-    known = hashlib.sha256(name.encode()).hexdigest()[:32]
+def spilled(
+    folder: Path,
+    known: str,
+    weight: Tensor,
+    groups: int,
+    whiten: Callable[[Tensor], Tensor] | None = None,
+) -> Spectra:
+    """`analyze_weight` of a weight, or `analyze_values` of a large one, kept in a file of the
+    folder, from which its numbers are read when they are needed; of a file that is there already,
+    without computing anything.
+
+    known: the file's name, letters, digits and dashes.
+    whiten: brings the weight into the metric; None for the metric `weight`.
+    """
     path = kept(folder, known)
     if path is None:
         analyzed = analyze_values if is_large(weight, groups) else analyze_weight
-        found = {name: analyzed(weight, groups)}
+        found = {known: analyzed(whiten(weight) if whiten else weight, groups)}
         path = keep(folder, known, lambda part: _write(part, found))
-    return _read(path, weight.device)[name]
+    return _read(path, weight.device)[known]
 
 
 def save_spectra(folder: Path, spectra: Mapping[str, Spectra]) -> None:

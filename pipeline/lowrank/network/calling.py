@@ -177,6 +177,18 @@ def answer(model: nn.Module, batch: Any) -> Any:
         return call(model, batch)
 
 
+def backward(loss: Tensor) -> None:
+    """The backward pass of a loss. Raises LowRankError where the network has none in eval mode."""
+    try:
+        torch.autograd.backward(loss)
+    except RuntimeError as error:  # of the network's own functions
+        told = " ".join(str(error).split())[:200]
+        raise LowRankError(
+            f"the network has no backward pass in eval mode ({told}); choose the metric input, "
+            "which needs none"
+        ) from error
+
+
 def padding_mask(batch: Any) -> Tensor | None:
     """(N, T) bool, false at padding; None where the batch has none.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -129,17 +130,18 @@ def test_what_float32_does_not_tell_apart_is_computed_in_float64() -> None:
         assert torch.equal(found, room.analyze_weight(matrix).views["mode0"].basis[..., :rank])
 
 
+@pytest.mark.parametrize("metric", ["weight", "fisher"])
 def test_a_large_network_keeps_no_bases_and_becomes_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    metric: Literal["weight", "fisher"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def small() -> nn.Module:
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(48, 24), nn.Linear(24, 40), nn.Linear(40, 4))
 
-    example = torch.randn(1, 48)
-    plain = analyze(small(), example)
+    chosen, x = lr.AnalysisOptions(metric=metric), [torch.randn(100, 48)]
+    plain = analyze(small(), calibration=x, chosen=chosen)
     monkeypatch.setattr(room, "LARGE", 24)
-    spilled = analyze(small(), example, spill=tmp_path)
+    spilled = analyze(small(), calibration=x, chosen=chosen, spill=tmp_path)
     assert [one.values_alone for one in spilled.spectra.values()] == [True, True, False]
     built = []
     for found in (plain, spilled):
