@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from pipeline.lowrank.analysis.again import at_present_costs
 from pipeline.lowrank.analysis.measurable import Measured, measurable
 from pipeline.lowrank.analysis.measuring import measure
-from pipeline.lowrank.analysis.memory import WIDEST
 from pipeline.lowrank.analysis.metrics import Metric
 from pipeline.lowrank.analysis.options import AnalysisOptions, MetricName
 from pipeline.lowrank.analysis.overview import analysis_table
@@ -44,7 +43,7 @@ class Analysis:
     skipped: {other layer or parameter: why it is no target}, the largest first.
     metrics: {name: the whitening of its weight}; empty for the metric `weight`.
     damping: that of the metric `fisher`, else None.
-    notes: {name: what its statistics lack}.
+    notes: {name: what its statistics lack}, of those that lack something.
     example: the batch of one that counted positions; None for an analysis from a file.
     """
 
@@ -72,17 +71,7 @@ class Analysis:
 
     def note(self, name: str) -> str:
         """What a reader of a plan should know about the errors of a target; may be empty."""
-        left = self.metrics[name].left if name in self.metrics else None
-        wide = left is not None and left.dim() == 2
-        notes = {
-            self.targets[name].note: True,
-            self.notes.get(name, ""): True,
-            f"G is diagonal: more than {WIDEST:,} outputs": wide,
-            "no gradient at any layer: errors are those of its output, no nats": left is not None
-            and not wide
-            and bool((left == torch.eye(left.shape[-1]).to(left)).all()),
-        }
-        return "; ".join(note for note, applies in notes.items() if note and applies)
+        return "; ".join(filter(None, [self.targets[name].note, self.notes.get(name)]))
 
     def __repr__(self) -> str:
         return f"Analysis({self.metric}, {len(self.targets)} targets)"

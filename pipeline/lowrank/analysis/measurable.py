@@ -45,7 +45,15 @@ class Measured:
         if moments is None or reason not in (None, _ZERO):
             return cls({}, reason, "")
         parts = parts_of(make_metric(metric, moments, target, damping))
-        return cls(parts, reason, rare_groups(moments))
+        wide = moments.outputs is not None and moments.outputs.dim() == 2
+        notes = [
+            rare_groups(moments),
+            f"G is diagonal: more than {WIDEST:,} outputs" if wide else "",
+            "no gradient at any layer: errors are those of its output, no nats"
+            if reason and not wide
+            else "",
+        ]
+        return cls(parts, reason, "; ".join(filter(None, notes)))
 
 
 def measurable(found: Survey, metric: MetricName, known: Mapping[str, Measured]) -> Survey:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -50,12 +51,17 @@ def test_processes_give_the_same_bits(metric: str, processes: Executor) -> None:
     assert len(set(each(processes, os.getpid, [()] * 4)) - {os.getpid()}) in (1, 2)
 
 
-def test_numbers_pass_through_the_folder(processes: Executor, tmp_path: Path) -> None:
-    net, x = network(), torch.randn(1, 3, 6, 6)
-    chosen = lr.AnalysisOptions(metric="weight")
-    alone = lr.analyze(net, x, chosen=chosen)
-    assert same(alone, lr.analyze(net, x, chosen=chosen, spill=tmp_path, executor=processes))
-    assert len(list(tmp_path.glob("*.safetensors"))) == 4
+@pytest.mark.parametrize("metric", ["weight", "input"])
+def test_numbers_pass_through_the_folder(
+    metric: Literal["weight", "input"], processes: Executor, tmp_path: Path
+) -> None:
+    net, x = network(), [torch.randn(20, 3, 6, 6)]
+    chosen = lr.AnalysisOptions(metric=metric)
+    alone = lr.analyze(net, calibration=x, chosen=chosen)
+    found = lr.analyze(net, calibration=x, chosen=chosen, spill=tmp_path, executor=processes)
+    assert same(alone, found)
+    assert len(list(tmp_path.glob("*-spectra.*"))) == 4
+    assert len(list(tmp_path.glob("*-metric.*"))) == (4 if metric == "input" else 0)
 
 
 def test_slurms_executor_and_threads_are_such(tmp_path: Path) -> None:
