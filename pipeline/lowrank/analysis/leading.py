@@ -19,6 +19,12 @@ from pipeline.lowrank.network.linalg import (
 # in float64. Where float32 misses it by more, float64 does the whole.
 TOLERANCE = 1e-8
 
+# Of a weight in the metric `input` or `fisher` a few directions often hold so much that float32
+# loses weak ones beside them. Up to _FEW are found apart, in float64, by _ROUNDS of an iteration of
+# _BLOCK vectors, where float32 might lose more than the tolerance allows.
+_FEW, _BLOCK, _ROUNDS = 16, 48, 6
+_DOUBT = 1e-3  # of what is allowed: what float32 loses was found to be up to 700 times the estimate
+
 
 def squared_values(matrices: Tensor) -> Tensor:
     """(r,) squared singular values of (groups, m, n) matrices, r = min(m, n), descending and ≥ 0,
@@ -38,14 +44,15 @@ def truncated(matrices: Tensor, squares: Tensor, rank: int, name: str) -> tuple[
 
     squares: (r,) what `squared_values` says of them. name: of the layer, for the warning.
 
-    The directions come from a float32 decomposition of the Gram matrix and are made orthonormal in
-    float64. What they miss of the energy Σ_{i≤rank}λᵢ is known to float64 (Ky Fan: no other
-    directions hold more), so that ‖W − U·right‖ is proven to be at most 10⁻⁸·‖W‖ above the least
-    error of this rank. Else all is done in float64, as `left_eigenbasis` does it, with a warning.
+    The directions come from a float32 decomposition of the Gram matrix, but for strong ones beside
+    which it would lose weak ones, and are made orthonormal in float64. What they miss of the energy
+    Σ_{i≤rank}λᵢ is known to float64 (Ky Fan: no other directions hold more), so that ‖W − U·right‖
+    is proven to be at most 10⁻⁸·‖W‖ above the least error of this rank. Else all is done in
+    float64, as `left_eigenbasis` does it, with a warning.
     """
     parts, held = [], 0.0
     for matrix in matrices:
-        found = _in_float32(matrix, rank)
+        found = _in_float32(matrix, rank, _strong(squares, rank))
         if found is None:
             break
         parts.append(found[:2])
@@ -65,21 +72,39 @@ def truncated(matrices: Tensor, squares: Tensor, rank: int, name: str) -> tuple[
     return basis, basis.mT @ matrices.to(torch.float64)
 
 
-def _in_float32(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, float] | None:
+def _strong(squares: Tensor, rank: int) -> int:
+    """How many of the strongest directions to find apart, so that least is lost by the estimates:
+    of λᵢ, found apart, λᵢ·(λᵣ/λᵢ)^(2·rounds + 1), and by the rounding of float32 beside the
+    strongest λ that is left, eps²·λ²/λᵣ."""
+    if not _BLOCK <= rank < len(squares) or not squares[rank - 1] > 0:
+        return 0
+    eps, few = torch.finfo(torch.float32).eps, squares[:_FEW]
+    lost = eps**2 * squares[: _FEW + 1].square() / squares[rank - 1]
+    allowed = 2 * TOLERANCE * (squares.sum() * squares[rank:].sum()).sqrt()
+    if lost[0] <= _DOUBT * allowed:
+        return 0
+    lost[1:] += few * (squares[rank] / few) ** (2 * _ROUNDS + 1)
+    return int(lost.argmin())
+
+
+def _strongest(exact: Tensor, count: int) -> Tensor:
+    """(m, count) the leading left singular directions of an (m, n) matrix, float64, by subspace
+    iteration (Halko, Martinsson & Tropp 2011)."""
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(0)
+        found: Tensor = torch.svd_lowrank(exact, q=_BLOCK, niter=_ROUNDS)[0]
+    return found[:, :count]
+
+
+def _in_float32(matrix: Tensor, rank: int, strong: int) -> tuple[Tensor, Tensor, float] | None:
     """(orthonormal directions (m, rank), the other factor (rank, n), the energy that their product
-    holds of the matrix), float64; None where float32 does not tell the directions apart."""
+    holds of the matrix), float64; None where float32 does not tell the directions apart. strong: as
+    `_strong` says."""
     rows, columns = matrix.shape
-    largest = matrix.abs().max()
-    if not largest > 0:
+    small = _directions(matrix if rows <= columns else matrix.mT, rank, strong)
+    if small is None:
         return None
-    scaled = matrix.to(torch.promote_types(matrix.dtype, torch.float32)) / largest
-    gram = gram_of_smaller_side(scaled, torch.float32)
-    directions = torch.linalg.eigh(gram).eigenvectors[:, -rank:].flip(-1)
-    del scaled, gram
-    apart = _orthonormal(directions.to(torch.float64))
-    if apart is None:
-        return None
-    small, exact = apart[0], matrix.to(torch.float64)
+    exact = matrix.to(torch.float64)
     if rows <= columns:
         left = with_fixed_signs(small)
         right = left.mT @ exact
@@ -93,6 +118,27 @@ def _in_float32(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, float] | Non
     fixed = with_fixed_signs(left)
     signs = (fixed * left).sum(0).sign()
     return fixed, signs[:, None] * (root @ small.mT), float(turned.square().sum())
+
+
+def _directions(wide: Tensor, rank: int, strong: int) -> Tensor | None:
+    """(m, rank) orthonormal columns near the leading left directions of an (m, n) matrix, m ≤ n,
+    float64; None where float32 does not tell them apart. The `strong` first ones are found in
+    float64, and float32 sees the matrix without them."""
+    first = wide.new_empty(len(wide), 0, dtype=torch.float64)
+    if strong:
+        exact = wide.to(torch.float64)
+        first = _strongest(exact, strong)
+        wide = exact - first @ (first.mT @ exact)
+        del exact
+    largest = wide.abs().max()
+    if not largest > 0:
+        return None
+    scaled = wide.to(torch.promote_types(wide.dtype, torch.float32)) / largest
+    gram = gram_of_smaller_side(scaled, torch.float32)
+    others = torch.linalg.eigh(gram).eigenvectors[:, strong - rank :].flip(-1)
+    del scaled, gram, wide
+    apart = _orthonormal(torch.cat([first, others.to(torch.float64)], 1))
+    return None if apart is None else apart[0]
 
 
 def _orthonormal(columns: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from weakref import ref
@@ -97,7 +98,7 @@ def test_passes_and_files_change_no_bit(metric: str, tmp_path: Path) -> None:
         plain = analyzed(metric, memory_gib=8.0)
     with passes() as several:
         spilled = analyzed(metric, tmp_path / "spill")
-    assert len(one) == 1 < 3 <= len(several) and one[0] == sum(several, [])
+    assert len(one) == 1 < 3 <= len(several) and one[0] == [*chain(*several)]
     assert ("aside" in plain.skipped) == (metric == "fisher")
     assert_same(plain, spilled)
     assert_same(plain, analyzed(metric))
@@ -119,10 +120,10 @@ def test_a_stopped_analyze_takes_up_the_passes_that_it_finished(
     with passes(most=2) as before, pytest.raises(KeyboardInterrupt):
         analyzed(metric, tmp_path)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert len(files) == len(sum(before, [])), "a metric each, or why there is none"
+    assert len(files) == len([*chain(*before)]), "a metric each, or why there is none"
     with passes() as after:
         assert_same(plain, analyzed(metric, tmp_path))
-    assert sum(after, []) == sum(every[2:], []), "no layer is measured again"
+    assert [*chain(*after)] == [*chain(*every[2:])], "no layer is measured again"
     assert {path: path.stat().st_mtime_ns for path in files} == files
     with passes() as none:
         assert_same(plain, analyzed(metric, tmp_path, memory_gib=8.0))

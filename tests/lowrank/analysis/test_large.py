@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from pipeline import lowrank as lr
+from pipeline.lowrank.analysis import leading
 from pipeline.lowrank.analysis import spectra as room
 from pipeline.lowrank.analysis.analysis import analyze
 from pipeline.lowrank.network import linalg
@@ -128,6 +130,30 @@ def test_what_float32_does_not_tell_apart_is_computed_in_float64() -> None:
         with pytest.warns(UserWarning, match=r"'w': 8 directions in float32 miss .* in float64"):
             found = room.with_directions(known, matrix, rank, "w").views["mode0"].basis
         assert torch.equal(found, room.analyze_weight(matrix).views["mode0"].basis[..., :rank])
+
+
+def test_directions_beside_a_few_strong_ones_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Six directions hold 10⁵ times what each of the others does, as of a language model's weight
+    in the metric fisher."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.linalg.qr(torch.randn(2, 120, 90, generator=generator).double()).Q
+    values = torch.cat([torch.linspace(300, 100, 6), torch.linspace(1, 0.05, 84)]).double()
+    whole = left * values @ right.mT
+    for matrix in (whole, whole[:100], whole[:, :100]):
+        known, rank, state = room.analyze_values(matrix), 50, torch.get_rng_state()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = room.with_directions(known, matrix, rank, "w").views["mode0"]
+        assert torch.equal(torch.get_rng_state(), state)
+        assert found.right is not None
+        excess = (matrix - found.basis[0] @ found.right[0]).norm() - found.tails[rank].sqrt()
+        assert -1e-12 * matrix.norm() <= excess <= 1e-10 * matrix.norm()
+        with monkeypatch.context() as patch:
+            patch.setattr(leading, "_DOUBT", torch.inf)  # nothing apart
+            with pytest.warns(UserWarning, match="50 directions in float32 miss"):
+                room.with_directions(known, matrix, rank, "w")
 
 
 @pytest.mark.parametrize("metric", ["weight", "fisher"])
