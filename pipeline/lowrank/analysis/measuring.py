@@ -44,8 +44,8 @@ def measure(
     missing = {name: m for name, m in found.modules.items() if name not in known}
     if not missing:
         return known
-    # Without a cache of weights in bfloat16; and in float64, of which metrics are made, it does
-    # nothing.
+    # Its cache would hold the weights in bfloat16. Float64, in which metrics are made, stays as it
+    # is.
     lower = torch.autocast(place.type, torch.bfloat16, enabled=chosen.bf16, cache_enabled=False)
     with lower:
         for moments in moments_by_block(

@@ -60,6 +60,8 @@ def load_metrics(folder: Path, device: torch.device | str = "cpu") -> StoredMetr
     for key, value in read_parts(path, device)[0].items():
         name, _, part = key.rpartition("/")
         found.setdefault(name, {})[part] = value
+    if not all("right" in parts for parts in found.values()):
+        raise LowRankError(f"{path}: no readable metrics (parts are missing); rerun analyze")
     return StoredMetrics(found)
 
 
