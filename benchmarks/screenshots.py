@@ -38,7 +38,9 @@ def shoot(page: Path, to: Path, width: int, height: int, *, dark: bool = False) 
             check=True, capture_output=True, timeout=120,
         )  # fmt: skip
         with Image.open(taken) as image:
-            image.convert("RGB").quantize(_COLOURS, Image.Quantize.MAXCOVERAGE).save(to, optimize=True)
+            image.convert("RGB").quantize(_COLOURS, Image.Quantize.MAXCOVERAGE).save(
+                to, optimize=True
+            )
 
 
 def main() -> None:
