@@ -12,9 +12,10 @@ from pipeline.lowrank.analysis.files import save_analysis
 from pipeline.lowrank.analysis.options import AnalysisOptions
 from pipeline.lowrank.forms.files import NETWORK
 from pipeline.machine.devices import FabricOptions, one_device
+from pipeline.machine.executors import ExecutorOptions, executing
 from pipeline.machine.memory import peak_memory_gib
 from pipeline.machine.number_formats import check_bfloat16
-from pipeline.machine.scratch import scratch_for
+from pipeline.machine.scratch import scratch, scratch_for
 from pipeline.training.weight_history import weights_in_training
 from stages._io import main, section, section_options
 from stages._network import load_network
@@ -29,14 +30,17 @@ def run() -> None:
     model = load_network(BASELINE).to(device)
     read = [Path("params.yaml"), BASELINE / NETWORK, DATA / DATA_JSON, DATA / TASK_JSON]
     spill = scratch_for("spectra", read)
-    analysis = analyze(
-        model,
-        calibration=statistics_batches(DATA, chosen.batch_size),
-        chosen=chosen,
-        task=load_task(DATA),
-        seed=section("seed"),
-        spill=spill,
-    )
+    others = section_options("executor", ExecutorOptions)
+    with executing(others, scratch("executor")) as executor:
+        analysis = analyze(
+            model,
+            calibration=statistics_batches(DATA, chosen.batch_size),
+            chosen=chosen,
+            task=load_task(DATA),
+            seed=section("seed"),
+            spill=spill,
+            executor=executor,
+        )
     targets = analysis.targets
     # In the metric weight, values that stand alone are those of the weight, if it is one matrix.
     known = {

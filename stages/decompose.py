@@ -20,6 +20,7 @@ from pipeline.lowrank.forms.files import NETWORK, read_network, save
 from pipeline.lowrank.planning.files import load_plan
 from pipeline.lowrank.typed import save_record
 from pipeline.machine.devices import FabricOptions, one_device
+from pipeline.machine.executors import ExecutorOptions, executing
 from pipeline.machine.number_formats import check_bfloat16
 from pipeline.machine.scratch import scratch, scratch_for
 from stages._io import main, section, section_options
@@ -39,7 +40,8 @@ def run() -> None:
     changed = load_network(BASELINE).to(device)
     read = [Path("params.yaml"), BASELINE / NETWORK, ANALYSIS, PLAN]
     spill = scratch_for("factors", read) if device.type == "cpu" else None
-    done = apply_(changed, plan, analysis, example=example, spill=spill)
+    with executing(section_options("executor", ExecutorOptions), scratch("executor")) as executor:
+        done = apply_(changed, plan, analysis, example=example, spill=spill, executor=executor)
     batches = statistics_batches(DATA, size, most=chosen.examples) if chosen.wanted else []
     held_out = held_out_batches(DATA, size, most=chosen.held_out) if chosen.wanted else []
     settled = settle(

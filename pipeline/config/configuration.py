@@ -16,6 +16,7 @@ from pipeline.lowrank.planning.options import RankSelectOptions
 from pipeline.lowrank.tasks.options import TaskOptions
 from pipeline.lowrank.typed import knob, options
 from pipeline.machine.devices import FabricOptions
+from pipeline.machine.executors import ExecutorOptions
 from pipeline.tracking.options import TrackOptions
 from pipeline.training.options import BaselineOptions, FineTuneOptions
 
@@ -27,6 +28,7 @@ class Configuration:
 
     seed: int = knob(0, ge=0, le=2**32 - 1, help="the seed of everything that is drawn at random")
     fabric: FabricOptions = knob(help="devices, threads and the number format")
+    executor: ExecutorOptions = knob(help="who computes spectra and factors; changes no result")
     task: TaskOptions = knob(help="what the network predicts")
     data: DataOptions = knob(help="which examples there are, and how they are split")
     model: dict[str, Any] = knob(help="the network: the import path of its class, and arguments")

@@ -29,6 +29,7 @@ from pipeline.lowrank.planning.policies import Fixed
 from pipeline.lowrank.planning.policies.fixed import check_patterns
 from pipeline.lowrank.typed import options_from
 from pipeline.machine.devices import FabricOptions, check_devices
+from pipeline.machine.executors import ExecutorOptions, check_executor
 from pipeline.machine.number_formats import check_bfloat16
 
 # Methods that leave channels out, and with them numbers of layers beside their own.
@@ -41,6 +42,8 @@ def check_runnable(params: Mapping[str, Any]) -> None:
     params: the sections of the configuration as plain values.
     """
     check_devices(options_from(FabricOptions, params["fabric"], "fabric"))
+    executor = options_from(ExecutorOptions, params["executor"], "executor")
+    check_executor(executor, params["fabric"]["accelerator"])
     check_bfloat16({name: params[name] for name in ("fabric", "analyze", "refit")})
     check_decision(params["rank_select"], params["methods"], params["seed"])
     check_exports(params["evaluate"], params["model"])

@@ -177,6 +177,6 @@ def quiet_mlflow() -> None:
 
 
 def config_hash(params: Mapping[str, Any]) -> str:
-    """Names a configuration: hash of all sections but `track`, which changes no result."""
-    chosen = {key: value for key, value in params.items() if key != "track"}
+    """Names a configuration: hash of all sections but those that change no result."""
+    chosen = {key: value for key, value in params.items() if key not in ("executor", "track")}
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]

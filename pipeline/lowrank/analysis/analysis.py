@@ -117,7 +117,8 @@ def analyze(
     if example is None:
         example = first_example(calibration)
     known: Mapping[str, Measured] = {}
-    kept = None if spill is None else Spill.of(spill, chosen, seed)
+    # A process elsewhere knows no folder of this one's.
+    kept = None if spill is None else Spill.of(spill.absolute(), chosen, seed)
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         # From the survey on: the hooks are put on the layers that it finds.

@@ -14,18 +14,18 @@ from pipeline.lowrank.analysis.analysis import Analysis, analyze
 from pipeline.lowrank.analysis.options import AnalysisOptions
 from pipeline.lowrank.analysis.tables import Table, ranks_text
 from pipeline.lowrank.errors import LowRankError
-from pipeline.lowrank.factorize.layer import LayerFactorization, LayerReport
+from pipeline.lowrank.factorize.layer import LayerReport
+from pipeline.lowrank.factorize.layers import built_layers
 from pipeline.lowrank.factorize.narrow import Narrowed
 from pipeline.lowrank.factorize.proof import put_in_
-from pipeline.lowrank.factorize.spilling import put_away, take_up
 from pipeline.lowrank.forms.dense import dense_of, multiplied_out
-from pipeline.lowrank.forms.surgery import check_ranks_fit, layer_at, unfilled
+from pipeline.lowrank.forms.surgery import check_ranks_fit, layer_at
 from pipeline.lowrank.methods.interpolative import is_narrower
 from pipeline.lowrank.network.by_hand import stack_candidates
 from pipeline.lowrank.network.costs import Totals
+from pipeline.lowrank.network.executing import Executor
 from pipeline.lowrank.network.finding import find_targets
 from pipeline.lowrank.network.opening import opened
-from pipeline.lowrank.network.progress import steps
 from pipeline.lowrank.network.stacks import Stack
 from pipeline.lowrank.planning.checking import checked, with_eliminations
 from pipeline.lowrank.planning.plan import DENSE, Plan
@@ -113,6 +113,7 @@ def apply_(
     example: object = None,
     certified: bool = True,
     spill: Path | None = None,
+    executor: Executor | None = None,
 ) -> Compression:
     """Replaces the planned layers of `model` in place and certifies each of them; one forward pass
     of an example, in eval mode, proves that the network runs with them.
@@ -127,6 +128,9 @@ def apply_(
     spill: a folder for the factors of each layer as they come, which then take no memory; it must
         stay for as long as the network is used. Layers that it holds already, with their reports,
         are taken up from there: it must be of this network and this plan.
+    executor: who makes the factors, layer by layer; None: this process. With `spill` the folder
+        must be one that its processes and this one share, and factors pass through it alone.
+        Layers of inner dimensions that are narrowed are made here.
 
     Raises LowRankError when the plan does not fit the model, when a measured error is outside its
     certified bounds, or when the network fails with a factorized layer, which is named; the model
@@ -139,21 +143,18 @@ def apply_(
         _check_fit(model, plan, analysis)  # which knows how stacks are stored
     plan = with_eliminations(plan, model, analysis)
     plan, told = checked(plan, analysis, analysis.whitened(model))
+    narrower = dict(_narrowed(plan, model, analysis))
     built: dict[str, nn.Module] = {}
     reports: dict[str, LayerReport] = {}
-    narrower = dict(_narrowed(plan, model, analysis))
     for dimension in narrower.values():
         with torch.inference_mode(False):
             layers = dimension.built()
         built |= layers
         if certified:
             reports |= dimension.reports(layers)
-    for name, layer in steps(plan.factorized.items(), "layers"):
-        if is_narrower(layer.method):
-            continue
-        built[name], report = _factorized(name, model, plan, analysis, certified, spill)
-        if report is not None:
-            reports[name] = report
+    others, told_of = built_layers(model, plan, analysis, certified, spill, executor)
+    built |= others
+    reports |= told_of
     reports = {name: reports[name] for name in plan.layers if name in reports}
     given = example is not None
     together = [list(dimension.dense) for dimension in narrower.values()]
@@ -161,31 +162,6 @@ def apply_(
         model, built, example if given else analysis.example, given=given, together=together
     )
     return Compression(model, plan, reports, tuple(told), ran, narrower)
-
-
-def _factorized(
-    name: str,
-    model: nn.Module,
-    plan: Plan,
-    analysis: Analysis,
-    certified: bool,
-    spill: Path | None,
-) -> tuple[nn.Module, LayerReport | None]:
-    """What takes the place of a layer, and its report where it is certified."""
-    expected, target = plan.expected.layers[name], analysis.targets[name]
-    method = plan.methods[expected.method]
-    module = dense_of(layer_at(model, name, in_first=target.in_first, split=target.split))
-    with torch.inference_mode(False):  # its parameters are to be trained, whoever calls
-        if spill is not None and certified:
-            empty = unfilled(name, module, method.form, expected.ranks)
-            if (report := take_up(spill, name, empty)) is not None:
-                return empty, report
-        one = LayerFactorization.of(name, module, expected, method, analysis)
-        built = one.built()
-    report = one.report(built) if certified else None
-    if spill is not None:
-        put_away(spill, name, built, report)
-    return built, report
 
 
 def _narrowed(plan: Plan, model: nn.Module, analysis: Analysis) -> Iterator[tuple[str, Narrowed]]:

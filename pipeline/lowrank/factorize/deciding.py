@@ -26,7 +26,8 @@ from pipeline.lowrank.methods import (
     split_methods,
     with_matrices,
 )
-from pipeline.lowrank.network.calling import count_examples, rows_of
+from pipeline.lowrank.network.calling import hold_out, up_to
+from pipeline.lowrank.network.executing import Executor
 from pipeline.lowrank.planning.checking import checked, with_eliminations
 from pipeline.lowrank.planning.files import load_plan
 from pipeline.lowrank.planning.from_file import FromFile
@@ -73,6 +74,7 @@ def plan(
     contest_examples: int = CONTEST_EXAMPLES,
     workload: Workload = _WORKLOAD,
     seed: int = 0,
+    executor: Executor | None = None,
 ) -> Plan:
     """Chooses methods and ranks for a trained network under a policy; changes nothing.
 
@@ -98,6 +100,7 @@ def plan(
     workload: under a budget of latency: the call whose time is counted, of the first calibration
         batch (without any: of the example).
     seed: of the labels that fisher draws, and of the methods that draw random numbers.
+    executor: who computes the spectra, layer by layer; None: this process. That of `analyze`.
 
     Raises LowRankError, with the remedy, where model, data, policy and methods do not fit together.
     """
@@ -116,7 +119,15 @@ def plan(
     statistics = calibration
     if held_out is None:
         statistics, held_out = hold_out(calibration, HELD_OUT)
-    analysis = analyze(model, example, calibration=statistics, chosen=chosen, task=kind, seed=seed)
+    analysis = analyze(
+        model,
+        example,
+        calibration=statistics,
+        chosen=chosen,
+        task=kind,
+        seed=seed,
+        executor=executor,
+    )
     measured_on = up_to(held_out, contest_examples)
     return plan_from(
         model,
@@ -222,8 +233,9 @@ def _content(path: Path) -> bytes:
 def _then_applied(decide: Callable[P, Plan]) -> Callable[P, Compression]:
     def compress_(*values: P.args, **named: P.kwargs) -> Compression:
         """`plan`, with its arguments, and `apply_` in one call: the network is changed in place."""
-        chosen = decide(*values, **named)
-        return apply_(cast(nn.Module, values[0] if values else named["model"]), chosen)
+        model = cast(nn.Module, values[0] if values else named["model"])
+        executor = cast("Executor | None", named.get("executor"))
+        return apply_(model, decide(*values, **named), executor=executor)
 
     signature = inspect.signature(decide).replace(return_annotation="Compression")
     compress_.__signature__ = signature  # type: ignore[attr-defined]
@@ -231,28 +243,3 @@ def _then_applied(decide: Callable[P, Plan]) -> Callable[P, Compression]:
 
 
 compress_ = _then_applied(plan)
-
-
-def hold_out(batches: Sequence[Any], share: float) -> tuple[list[Any], list[Any]]:
-    """(the batches without the last `share` of their examples; these last examples as batches)."""
-    sizes = [count_examples(batch) for batch in batches]
-    kept = sum(sizes) - round(share * sum(sizes))
-    before: list[Any] = []
-    after: list[Any] = []
-    for batch, size in zip(batches, sizes, strict=True):
-        part = min(max(kept, 0), size)
-        before += [rows_of(batch, slice(0, part))] if part else []
-        after += [rows_of(batch, slice(part, size))] if part < size else []
-        kept -= size
-    return before, after
-
-
-def up_to(batches: Sequence[Any], most: int) -> list[Any]:
-    """The first `most` examples, as batches."""
-    found: list[Any] = []
-    for batch in batches:
-        size = min(count_examples(batch), most)
-        if size:
-            found.append(rows_of(batch, slice(0, size)))
-        most -= size
-    return found

@@ -9,7 +9,6 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from pipeline.lowrank.analysis.analysis import Analysis
 from pipeline.lowrank.analysis.metrics import Metric
 from pipeline.lowrank.analysis.spectra import Spectra, analyze_weight, with_directions
 from pipeline.lowrank.errors import LowRankError
@@ -84,11 +83,11 @@ class LayerFactorization:
         module: nn.Module,
         expected: ExpectedLayer,
         method: Method,
-        analysis: Analysis,
+        metric: Metric | None,
+        spectra: Spectra,
     ) -> Self:
-        """The layer with the weight of `module`, and the metric and spectra of the analysis. Where
+        """The layer with the weight of `module`, and its metric and spectra of an analysis. Where
         that kept values alone, the directions of these ranks are computed."""
-        metric, spectra = analysis.metrics.get(name), analysis.spectra[name]
         one = cls(name, module, expected, method, metric, spectra=spectra)
         if spectra.values_alone:
             weight, (rank, *_) = one.whiten(one.weight), expected.ranks

@@ -35,17 +35,15 @@ def take_up(folder: Path, name: str, empty: Factorized) -> LayerReport | None:
     return from_json(told, LayerReport, str(path), "remove it, and it is made again")
 
 
-def put_away(folder: Path, name: str, layer: Factorized, report: LayerReport | None) -> None:
-    """Writes the numbers of a layer to a file of the folder, and lets them stay there: they are
-    read when they are needed, and take no memory.
+def put_away(folder: Path, name: str, layer: Factorized, report: LayerReport | None) -> Path:
+    """Writes the numbers of a layer to a file of the folder, and returns it.
 
     report: of the layer; one without it is not taken up.
     """
     key = _key(name, layer) if report is not None else f"{_key(name, layer)}-alone"
     told = {_REPORT: json.dumps(asdict(report))} if report is not None else {}
     state = tied_once(layer.state_dict())
-    path = keep(folder, key, lambda part: save_file(state, part, told))
-    load_weights(layer, path, mapped=True)
+    return keep(folder, key, lambda part: save_file(state, part, told))
 
 
 def _key(name: str, layer: Factorized) -> str:

@@ -59,21 +59,21 @@ def load_weights(
         bad = torch.isnan(value) if key not in parameters else ~torch.isfinite(value)
         if value.is_floating_point() and bad.any():
             raise LowRankError(f"{path}: {key} holds NaN or Inf; this checkpoint is damaged")
-        if mapped:
-            for name in held[key]:
-                _put_(model, name, value)
-        elif keep_dtypes and value.dtype != expected[key].dtype:
+        if not mapped and keep_dtypes and value.dtype != expected[key].dtype:
             _tensor_at(model, key).data = expected[key].to(value.dtype)
     if mapped:
-        return
-    model.load_state_dict(state, strict=not any(len(names) > 1 for names in held.values()))
+        put_weights_(model, state)
+    else:
+        model.load_state_dict(state, strict=not any(len(names) > 1 for names in held.values()))
 
 
-def _put_(model: nn.Module, key: str, value: Tensor) -> None:
-    """Makes the parameter or buffer `key` hold this very tensor; tied ones stay the one parameter
-    that they are."""
-    tensor = _tensor_at(model, key)
-    tensor.data = value
+def put_weights_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Makes parameters and buffers hold these very tensors. Tied ones, of which the state needs one
+    name only, stay the one parameter that they are."""
+    held = _tied_names(model.state_dict())
+    for key, value in state.items():
+        for name in held[key]:
+            _tensor_at(model, name).data = value
 
 
 def _tensor_at(model: nn.Module, key: str) -> Tensor:

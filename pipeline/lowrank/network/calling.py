@@ -209,3 +209,28 @@ def _text(ids: Any) -> Tensor | None:
     if isinstance(ids, Tensor) and ids.dim() == 2 and ids.dtype == torch.int64:
         return ids >= 0
     return None
+
+
+def hold_out(batches: Sequence[Any], share: float) -> tuple[list[Any], list[Any]]:
+    """(the batches without the last `share` of their examples; these last examples as batches)."""
+    sizes = [count_examples(batch) for batch in batches]
+    kept = sum(sizes) - round(share * sum(sizes))
+    before: list[Any] = []
+    after: list[Any] = []
+    for batch, size in zip(batches, sizes, strict=True):
+        part = min(max(kept, 0), size)
+        before += [rows_of(batch, slice(0, part))] if part else []
+        after += [rows_of(batch, slice(part, size))] if part < size else []
+        kept -= size
+    return before, after
+
+
+def up_to(batches: Sequence[Any], most: int) -> list[Any]:
+    """The first `most` examples, as batches."""
+    found: list[Any] = []
+    for batch in batches:
+        size = min(count_examples(batch), most)
+        if size:
+            found.append(rows_of(batch, slice(0, size)))
+        most -= size
+    return found

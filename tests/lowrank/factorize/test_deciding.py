@@ -17,8 +17,8 @@ from pipeline.data.calibration import all_calibration
 from pipeline.data.files import load_split
 from pipeline.lowrank import LowRankError
 from pipeline.lowrank.analysis.divergence import Divergence
-from pipeline.lowrank.factorize.deciding import hold_out, up_to
 from pipeline.lowrank.forms.building import build_model
+from pipeline.lowrank.network.calling import hold_out, up_to
 from stages import analyze as analyze_stage
 from stages import rank_select as rank_select_stage
 from tests.imports import ROOT
