@@ -46,8 +46,8 @@ class ExecutorOptions:
     address: str | None = knob(
         None, help="dask, ray: of a cluster that runs; null: one of this machine, for the stage"
     )
-    cluster: Literal["slurm", "local", "debug"] = knob(
-        "slurm", help="slurm: of submitit; local: processes of this machine, debug: none, to try it"
+    cluster: Literal["slurm", "local"] = knob(
+        "slurm", help="slurm: of submitit; local: processes of this machine, to try it"
     )
     partition: str | None = knob(None, help="slurm: of the jobs; null: the cluster's default")
     timeout_min: int = knob(240, ge=1, help="slurm: minutes that a layer may take")

@@ -42,7 +42,7 @@ def network() -> nn.Module:
     ]  # fmt: skip
     net = nn.Sequential(*layers).to(memory_format=torch.channels_last)
     lock = threading.Lock()
-    net[1].register_forward_hook(lambda *_: None if lock.locked() else None)
+    net[1].register_forward_hook(lambda *_: lock.locked() or None)
     net[0].weight.requires_grad_(False)
     return net
 
@@ -135,7 +135,7 @@ def fails(kind: str) -> Tensor:
 
 
 def test_errors_and_warnings_come_back_as_they_are(processes: Executor) -> None:
-    with pytest.raises(LowRankError, match="^layer 'a': cannot be; choose another$"):
+    with pytest.raises(LowRankError, match=r"^layer 'a': cannot be; choose another$"):
         list(each(processes, fails, [("error",)]))
-    with pytest.warns(UserWarning, match="^layer 'a': takes longer$"):
-        assert list(each(processes, fails, [("warning",)]))[0].tolist() == [0, 0]
+    with pytest.warns(UserWarning, match=r"^layer 'a': takes longer$"):
+        assert next(each(processes, fails, [("warning",)])).tolist() == [0, 0]
