@@ -28,6 +28,7 @@ _PACKAGES = {
     "dask": ("distributed", "'lowrank-pipeline[dask]'"),
     "ray": ("ray", "ray"),
 }
+_IDLE = 30.0  # seconds after which a process ends that gets no work, as where the stage was killed
 # The engines' own errors where a process ended that had not done its job.
 _LOST = {
     *("TerminatedWorkerError", "UncompletedJobError", "KilledWorker"),
@@ -117,7 +118,8 @@ def executing(chosen: ExecutorOptions, folder: Path) -> Iterator[Executor | None
 
 @contextmanager
 def _processes(chosen: ExecutorOptions, folder: Path) -> Iterator[Executor]:
-    pool = import_module("joblib.externals.loky").ProcessPoolExecutor(chosen.workers)
+    start = import_module("joblib.externals.loky").ProcessPoolExecutor
+    pool = start(chosen.workers, timeout=_IDLE)
     try:
         yield pool
     finally:
