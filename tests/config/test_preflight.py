@@ -55,6 +55,8 @@ EARLY = [
     ("analyze.exclude=['*']", "the model has no layer to factorize"),
     ("fabric.accelerator=nope", "fabric: You selected an invalid accelerator name"),
     ("fabric.strategy=nope", "fabric: You selected an invalid strategy name"),
+    ("executor=processes executor.address=x", "executor.engine=processes has none; leave it out"),
+    ("executor=processes fabric=auto", "others compute on CPUs, and fabric.accelerator=auto"),
     ("fabric.precision=16-mixed", "fabric.precision=16-mixed: not on accelerator=cpu"),
     ("fabric.precision=nope", "fabric.precision=nope: unknown; choose one of 32-true"),
     ("fabric.threads=100000", "fabric.threads=100000: choose a number of at most 1024"),
