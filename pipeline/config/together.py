@@ -9,6 +9,7 @@ from pipeline.config.from_model import EXPLICIT, TRANSFORMER
 from pipeline.data.options import USED
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.tasks import TASKS, get_task
+from pipeline.machine.sharding import FSDP
 
 if TYPE_CHECKING:
     from pipeline.config.configuration import Configuration
@@ -25,6 +26,7 @@ def check_together(configuration: Configuration) -> None:
     _check_task(configuration)
     _check_held_out(configuration)
     _check_normalised(configuration)
+    _check_shared_out(configuration)
 
 
 def _check_given(configuration: Configuration) -> None:
@@ -77,4 +79,27 @@ def _check_normalised(configuration: Configuration) -> None:
             "that reads its inputs as it was trained: give its constants (data.mean, data.std), "
             "data.normalise=none if it had none, or data.normalise=from_data if it was trained on "
             "this data, normalised by its own statistics"
+        )
+
+
+def _check_shared_out(configuration: Configuration) -> None:
+    """FSDP trains what is compressed; what looks into a network while it trains finds parts of
+    it."""
+    if configuration.fabric.strategy != FSDP:
+        return
+    fine_tune = configuration.fine_tune
+    trains = fine_tune.parameters != "none"
+    for key, value, others, wrong in (
+        ("baseline.source", "train", "pretrained or checkpoint", configuration.baseline.source),
+        ("fine_tune.optimizer", "muon", "sgd or adamw", trains and fine_tune.optimizer),
+    ):
+        if wrong == value:
+            raise LowRankError(
+                f"{key}={value}: not with fabric.strategy={FSDP}; choose {others}, or "
+                "fabric.strategy=ddp"
+            )
+    if trains and fine_tune.descent_points:
+        raise LowRankError(
+            f"fine_tune.descent_points={fine_tune.descent_points}: not with "
+            f"fabric.strategy={FSDP}; set it to 0"
         )

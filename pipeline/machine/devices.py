@@ -11,10 +11,12 @@ import torch
 from pipeline.lowrank.errors import LowRankError, reason_of
 from pipeline.lowrank.typed import knob, options
 from pipeline.machine.number_formats import check_bfloat16
+from pipeline.machine.sharding import FSDP, sharing_strategy
 from pipeline.machine.threads import set_threads
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from lightning_fabric.strategies.strategy import Strategy
 
 Precision = Literal[
     "32-true",
@@ -37,7 +39,11 @@ class FabricOptions:
     accelerator: str = knob("cpu", help="cpu, cuda, mps, …, or auto: the best of this machine")
     devices: int = knob(1, ge=1, help="how many of them")
     num_nodes: int = knob(1, ge=1, help="machines")
-    strategy: str = knob("auto", help="how several devices share the work (ddp, …)")
+    strategy: str = knob(
+        "auto",
+        help="how several devices share the work: ddp, and the like; fsdp shares out parameters, "
+        "gradients and the optimizer's state too, of fine-tuning alone",
+    )
     precision: Precision = knob(
         "32-true", help="number format of the baseline's training and of fine-tuning"
     )
@@ -80,12 +86,15 @@ def make_fabric(chosen: FabricOptions, seed: int) -> Fabric:
 def _fabric(chosen: FabricOptions, *, launched: bool = False) -> Fabric:
     from lightning_fabric import Fabric
 
+    strategy: str | Strategy = chosen.strategy
+    if strategy == FSDP:
+        strategy = sharing_strategy(chosen.devices * chosen.num_nodes)
     try:
         fabric = Fabric(
             accelerator=chosen.accelerator,
             devices=chosen.devices,
             num_nodes=chosen.num_nodes,
-            strategy=chosen.strategy,
+            strategy=strategy,
             precision=chosen.precision,
         )
         if launched:

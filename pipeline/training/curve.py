@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.typed import load_record
+from pipeline.machine.sharding import whole
 
 OnStep = Callable[[dict[str, float], int], None]
 
@@ -221,4 +222,4 @@ def check_finite(loss: float, step: int, learning_rate: float) -> None:
 
 
 def _copy_state(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    return {name: whole(v).detach().cpu().clone() for name, v in model.state_dict().items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from pipeline.data.splits import Split, moved, taken
 from pipeline.lowrank.forms.running import lay_out
 from pipeline.lowrank.network.calling import call
+from pipeline.machine.sharding import become_, gathered, is_shared, whole
 from pipeline.training.augmentation import AUGMENTATIONS
 from pipeline.training.curve import BestState, Recorder, check_finite
 from pipeline.training.descent import DescentProbe, measuring_steps
@@ -73,30 +75,41 @@ class Loop:
         self.recorder.curve.trained_params = sum(
             p.numel() for p in self.model.parameters() if p.requires_grad
         )
-        lay_out(self.model, torch.channels_last)
-        options = self.options
-        optimizer = make_optimizer(
-            self.model,
-            options.optimizer,
-            options.learning_rate,
-            options.momentum,
-            options.weight_decay,
-        )
-        self.wrapped, self.optimizer = self.fabric.setup(self.model, optimizer)
+        plain = None
+        if is_shared(self.fabric):
+            plain = copy.deepcopy(self.fabric.strategy.precision.convert_module(self.model))
+        self._set_up()
         self.probe = self._descent_probe()
-        self.clock, self.over = Clock(self.total_steps, options.minutes, self.fabric), False
+        minutes, epochs = self.options.minutes, self.options.epochs
+        self.clock, self.over = Clock(self.total_steps, minutes, self.fabric), False
         done = self._begin()
-        for epoch in range(max(done - 1, 0) // self.steps_per_epoch + 1, options.epochs + 1):
+        for epoch in range(max(done - 1, 0) // self.steps_per_epoch + 1, epochs + 1):
             done = self._epoch(epoch, done)
             self.best.offer(self.model, epoch, self._validate(epoch, done))
             if self.over:
                 break
         rates = [self._effective(rate) for rate in self.recorder.learning_rates]
         self.recorder.descent(self.probe.points(rates, self.recorder.squared_norms))
+        if plain is not None:
+            become_(self.model, plain)
         self.best.restore(self.model)
         self.recorder.curve.best_epoch = self.best.epoch
         if self.parts.resumption is not None:
             self.parts.resumption.finish(self.fabric)
+
+    def _set_up(self) -> None:
+        if not is_shared(self.fabric):  # a part of a kernel has no such layout
+            lay_out(self.model, torch.channels_last)
+        self.wrapped = self.fabric.setup_module(self.model)
+        options = self.options
+        optimizer = make_optimizer(  # of the parameters as the devices share them
+            self.model,
+            options.optimizer,
+            options.learning_rate,
+            options.momentum,
+            options.weight_decay,
+        )
+        self.optimizer = cast(torch.optim.Optimizer, self.fabric.setup_optimizers(optimizer))
 
     def _begin(self) -> int:
         """Returns the number of steps that an interrupted training has done; 0 for a new one."""
@@ -144,7 +157,7 @@ class Loop:
         mean = cast(Tensor, self.fabric.all_reduce(loss.detach()))
         position = self.clock.position(step)
         self.over = position >= self.total_steps
-        told = self.recorder.step(step, mean, cast(Tensor, norm), rate, self.over)
+        told = self.recorder.step(step, mean, whole(norm), rate, self.over)
         if told is not None:
             self.parts.display.step(round(position), told)
         self.probe.at(step, self.model)
@@ -206,7 +219,8 @@ class Loop:
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, 0)
         share = torch.arange(self.fabric.global_rank, len(self.validation), self.fabric.world_size)
-        sums = self.parts.quality(self.model, share)
+        with gathered(self.model):
+            sums = self.parts.quality(self.model, share)
         total = torch.tensor(sums, dtype=torch.float64, device=self.fabric.device)
         reduced = cast(Tensor, self.fabric.all_reduce(total, reduce_op="sum"))
         watched, loss = (value / len(self.validation) for value in reduced.tolist())

@@ -55,6 +55,7 @@ EARLY = [
     ("analyze.exclude=['*']", "the model has no layer to factorize"),
     ("fabric.accelerator=nope", "fabric: You selected an invalid accelerator name"),
     ("fabric.strategy=nope", "fabric: You selected an invalid strategy name"),
+    ("fabric.strategy=fsdp", "baseline.source=train: not with fabric.strategy=fsdp"),
     ("executor=processes executor.address=x", "executor.engine=processes has none; leave it out"),
     ("executor=processes fabric=auto", "others compute on CPUs, and fabric.accelerator=auto"),
     ("fabric.precision=16-mixed", "fabric.precision=16-mixed: not on accelerator=cpu"),
