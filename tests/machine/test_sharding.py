@@ -145,5 +145,5 @@ def test_blocks_are_those_whose_parameters_are_their_own() -> None:
 
 
 def test_one_process_has_nothing_to_share() -> None:
-    with pytest.raises(LowRankError, match=r"strategy=fsdp: there is one process, .* devices"):
+    with pytest.raises(LowRankError, match=r"strategy=fsdp: there is one process, .* fabric\.devices"):
         check_devices(FabricOptions(strategy="fsdp"))
