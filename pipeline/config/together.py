@@ -87,19 +87,18 @@ def _check_shared_out(configuration: Configuration) -> None:
     it."""
     if configuration.fabric.strategy != FSDP:
         return
-    fine_tune = configuration.fine_tune
+    source, fine_tune = configuration.baseline.source, configuration.fine_tune
     trains = fine_tune.parameters != "none"
-    for key, value, others, wrong in (
-        ("baseline.source", "train", "pretrained or checkpoint", configuration.baseline.source),
-        ("fine_tune.optimizer", "muon", "sgd or adamw", trains and fine_tune.optimizer),
-    ):
-        if wrong == value:
-            raise LowRankError(
-                f"{key}={value}: not with fabric.strategy={FSDP}; choose {others}, or "
-                "fabric.strategy=ddp"
-            )
-    if trains and fine_tune.descent_points:
-        raise LowRankError(
-            f"fine_tune.descent_points={fine_tune.descent_points}: not with "
-            f"fabric.strategy={FSDP}; set it to 0"
-        )
+    if source == "train":
+        problem = "baseline.source=train", "choose pretrained or checkpoint"
+    elif trains and fine_tune.optimizer == "muon":
+        problem = "fine_tune.optimizer=muon", "choose sgd or adamw"
+    elif trains and fine_tune.descent_points:
+        problem = f"fine_tune.descent_points={fine_tune.descent_points}", "set it to 0"
+    else:
+        return
+    key, remedy = problem
+    raise LowRankError(
+        f"{key}: not with fabric.strategy={FSDP}, whose processes hold parts of the weights; "
+        f"{remedy}, or fabric.strategy=ddp"
+    )

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline import lowrank as lr
+from pipeline.config.compose import compose_params
 from pipeline.lowrank.errors import LowRankError
 from pipeline.machine import sharding
 from pipeline.machine.devices import FabricOptions, check_devices, make_fabric
@@ -145,5 +146,26 @@ def test_blocks_are_those_whose_parameters_are_their_own() -> None:
 
 
 def test_one_process_has_nothing_to_share() -> None:
-    with pytest.raises(LowRankError, match=r"strategy=fsdp: there is one process, .* fabric\.devices"):
+    with pytest.raises(
+        LowRankError, match=r"strategy=fsdp: there is one process, .* fabric\.devices"
+    ):
         check_devices(FabricOptions(strategy="fsdp"))
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ([], r"fine_tune\.descent_points=5: not with .*; set it to 0"),
+        (["fine_tune.optimizer=muon"], r"fine_tune\.optimizer=muon: not with .*; choose sgd"),
+        (["fine_tune=none"], None),
+        (["fine_tune.descent_points=0"], None),
+    ],
+)
+def test_what_looks_at_whole_weights_is_refused(more: list[str], told: str | None) -> None:
+    shared = ["fabric.strategy=fsdp", "fabric.devices=2"]
+    chosen = [*shared, "baseline=pretrained", "data.normalise=none", *more]
+    if told is None:
+        assert compose_params(ROOT / "conf", chosen)["fabric"]["strategy"] == "fsdp"
+        return
+    with pytest.raises(LowRankError, match=told):
+        compose_params(ROOT / "conf", chosen)
