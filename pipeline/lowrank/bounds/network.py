@@ -23,6 +23,7 @@ from pipeline.lowrank.forms.dense import without_factors_
 from pipeline.lowrank.network.calling import count_examples, rows_of
 from pipeline.lowrank.network.inner.narrowing import narrowing_of
 from pipeline.lowrank.network.opening import module_at, open_towards_
+from pipeline.lowrank.network.progress import steps
 from pipeline.lowrank.network.stacks import Stack
 
 
@@ -69,7 +70,7 @@ def certify(
     pairs = {n: (dense.get_submodule(n), approximate.get_submodule(n)) for n in called}
     layers, certifier = LayerBounds(pairs), _Certifier(dense, approximate, inputs, stacks)
     with layers.watching(), GroupedInFloat64():
-        for start in range(0, count, batch_size):
+        for start in steps(range(0, count, batch_size), "certificates"):
             batch = rows_of(inputs, slice(start, start + batch_size))
             certifier.send(batch, outputs_of(approximate, batch))
     return Bounds(layers.result(), certifier.result())
