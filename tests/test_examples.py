@@ -28,7 +28,7 @@ QUALITY = {
 }
 # Half a minute of training is cut to a third.
 QUICK = {"3.": " baseline.epochs=5 fine_tune.epochs=1"}
-SHORTER = {"2.": ("range(6)", "range(3)")}
+SHORTER = {"2.": ("range(6)", "range(4)")}
 
 
 def code(section: str, language: str) -> str:
