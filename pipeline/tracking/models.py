@@ -70,7 +70,7 @@ def log_model(client: MlflowClient, run_id: str, root: Path, allow: Iterable[All
     if words is not None and task in _TEXT:
         ways.insert(0, partial(_log_text, network, words, _TEXT[task], root))
     reasons = []
-    with _quiet_run(run_id):
+    with _quiet_run(client, run_id):
         for way in ways:
             try:
                 way()
@@ -102,13 +102,18 @@ def register(client: MlflowClient, model_id: str, name: str, alias: str | None) 
 
 
 @contextmanager
-def _quiet_run(run_id: str) -> Iterator[None]:
+def _quiet_run(client: MlflowClient, run_id: str) -> Iterator[None]:
+    """The run is MLflow's active one, and ends when it had ended before."""
     import mlflow
 
-    with warnings.catch_warnings(), mlflow.start_run(run_id=run_id):
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.export").setLevel(logging.ERROR)
-        yield
+    ended = client.get_run(run_id).info.end_time
+    try:
+        with warnings.catch_warnings(), mlflow.start_run(run_id=run_id):
+            warnings.simplefilter("ignore")
+            logging.getLogger("torch.export").setLevel(logging.ERROR)
+            yield
+    finally:
+        client.set_terminated(run_id, "FINISHED", ended)
 
 
 def _log_text(network: nn.Module, words: Any, pipeline: str, root: Path) -> None:

@@ -149,11 +149,12 @@ def test_a_job_of_a_parallel_sweep_gives_the_bits_of_a_single_run(
 
 def test_running_a_job_alone_adds_its_model_to_its_run(tree: Tree, client: MlflowClient) -> None:
     job = record(tree, "first")["jobs"][2]
-    assert client.get_run(job["run_id"]).outputs.model_outputs == []
+    before = client.get_run(job["run_id"])
+    assert before.outputs.model_outputs == []
     output = tree.pipeline(*job["overrides"], "track.log_model=true")
     assert f"MLflow run {job['run_id']}" in output
     run = client.get_run(job["run_id"])
-    assert run.info.status == "FINISHED"
+    assert (run.info.status, run.info.end_time) == ("FINISHED", before.info.end_time)
     (logged,) = run.outputs.model_outputs
     model = mlflow.pytorch.load_model(client.get_logged_model(logged.model_id).artifact_location)
     assert sum(p.numel() for p in model.parameters()) == run.data.metrics["size/fine_tuned.params"]
