@@ -70,6 +70,12 @@ RIVALS = (
 )
 
 
+def bare(rival: Rival) -> Rival:
+    """The way without training, and with errors as they are in the place of a contest."""
+    spent: Allocation = "absolute" if rival.allocation == "contest" else rival.allocation
+    return replace(rival, allocation=spent, trained=False)
+
+
 @dataclass(frozen=True)
 class Given:
     """What all ways share. example: a batch of one, on which inner dimensions are proven; refit:
@@ -166,6 +172,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--steps", type=int, default=150, help="of training, a block")
     parser.add_argument("--minutes", type=float, default=None, help="of training; no limit")
+    parser.add_argument(
+        "--bare", action="store_true", help="nothing trained, and errors in nats for a contest"
+    )
     parser.add_argument("--only", nargs="+", default=[""], help="parts of labels; all")
     parser.add_argument("--threads", type=int, default=None)
     chosen = parser.parse_args()
@@ -188,6 +197,8 @@ def main() -> None:
     )
     budgets = [Budget(**{chosen.cost_unit: kept}, scope=chosen.scope) for kept in chosen.budgets]
     rivals = [one for one in RIVALS if any(part in one.label for part in chosen.only)]
+    if chosen.bare:
+        rivals = [bare(rival) for rival in rivals]
     for rival, budget, found in compare(given, load_analysis(out / "analysis"), budgets, rivals):
         print(_row(rival, budget, found, task), flush=True)
 

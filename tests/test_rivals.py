@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.rivals import OURS, RIVALS, Given, compare
+from benchmarks.rivals import OURS, RIVALS, Given, bare, compare
 from pipeline.data.splits import Split
 from pipeline.lowrank.analysis.analysis import analyze
 from pipeline.lowrank.factorize.options import RefitOptions
@@ -58,3 +60,10 @@ def test_every_way_keeps_the_budget_and_ours_is_closest(given: Given) -> None:
     assert measured[OURS.label] <= measured["ours without inner dimensions"]
     out_of_reach = [f for *_, f in compare(given, fisher, [Budget(params=0.01)], RIVALS[1:2])]
     assert "cannot be met" in out_of_reach[0], "it is said, and not left out"
+
+
+def test_a_bare_way_differs_in_training_and_contest_alone() -> None:
+    found = bare(OURS)
+    assert (found.trained, found.allocation) == (False, "absolute")
+    assert replace(found, trained=True, allocation="contest") == OURS
+    assert bare(RIVALS[0]) == RIVALS[0]
