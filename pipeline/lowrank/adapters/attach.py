@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -22,8 +23,9 @@ from pipeline.lowrank.analysis.spectra import analyze_weight, truncated_svd
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.forms.surgery import Factorized
 from pipeline.lowrank.network.inner.narrowing import narrowing_of
+from pipeline.lowrank.network.kinds import kind_of
 from pipeline.lowrank.network.linalg import balance
-from pipeline.lowrank.network.stacks import Stack
+from pipeline.lowrank.network.stacks import stack_name
 from pipeline.lowrank.typed import knob, options
 
 
@@ -61,9 +63,17 @@ class Adapter(nn.Module):
     same matrix: each of their groups has rows of `left`, and all of them share `right`.
     """
 
-    def __init__(self, matrix: Tensor, options: AdapterOptions, generator: torch.Generator) -> None:
-        """matrix: (out, in/groups · taps), the weight."""
+    def __init__(
+        self,
+        matrix: Tensor,
+        options: AdapterOptions,
+        generator: torch.Generator,
+        behind: Sequence[str] = (),
+    ) -> None:
+        """matrix: (out, in/groups · taps), the weight; behind: the parameters of its module that
+        come after it."""
         super().__init__()
+        self.behind = tuple(behind)
         self.scale = options.alpha / options.rank
         start = _leading if options.init == "svd" else _zero
         left, right = start(matrix, options.rank, self.scale, generator)
@@ -105,8 +115,8 @@ def attach_(model: nn.Module, chosen: AdapterOptions, seed: int) -> list[str]:
     adapted = []
     for name, layer in layers.items():
         if any(fnmatchcase(name, pattern) for pattern in chosen.targets):
-            for place, factor in _weighted(layer).items():
-                if _adapt(factor, chosen, generator):
+            for place, one in layer.items():
+                if _adapt(one, chosen, generator):
                     adapted.append(".".join(filter(None, (name, place))))
     return adapted
 
@@ -137,70 +147,93 @@ def freeze_(model: nn.Module, others: Sequence[str]) -> list[nn.Parameter]:
 
     Returns the weights of the factors and of the narrowed layers.
     """
-    layers = _compressed(model).values()
-    weights = [f.weight for layer in layers for f in _weighted(layer).values()]
+    weights = [one.parameter for layer in _compressed(model).values() for one in layer.values()]
     known = {id(weight) for weight in weights}
     for parameter in model.parameters():
         kind = "vectors" if parameter.dim() <= 1 else "dense"
         parameter.requires_grad_(id(parameter) in known or kind in others)
-    return [weight for weight in weights if isinstance(weight, nn.Parameter)]
+    return weights
 
 
 def merge_(model: nn.Module) -> None:
     """Adds the adapters into the weights that they adapt, and lets all parameters train again. The
     network computes the same function as before, with the layers and keys that it had."""
-    for module in model.modules():
-        if not parametrize.is_parametrized(module, "weight"):
+    for module in list(model.modules()):
+        if not parametrize.is_parametrized(module):
             continue
-        if isinstance(module.parametrizations.weight[0], Adapter):  # type: ignore[union-attr,index]
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
-            # The weight was registered anew, behind the bias: back to the order of the class.
-            if "bias" in module._parameters:
-                module.register_parameter("bias", module._parameters.pop("bias"))
+        for key, chain in list(module.parametrizations.items()):  # type: ignore[operator,union-attr]
+            if isinstance(chain[0], Adapter):
+                parametrize.remove_parametrizations(module, key, leave_parametrized=True)
+                # It was registered anew, behind the others: back to the order of the class.
+                for name in [n for n in chain[0].behind if n in module._parameters]:
+                    module.register_parameter(name, module._parameters.pop(name))
     model.requires_grad_(True)
 
 
-def _compressed(model: nn.Module) -> dict[str, nn.Module]:
-    """{name: a layer that is factorized, or narrower than it was and not factorized}."""
+@dataclass(frozen=True)
+class _Weight:
+    """A parameter of a compressed layer that may get an adapter."""
+
+    module: nn.Module
+    key: str = "weight"
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        found = self.module._parameters[self.key]
+        assert found is not None
+        return found
+
+
+def _compressed(model: nn.Module) -> dict[str, dict[str, _Weight]]:
+    """{name: the weights by their places in it} of each layer that is factorized, or narrower than
+    it was and not factorized."""
     inside = {id(m) for f in model.modules() if isinstance(f, Factorized) for m in f.modules()}
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, Factorized) or (id(module) not in inside and _is_narrowed(module))
-    }
+    found: dict[str, dict[str, _Weight]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Factorized):
+            found[name] = {place: _Weight(one) for place, one in _weighted(module).items()}
+        elif id(module) not in inside:
+            found |= _narrowed(name, module)
+    return found
 
 
-def _is_narrowed(module: nn.Module) -> bool:
-    """Whether a layer has fewer channels than it was built with, in a weight of its own."""
-    weight = getattr(module, "weight", None)
-    has_matrix = isinstance(weight, nn.Parameter) and weight.dim() > 1
-    return has_matrix and narrowing_of(module) is not None
+def _narrowed(name: str, module: nn.Module) -> dict[str, dict[str, _Weight]]:
+    """The module itself where it has fewer channels than it was built with in a weight of its own,
+    and the stacks of one matrix an expert of which it has fewer."""
+    changed = narrowing_of(module)
+    if changed is None:
+        return {}
+    own = {key: p for key, p in module._parameters.items() if p is not None and p.dim() > 1}
+    if kind_of(module) is None:
+        stacks = [key for key, p in own.items() if p.dim() == 3 and key in changed.shapes]
+        if stacks:
+            return {stack_name(name, key): {"": _Weight(module, key)} for key in stacks}
+    return {name: {"": _Weight(module)}} if "weight" in own else {}
 
 
 def _weighted(layer: nn.Module) -> dict[str, nn.Module]:
-    """The modules inside a compressed layer that have a weight (reshaping and pivots have none);
-    a layer that is not factorized is one itself, ""."""
+    """The modules inside a layer that have a weight (reshaping and pivots have none); a layer that
+    is not factorized is one itself, ""."""
     if not isinstance(layer, Factorized):
         return {"": layer}
     named = ((n, m) for n, m in layer.named_modules() if m is not layer)
     return {n: m for n, m in named if isinstance(getattr(m, "weight", None), nn.Parameter)}
 
 
-def _adapt(factor: nn.Module, options: AdapterOptions, generator: torch.Generator) -> bool:
-    """Puts an adapter on the factor, or lets the factor's weight train itself; returns whether it
-    got an adapter."""
-    weight = factor.weight
-    assert isinstance(weight, nn.Parameter)
-    of_groups = isinstance(factor, Stack) and weight.dim() == 3
+def _adapt(one: _Weight, options: AdapterOptions, generator: torch.Generator) -> bool:
+    """Puts an adapter on the weight, or lets it train itself; returns whether it got an adapter."""
+    weight = one.parameter
+    of_groups = kind_of(one.module) in (None, "stack") and weight.dim() == 3
     matrix = weight.detach().flatten(*(0, 1) if of_groups else (1, -1))
     rows, columns = matrix.shape
     if options.rank * (rows + columns) >= rows * columns:
         weight.requires_grad_(True)
         return False
-    adapter = Adapter(matrix, options, generator)
+    names = list(one.module._parameters)
+    adapter = Adapter(matrix, options, generator, names[names.index(one.key) + 1 :])
     with torch.no_grad():
         weight.sub_(adapter.update().view(weight.shape))
-    parametrize.register_parametrization(factor, "weight", adapter)
+    parametrize.register_parametrization(one.module, one.key, adapter)
     return True
 
 

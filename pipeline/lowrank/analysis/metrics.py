@@ -51,6 +51,15 @@ class Metric:
     right: Tensor
     mean: Tensor | None = None
 
+    def of_group(self, index: int) -> Metric:
+        """That of one group alone."""
+        left, right, mean = (
+            None if one is None else one[index : index + 1]
+            for one in (self.left, self.right, self.mean)
+        )
+        assert right is not None
+        return Metric(left, right, mean)
+
     def whiten(self, weight: Tensor) -> Tensor:
         """(out, in/groups, *kernel) → the same shape: left · weight · right, float64."""
         kernel = _by_taps(weight.to(torch.float64), len(self.right))

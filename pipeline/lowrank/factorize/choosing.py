@@ -56,7 +56,7 @@ class Choosing:
         """The same with the times that the clock knows now."""
         narrowing = self.narrowing
         if narrowing is not None:
-            narrowing = replace(narrowing, clock=clock)
+            narrowing = narrowing.timed(clock)
         offers = timed(self.offers, self.known, clock)
         return replace(self, offers=offers, narrowing=narrowing, clock=clock)
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.analysis.analysis import Analysis
-from pipeline.lowrank.analysis.metrics import Metric
 from pipeline.lowrank.factorize.layer import LayerFactorization, LayerReport, checked_report
 from pipeline.lowrank.forms.surgery import Factorized, layer_at
 from pipeline.lowrank.methods import Certificate, Method
@@ -19,6 +18,7 @@ from pipeline.lowrank.methods.interpolative import after_narrowing
 from pipeline.lowrank.methods.narrower import NarrowerLayer
 from pipeline.lowrank.network.inner.dimension import Member
 from pipeline.lowrank.network.inner.narrowing import narrowed, recounted_
+from pipeline.lowrank.network.linalg import put
 from pipeline.lowrank.network.opening import replace_
 from pipeline.lowrank.network.targets import dense_weight, write_weight_
 from pipeline.lowrank.planning.plan import Plan
@@ -39,16 +39,18 @@ class Narrowed:
         self.dimension, elimination = plan.narrowing.found[name], plan.narrowing.eliminations[name]
         self.width, self.analysis, self.expected = width, analysis, plan.expected
         self.kept = elimination.kept(width)
-        self.dense = {member.layer: layer_at(model, member.layer) for member in self.dimension}
+        self.dense = {
+            member.layer: layer_at(model, member.layer, in_first=member.in_first)
+            for member in self.dimension
+        }
         self.ends: dict[str, NarrowerLayer] = {}
-        self.metrics: dict[str, Metric | None] = {}
         self.methods: dict[str, Method] = {}
         self.factorized: dict[str, LayerFactorization] = {}
         for member in self.dimension.ends:
             layer = member.layer
             given = dense_weight(self.dense[layer]), analysis.metrics.get(layer)
             end = NarrowerLayer(member, *given, self.dimension, elimination)
-            self.ends[layer], self.metrics[layer] = end, end.metric_at(width)
+            self.ends[layer] = end
             if further := after_narrowing(plan.layers[layer].method):
                 self.methods[layer] = plan.methods[further]
 
@@ -87,7 +89,7 @@ class Narrowed:
             layer,
             replace(expected, ranks=expected.ranks[1:]),
             self.methods[name],
-            self.metrics[name],
+            end.metric_at(self.width),
             weight=end.weight(self.width),
         )
 
@@ -106,8 +108,8 @@ class Narrowed:
     def _spread(self, member: Member, weight: Tensor) -> Tensor:
         dense = dense_weight(self.dense[member.layer]).double()
         if member.role == "reads":
-            return torch.zeros_like(dense).index_copy_(1, self._index(member), weight)
-        return dense.index_copy(0, self._index(member), weight)
+            return put(torch.zeros_like(dense), 1, self._index(member), weight)
+        return put(dense, 0, self._index(member), weight)
 
     def _index(self, member: Member) -> Tensor:
         """The layer's own channels that are kept."""
@@ -134,8 +136,8 @@ class Narrowed:
         if one := self.factorized.get(name):
             exact = one.method.form.reconstruct(one.factors)
             certificate = one.method.certify(one.spectra, one.expected.ranks)
-        if end.ordered is not None:
-            given_up = end.ordered.errors()[self.width].item()
+        if end.reads:
+            given_up = end.errors()[self.width].item()
             change = self.analysis.whiten(name, end.dense.double() - self._spread(member, stored))
         else:  # no other channels change
             change = self._whiten(name, there - stored)
@@ -149,13 +151,13 @@ class Narrowed:
             measured=float(change.norm()) / norm**0.5,
             lower=lower,
             upper=upper,
-            theorem=", ".join(filter(None, [_EXACT if end.ordered else "", certificate.theorem])),
+            theorem=", ".join(filter(None, [_EXACT if end.reads else "", certificate.theorem])),
             rounding=float(self._whiten(name, stored - exact).norm()) / norm**0.5 + 1e-7,
         )
 
     def _whiten(self, name: str, change: Tensor) -> Tensor:
         """A change of the weight that a narrowed layer has, in the metric there."""
-        metric = self.metrics[name]
+        metric = self.ends[name].metric_at(self.width)
         return metric.whiten(change) if metric else change
 
     def widen_(self, network: nn.Module) -> nn.Module:
@@ -171,10 +173,10 @@ class Narrowed:
                 continue
             layer = copy.deepcopy(self.dense[member.layer])
             if member.layer in self.ends:
-                small = layer_at(network, member.layer)
+                small = layer_at(network, member.layer, in_first=member.in_first)
                 write_weight_(layer, self._wide(member, small))
-                if isinstance(small.bias, Tensor):
-                    bias = small.bias.detach().clone()
+                if isinstance(found := getattr(small, "bias", None), Tensor):
+                    bias = found.detach().clone()
                     if member.role != "reads":
                         bias = layer.bias.detach().index_copy(0, self._index(member), bias)  # type: ignore[operator]
                     layer.bias = nn.Parameter(bias)

@@ -121,8 +121,9 @@ def load_(model: nn.Module, folder: Path | str, *, mapped: bool = False) -> nn.M
     model: a network of the same class and arguments as the saved one was before it was factorized.
     mapped: as of `load`.
 
-    Returns the model (a new object only where the root itself is factorized). Raises LowRankError
-    where the folder is damaged or does not fit the model.
+    Returns the model (a new object only where the root itself is factorized, or where fewer
+    channels are left of a parameter of its own). Raises LowRankError where the folder is damaged or
+    does not fit the model.
     """
     folder = Path(folder)
     file = read_network(folder)

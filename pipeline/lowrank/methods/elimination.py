@@ -18,27 +18,31 @@ from torch import Tensor
 
 from pipeline.lowrank.analysis.metrics import Metric
 from pipeline.lowrank.network.inner.dimension import InnerDimension, Member
-from pipeline.lowrank.network.linalg import tails
+from pipeline.lowrank.network.linalg import split_groups, tails
 
 _STEPS = 128  # so many channels are given up at a time that no more steps are taken
 
 
 @dataclass(frozen=True)
 class Elimination:
-    """One order of the channels, which serves every width.
+    """One order of the channels, which serves every width; of experts in one tensor one for each.
 
-    order: (width,) int64; the channels that are kept the longest come first.
+    order: (width,) int64, or (groups, width); the channels that are kept the longest come first.
     errors: {layer that reads them: (width + 1,) float64}: entry k is its squared error in the
-        metric where the first k channels of the order are kept; empty where the order alone is
-        needed.
+        metric where the first k channels of the order are kept, that of all groups together; empty
+        where the order alone is needed.
     """
 
     order: Tensor
     errors: Mapping[str, Tensor]
 
     def kept(self, width: int) -> Tensor:
-        """(width,) the channels that are kept, ascending."""
-        return self.order[:width].sort().values
+        """(width,), or (groups, width), the channels that are kept, ascending."""
+        return self.order[..., :width].sort().values
+
+    def of_group(self, index: int) -> Elimination:
+        """The order of one group alone, without errors."""
+        return Elimination(self.order if self.order.dim() == 1 else self.order[index], {})
 
 
 class Reader:
@@ -135,7 +139,7 @@ def eliminate(
     dimension: InnerDimension,
     weights: Mapping[str, Tensor],
     metrics: Mapping[str, Metric],
-    order: Sequence[int] | None = None,
+    order: Tensor | None = None,
 ) -> Elimination:
     """The order in which backward elimination gives channels up: always those whose loss, after all
     that are left were regressed anew, adds least to the errors of all layers that read them.
@@ -144,14 +148,30 @@ def eliminate(
     metrics: {layer: its metric}; empty for the metric `weight`, in which the channels with the
         smallest columns go first.
     order: the order of an earlier elimination, which is then not searched for again.
+
+    Each group gives up as many channels as the others, in an order of its own.
     """
-    readers = [
-        Reader(member, weights[member.layer], metrics.get(member.layer), dimension.width)
-        for member in dimension.readers
-    ]
-    found = _order(readers, dimension.width) if order is None else torch.tensor(order)
-    found = found.to(readers[0].weight.device)
-    return Elimination(found, {r.member.layer: Ordered(r, found).errors() for r in readers})
+    known = None if order is None else order.reshape(dimension.groups, -1)
+    orders, errors = [], []
+    for group in range(dimension.groups):
+        readers = [
+            _reader(member, weights[member.layer], metrics.get(member.layer), dimension, group)
+            for member in dimension.readers
+        ]
+        found = _order(readers, dimension.width) if known is None else known[group]
+        found = found.to(readers[0].weight.device)
+        orders.append(found)
+        errors.append({r.member.layer: Ordered(r, found).errors() for r in readers})
+    together = {n: torch.stack([one[n] for one in errors]).sum(0) for n in errors[0]}
+    return Elimination(orders[0] if dimension.groups == 1 else torch.stack(orders), together)
+
+
+def _reader(
+    member: Member, weight: Tensor, metric: Metric | None, dimension: InnerDimension, group: int
+) -> Reader:
+    """One group of a layer that reads a dimension, with its own weight and metric."""
+    own = split_groups(weight, dimension.groups)[group]
+    return Reader(member, own, metric and metric.of_group(group), dimension.width)
 
 
 class _Left:

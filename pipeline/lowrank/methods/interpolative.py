@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
@@ -43,9 +44,10 @@ class Interpolative:
 
     def widths(self, dimension: InnerDimension) -> list[int]:
         """The widths that are tried, ascending, all below the dimension's own."""
-        step = self.width_multiple_of
+        least = math.lcm(self.width_multiple_of, dimension.step)
+        step = least
         while dimension.width > _WIDTHS * step:
-            step += self.width_multiple_of
+            step += least
         return list(range(step, dimension.width, step))
 
     def shared_widths(

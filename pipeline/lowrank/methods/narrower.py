@@ -9,7 +9,9 @@ that makes the channels is the kept rows of its weight, in the metric of these o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,10 +20,13 @@ from pipeline.lowrank.analysis.metrics import Metric
 from pipeline.lowrank.analysis.spectra import Spectra, View, analyze_weight
 from pipeline.lowrank.methods.elimination import Elimination, Ordered, Reader
 from pipeline.lowrank.network.inner.dimension import InnerDimension, Member
+from pipeline.lowrank.network.linalg import split_groups
 
 
 class NarrowerLayer:
-    """One layer that makes or reads an inner dimension, at every width of one elimination."""
+    """One layer that makes or reads an inner dimension, at every width of one elimination. Of a
+    stack each expert is looked at by itself, when it is asked for: in float64 all of them at once
+    would take many times the memory of the layer."""
 
     def __init__(
         self,
@@ -33,26 +38,92 @@ class NarrowerLayer:
     ) -> None:
         """weight: (out, in, *kernel) of the dense layer; metric: None is the Frobenius norm."""
         self.member, self.dense, self.metric = member, weight, metric
-        self.width, self.elimination = dimension.width, elimination
-        self.ordered: Ordered | None = None
-        if member.role == "reads":
-            self.ordered = Ordered(
-                Reader(member, weight, metric, self.width), elimination.order.to(weight.device)
-            )
+        self._dimension, self._elimination = dimension, elimination
+        self._only = self._group(0) if dimension.groups == 1 else None
+
+    @property
+    def reads(self) -> bool:
+        """Whether the layer reads the channels; else it makes them."""
+        return self.member.role == "reads"
 
     def weight(self, width: int) -> Tensor:
         """The layer's weight where `width` of the channels are kept, float64."""
+        return _joined([group.weight(width) for group in self._groups()])
+
+    def metric_at(self, width: int) -> Metric | None:
+        """The metric of that weight."""
+        found = [group.metric_at(width) for group in self._groups()]
+        known = [one for one in found if one is not None]
+        if len(known) < 2:
+            return found[0]
+        sides = [(one.left, one.right, one.mean) for one in known]
+        left, right, mean = (
+            _joined([part for part in parts if part is not None]) if parts[0] is not None else None
+            for parts in zip(*sides, strict=True)
+        )
+        assert right is not None
+        return Metric(left, right, mean)
+
+    def spectra(self, widths: Sequence[int]) -> dict[int, Spectra]:
+        """{width: spectra of the whitened weight there, without their bases}."""
+        found = [group.spectra(widths) for group in self._groups()]
+        return {width: _summed([one[width] for one in found]) for width in widths}
+
+    def errors(self) -> Tensor:
+        """(width + 1,) the squared errors of a layer that reads the channels, at each width."""
+        return torch.stack([group.errors() for group in self._groups()]).sum(0)
+
+    def _groups(self) -> Iterator[_Group]:
+        if self._only is not None:
+            yield self._only
+            return
+        for index in range(self._dimension.groups):
+            yield self._group(index)
+
+    def _group(self, index: int) -> _Group:
+        weight, metric = split_groups(self.dense, self._dimension.groups)[index], self.metric
+        order = self._elimination.of_group(index)
+        return _Group(
+            self.member, weight, metric and metric.of_group(index), self._dimension.width, order
+        )
+
+
+class _Group:
+    """A layer, or one expert of a stack."""
+
+    def __init__(
+        self,
+        member: Member,
+        weight: Tensor,
+        metric: Metric | None,
+        width: int,
+        elimination: Elimination,
+    ) -> None:
+        self.member, self.dense, self.metric = member, weight, metric
+        self.width, self.elimination = width, elimination
+
+    @cached_property
+    def ordered(self) -> Ordered | None:
+        if self.member.role != "reads":
+            return None
+        reader = Reader(self.member, self.dense, self.metric, self.width)
+        return Ordered(reader, self.elimination.order.to(self.dense.device))
+
+    def errors(self) -> Tensor:
+        assert self.ordered is not None, "a layer that reads the channels"
+        return self.ordered.errors()
+
+    def weight(self, width: int) -> Tensor:
         if self.ordered is not None:
             return self.ordered.narrowed(width)
         return self.dense.double().index_select(0, self._kept(width))
 
     def metric_at(self, width: int) -> Metric | None:
-        """The metric of that weight."""
         if self.metric is None:
             return None
         left, right, mean = self.metric.left, self.metric.right, self.metric.mean
         kept = self._kept(width)
-        if self.ordered is not None:
+        if self.member.role == "reads":
             return Metric(left, _root_of(right, kept), None if mean is None else mean[:, kept])
         if left is not None:
             left = _root_of(left.mT, kept).mT if left.dim() == 3 else left[:, kept]
@@ -63,7 +134,6 @@ class NarrowerLayer:
         return self.member.index(kept, self.width)
 
     def spectra(self, widths: Sequence[int]) -> dict[int, Spectra]:
-        """{width: spectra of the whitened weight there, without their bases}."""
         if self.dense[0, 0].numel() == 1:
             sizes = [width * self.member.count for width in widths]
             found = _nested(*self._rows(), sizes)
@@ -153,6 +223,21 @@ def _nested(rows: Tensor, gram: Tensor | None, sizes: Sequence[int]) -> Iterator
             total = total + across + across.mT + new.mT @ (gram[start:size, start:size] @ new)
         start = size
         yield torch.linalg.eigvalsh(total).flip(0).clamp_min(0.0)[:size]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """One below the other."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _summed(spectra: Sequence[Spectra]) -> Spectra:
+    """The spectra of several groups as those of one layer, without bases."""
+    first, *others = spectra
+    if not others:
+        return first
+    values = torch.stack([one.views["mode0"].eigenvalues for one in spectra]).sum(0)
+    empty = values.new_empty(len(spectra), len(values), 0)
+    return Spectra(math.fsum(one.squared_norm for one in spectra), {"mode0": View(values, empty)})
 
 
 def _of_matrix(squares: Tensor) -> Spectra:

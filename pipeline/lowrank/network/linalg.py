@@ -20,6 +20,26 @@ def split_groups(weight: Tensor, groups: int) -> Tensor:
     return weight.reshape(groups, -1, *weight.shape[1:])
 
 
+def chosen(weight: Tensor, axis: int, index: Tensor) -> Tensor:
+    """The entries `index` of a weight (out, in / groups, *kernel) along its outputs (axis 0) or
+    inputs (axis 1): (n,), or (groups, n) of each group its own."""
+    if index.dim() == 1:
+        return weight.index_select(axis, index)
+    apart = split_groups(weight, len(index))
+    pairs = zip(apart, index, strict=True)
+    return torch.stack([one.index_select(axis, own) for one, own in pairs]).flatten(0, 1)
+
+
+def put(weight: Tensor, axis: int, index: Tensor, values: Tensor) -> Tensor:
+    """A copy of a weight with `values` in the places that `chosen` reads."""
+    if index.dim() == 1:
+        return weight.index_copy(axis, index, values)
+    groups = len(index)
+    parts = zip(split_groups(weight, groups), index, split_groups(values, groups), strict=True)
+    found = [one.index_copy(axis, own, new) for one, own, new in parts]
+    return torch.stack(found).flatten(0, 1)
+
+
 def unfold(kernel: Tensor, mode: int) -> Tensor:
     """The mode-`mode` unfolding of each group, as tensorly.base.partial_unfold with skip_begin=1.
 

@@ -110,6 +110,13 @@ def owner_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     return model.get_submodule(path.rpartition(".")[0]), key
 
 
+def holder_of(name: str) -> str:
+    """The name of the module in which a layer is; of a stack that of the module that keeps it."""
+    path = name.rpartition(".")[0]
+    above, _, container = path.rpartition(".")
+    return above if container == CONTAINER else path
+
+
 def may_keep_stacks(module: nn.Module) -> bool:
     """Whether a parameter of the module's own may be a stack, or is answered for by one."""
     own = module._parameters.values()

@@ -162,11 +162,15 @@ def write_weight_(module: nn.Module, weight: Tensor) -> None:
     """Writes a weight (out, in / groups, *kernel) into the layer, in the layer's own dtype."""
     stored = module.weight
     assert isinstance(stored, Tensor)
+    stored.detach().copy_(stored_in(module, weight))
+
+
+def stored_in(module: nn.Module, weight: Tensor) -> Tensor:
+    """A weight (out, in / groups, *kernel), perhaps with fewer outputs or inputs than the layer's
+    own, as the layer stores its weight."""
     if isinstance(module, Stack):
-        weight = module.as_stored(weight)
-    else:
-        weight = as_stored(type(module), weight, groups_of(module))
-    stored.detach().copy_(weight)
+        return module.as_stored(weight)
+    return as_stored(type(module), weight, groups_of(module))
 
 
 def as_stored(layer: type[nn.Module], weight: Tensor, groups: int) -> Tensor:

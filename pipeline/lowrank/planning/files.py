@@ -11,6 +11,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
 from pipeline.lowrank.analysis.options import MetricName
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.methods import Method, get_method
@@ -134,10 +137,10 @@ def load_plan(path: Path) -> Plan:
 def _narrowing_file(inner: Narrowing, widths: Mapping[str, int]) -> _NarrowingFile:
     """With the orders of the channels of what is narrowed: nobody has to search for them again."""
     known = {name: inner.eliminations.get(name) for name in widths}
-    found = {n: one.order.tolist() for n, one in known.items() if one} | {
+    found = {n: one.order for n, one in known.items() if one} | {
         n: order for n, order in inner.orders.items() if n in widths and known[n] is None
     }
-    orders = {name: " ".join(map(str, order)) for name, order in found.items()}
+    orders = {name: _text(order) for name, order in found.items()}
     return _NarrowingFile(_options(inner.method, named=False), inner.found, inner.left, orders)
 
 
@@ -146,15 +149,24 @@ def _narrowing(file: _NarrowingFile) -> Narrowing:
     return Narrowing(Interpolative(**file.method), file.found, file.left, orders)
 
 
-def _order(name: str, text: str, found: Mapping[str, InnerDimension]) -> list[int]:
-    width = found[name].width if name in found else 0
-    words = text.split()
-    if len(words) != width or set(words) != set(map(str, range(width))):
+def _text(order: Tensor) -> str:
+    """Channels with blanks between them, and a comma between those of one expert and the next."""
+    rows = order.reshape(-1, order.shape[-1]).tolist()
+    return ", ".join(" ".join(map(str, row)) for row in rows)
+
+
+def _order(name: str, text: str, found: Mapping[str, InnerDimension]) -> Tensor:
+    width, groups = (found[name].width, found[name].groups) if name in found else (0, 1)
+    rows = [row.split() for row in text.split(",")]
+    whole = set(map(str, range(width)))
+    if len(rows) != groups or any(len(row) != width or set(row) != whole for row in rows):
+        each = f", for each of {groups} experts" if groups > 1 else ""
         raise LowRankError(
-            f"narrowing.orders.{name}: is not each of the channels 0 … {width - 1} once, but "
+            f"narrowing.orders.{name}: is not each of the channels 0 … {width - 1} once{each}, but "
             f"{text[:40]!r}; take the line out, and the order is computed again"
         )
-    return [int(word) for word in words]
+    orders = torch.tensor([[int(word) for word in row] for row in rows], dtype=torch.int64)
+    return orders if groups > 1 else orders[0]
 
 
 def _with_uniform(plan: Plan, expected: _Expected) -> Plan:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.analysis.analysis import Analysis
@@ -26,7 +25,6 @@ from pipeline.lowrank.network.calling import beginning_of
 from pipeline.lowrank.network.costs import TimedTotals
 from pipeline.lowrank.network.inner.dimension import InnerDimension, Member
 from pipeline.lowrank.network.inner.finding import find_inner
-from pipeline.lowrank.network.opening import module_at
 from pipeline.lowrank.network.targets import Target, dense_weight
 from pipeline.lowrank.planning.timing.clock import Clock
 
@@ -41,7 +39,8 @@ class Narrowing:
     method: its options.
     found: {name: a dimension}, named after the first layer that reads it.
     left: {name: why these channels are no dimension that may be narrowed}.
-    orders: {name: its channels, those that are kept the longest first} of a plan from a file.
+    orders: {name: (width,) or (groups, width) its channels, those that are kept the longest first}
+        of a plan from a file.
     eliminations: {name: the order in which its channels go, with its errors}; computed again where
         they are missing, as in a plan from a file.
     spectra: {name: {width: {layer: its spectra there}}}, from which candidates are made that are
@@ -52,7 +51,7 @@ class Narrowing:
     method: Interpolative
     found: Mapping[str, InnerDimension]
     left: Mapping[str, str] = field(default_factory=dict)
-    orders: Mapping[str, Sequence[int]] = field(default_factory=dict, repr=False, compare=False)
+    orders: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
     eliminations: Mapping[str, Elimination] = field(default_factory=dict, repr=False, compare=False)
     spectra: Mapping[str, Mapping[int, Mapping[str, Spectra]]] = field(
         default_factory=dict, repr=False, compare=False
@@ -76,7 +75,7 @@ class Narrowing:
     def with_orders(self, names: Iterable[str]) -> Narrowing:
         """The same with the orders that are known of these dimensions, without their errors."""
         new = [name for name in names if name not in self.eliminations]
-        found = {name: Elimination(torch.tensor(self.orders[name]), {}) for name in new}
+        found = {name: Elimination(self.orders[name], {}) for name in new}
         return replace(self, eliminations={**self.eliminations, **found})
 
     def eliminated(
@@ -91,6 +90,19 @@ class Narrowing:
             order = self.orders.get(name)
             found[name] = eliminate(dimension, weights, analysis.metrics, order)
         return replace(self, eliminations={**self.eliminations, **found})
+
+    def timed(self, clock: Clock) -> Narrowing:
+        """The same with times, without the dimensions of layers that are not called by themselves,
+        such as experts in one tensor."""
+        apart = {
+            name: one.layer
+            for name, dimension in self.found.items()
+            for one in dimension.layers
+            if one.layer not in clock.calls
+        }
+        found = {name: one for name, one in self.found.items() if name not in apart}
+        untimed = {name: f"{layer}: {clock.untimed[layer]}" for name, layer in apart.items()}
+        return replace(self, clock=clock, found=found, left={**self.left, **untimed})
 
     def with_spectra(
         self, model: nn.Module, analysis: Analysis, widths: Mapping[str, Sequence[int]]
@@ -160,7 +172,7 @@ class Narrowing:
 
 
 def _weights(model: nn.Module, members: Iterable[Member]) -> dict[str, Tensor]:
-    return {one.layer: dense_weight(module_at(model, one.layer)) for one in members}
+    return {one.layer: dense_weight(one.module(model)) for one in members}
 
 
 def _check_width(

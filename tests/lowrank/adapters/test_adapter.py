@@ -22,6 +22,7 @@ from pipeline.lowrank.adapters.attach import (
 )
 from pipeline.lowrank.forms import get_form
 from pipeline.lowrank.forms.surgery import Factorized, unfilled
+from tests.lowrank.network.expert_kinds import GatedExperts, Mixture
 
 # name → (dense layer, form, ranks, input): factors that are Linears, 1×1 and k×k kernels,
 # depthwise ones (the middle of CP), strided and of all dimensions.
@@ -214,6 +215,25 @@ def test_narrowed_layers_are_trained_as_factors_are(tmp_path: Path) -> None:
     lr.save(network, tmp_path)
     fresh = nn.Sequential(nn.Linear(12, 40), nn.ReLU(), nn.Linear(40, 30), nn.Linear(30, 3))
     assert torch.equal(lr.load_(fresh, tmp_path)(inputs), network(inputs))
+
+
+def test_narrowed_experts_in_one_tensor_are_trained_too() -> None:
+    torch.manual_seed(0)
+    net, x = Mixture(channels=16).double(), torch.randn(32, 5, dtype=torch.float64)
+    plan = lr.plan(net, lr.Budget(params=0.8), x[:1], methods=[lr.Interpolative()])
+    lr.apply_(net, plan)
+    before, keys = net(x), list(net.state_dict())
+    names = [f"experts.stacks.{key}" for key in ("up", "down")]
+    assert lr.attach_(net, AdapterOptions(rank=1, others=()), 0) == names
+    shapes = [tuple(p.shape) for p in net.parameters() if p.requires_grad]
+    width = plan.layers[names[0]].ranks[0]
+    assert shapes == [(3 * 8, 1), (1, 2 * width), (3 * width, 1), (1, 8)]
+    assert torch.allclose(net(x), before)
+    net(x).sum().backward()
+    assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
+    merge_(net)
+    assert torch.allclose(net(x), before)
+    assert (list(net.state_dict()), type(net.experts)) == (keys, GatedExperts)
 
 
 def test_a_network_without_factors_says_what_to_do() -> None:

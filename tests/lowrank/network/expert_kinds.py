@@ -3,6 +3,7 @@ a new row."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -140,3 +141,50 @@ class ByHand(nn.Module):
         x = torch.tanh(functional.linear(x, self.qkv.weight, self.offset))
         x = torch.tanh(x @ self.middle)
         return functional.linear(x, self.out.weight, self.out.bias)
+
+
+class GatedExperts(nn.Module):
+    """Gated experts as a person writes them, with biases, gate and value one after the other, and
+    the number of their channels; all of them read each token, by the weights of a router.
+
+    between: what is done to the hidden channels; given their expert's number too.
+    """
+
+    def __init__(
+        self, between: Callable[[Tensor, int], Tensor], groups: int, channels: int
+    ) -> None:
+        super().__init__()
+        self.between, self.channels = between, channels
+        self.router = nn.Linear(8, groups)
+        self.up = nn.Parameter(torch.randn(groups, 8, 2 * channels) / 3)
+        self.up_bias = nn.Parameter(torch.randn(groups, 2 * channels))
+        self.down = nn.Parameter(torch.randn(groups, channels, 8) / 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shares, found = self.router(x).softmax(-1), torch.zeros_like(x)
+        for index in range(len(self.up)):
+            made = torch.einsum("ti,io->to", x, self.up[index]) + self.up_bias[index]
+            gate, value = made.chunk(2, -1)
+            hidden = self.between(functional.silu(gate) * value, index).view(-1, self.channels)
+            out = torch.einsum("to,oi->ti", hidden, self.down[index])
+            found = found + shares[:, index, None] * out
+        return found
+
+
+class Mixture(nn.Module):
+    """A classifier of vectors with such experts beside a residual stream."""
+
+    def __init__(
+        self,
+        between: Callable[[Tensor, int], Tensor] = lambda hidden, _: hidden,
+        groups: int = 3,
+        channels: int = 12,
+    ) -> None:
+        super().__init__()
+        self.first, self.experts = nn.Linear(5, 8), GatedExperts(between, groups, channels)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states = torch.tanh(self.first(x))
+        found: Tensor = self.head(states + self.experts(states))
+        return found

@@ -16,7 +16,6 @@ from pipeline.lowrank.analysis.files import save_analysis
 from pipeline.lowrank.analysis.survey import survey
 from pipeline.lowrank.forms.on_demand import OnDemand
 from pipeline.lowrank.network.costs import network_totals
-from pipeline.lowrank.network.inner.finding import find_inner
 from pipeline.lowrank.tasks import Classification
 from tests.lowrank.network.expert_kinds import (
     EXPERT_KINDS,
@@ -92,15 +91,6 @@ def test_all_matrices_of_a_mixture_are_targets(kind: ExpertKind) -> None:
     after = model.state_dict()
     assert list(after) == list(before), "plan changes nothing"
     assert all(torch.equal(after[key], before[key]) for key in before)
-
-
-def test_a_mixture_says_that_its_experts_keep_their_widths() -> None:
-    model = EXPERT_KINDS[0].make()
-    targets = survey(model, IDS[:1]).targets
-    left = find_inner(model, IDS[:1], list(targets)).left
-    experts = [n for n, t in targets.items() if t.kind == "stack" and t.groups > 1]
-    assert experts
-    assert all("experts in one tensor" in left[name] for name in experts)
 
 
 @RUNS

@@ -21,12 +21,11 @@ from pipeline.lowrank.network.inner.proposals import channels_of, proposals, wit
 from pipeline.lowrank.network.kinds import kind_of
 from pipeline.lowrank.network.opening import opened
 from pipeline.lowrank.network.opening.base import is_plain
-from pipeline.lowrank.network.stacks import find_stack
-from pipeline.lowrank.network.targets import dense_weight, groups_of
+from pipeline.lowrank.network.stacks import Stack
+from pipeline.lowrank.network.targets import groups_of
 
 _NOISE = 0.1
 _FAR = 0.75  # of the parameters in the layers of many
-_STACK = "a parameter of its module, as experts in one tensor are, is factorized, not narrowed"
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class InnerDimensions:
     """What is known of a network's inner dimensions.
 
     found: {first layer that reads it: a proven dimension}; no layer is in two of them.
-    left: {first layer that reads the channels: why they are no such dimension}, and every stack.
+    left: {first layer that reads the channels: why they are no such dimension}.
     """
 
     found: Mapping[str, InnerDimension] = field(default_factory=dict)
@@ -54,8 +53,8 @@ def find_inner(model: nn.Module, example: Any, targets: Collection[str]) -> Inne
     with opened(trial), evaluating(trial):
         sizes = {name: p.element_size() for name, p in trial.named_parameters()}
         _disturb_(trial)
-        example, junctions = _first_pass(trial, placed(example, device_of(trial)))
-        left = {name: _STACK for name in targets if find_stack(trial, name) is not None}
+        example, junctions = _first_pass(trial, placed(example, device_of(trial)), targets)
+        left: dict[str, str] = {}
         proposed: dict[str, list[InnerDimension]] = {}
         for one in junctions:
             if not one.makes:
@@ -73,19 +72,21 @@ def find_inner(model: nn.Module, example: Any, targets: Collection[str]) -> Inne
             name = next(iter(one.reads))
             if name in found and _runs_beside(trial, one, found[name]):
                 found[name] = replace(found[name], other_macs=proofs.macs_beside(found[name]))
-        layers = {member.layer for one in found.values() for member in one.layers}
-        params = {n: dense_weight(trial.get_submodule(n)).numel() for n in layers}
+        layers = {member.layer: member for one in found.values() for member in one.layers}
+        params = {n: member.module(trial).weight.numel() for n, member in layers.items()}  # type: ignore[operator]
     apart, shared = _apart(found, params)
     return InnerDimensions(apart, {**left, **why, **shared})
 
 
-def _first_pass(model: nn.Module, example: Any) -> tuple[Any, list[Junction]]:
+def _first_pass(
+    model: nn.Module, example: Any, targets: Collection[str]
+) -> tuple[Any, list[Junction]]:
     """(the example in the number format in which the network runs, its junctions)."""
     reason = ""
     for dtype in (torch.float64, torch.float32):
         shown = _in_format(example, dtype)
         try:
-            found = find_junctions(model.to(dtype).requires_grad_(), shown)
+            found = find_junctions(model.to(dtype).requires_grad_(), shown, targets)
         except Exception as error:  # whatever other people's code raises
             reason = " ".join(str(error).split())[:120]
             continue
@@ -133,14 +134,23 @@ def _obstacle(model: nn.Module, one: Junction, targets: Collection[str]) -> str 
         return "its channels are outputs of the network"
     if one.is_input:
         return "its channels are inputs of the network too"
-    for name in [*one.makes, *one.reads]:
+    layers = {name: one.layer(model, name) for name in [*one.makes, *one.reads]}
+    for name, layer in layers.items():
         if name not in targets:
             return f"{name}, which makes or reads its channels, is no target"
-        if groups_of(model.get_submodule(name)) > 1:
-            return f"{name}, which makes or reads its channels, is a grouped convolution"
+        if reason := _apart_in(layer):
+            return f"{name}, which makes or reads its channels, {reason}"
+    groups = {name: groups_of(layer) for name, layer in layers.items()}
+    experts = max(groups, key=lambda name: groups[name])
+    if other := next((name for name in groups if groups[name] != groups[experts]), None):
+        return f"{experts} has a matrix for each expert there, and {other} one for all of them"
     for name in one.passes:
-        if kind_of(model.get_submodule(name)) is not None and name not in targets:
+        module = model.get_submodule(name)
+        if kind_of(module) is not None and name not in targets:
             return f"{name}, which passes its channels on, is no target"
+        numbers = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if groups[experts] > 1 and any(one.numel() > 1 for one in numbers):
+            return f"{name}, which passes its channels on, has the same numbers for all experts"
     both = next((name for name in one.makes if name in one.reads), None)
     if both is not None:
         return f"{both} reads the channels that it makes"
@@ -152,6 +162,13 @@ def _obstacle(model: nn.Module, one: Junction, targets: Collection[str]) -> str 
     if odd is not None:
         return f"{odd} has {sizes[odd]} channels there, no multiple of {width}"
     return None
+
+
+def _apart_in(layer: nn.Module) -> str | None:
+    """Why the channels of a layer are not to be told apart; None where they are."""
+    if not isinstance(layer, Stack):
+        return "is a grouped convolution" if groups_of(layer) > 1 else None
+    return "has rows or columns of several dimensions" if layer.split else None
 
 
 def _runs_beside(model: nn.Module, one: Junction, dimension: InnerDimension) -> bool:

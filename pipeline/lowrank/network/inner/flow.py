@@ -3,7 +3,7 @@ forward pass. It needs no tracer, and so no network that can be traced."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from pipeline.lowrank.network.by_hand import reads_as
 from pipeline.lowrank.network.calling import call, evaluating, layer_input
 from pipeline.lowrank.network.kinds import computes_weight, kind_of
 from pipeline.lowrank.network.readings import Reading, Watch
+from pipeline.lowrank.network.stacks import Stack, find_stack, holder_of
 from pipeline.lowrank.network.targets import groups_of
 
 
@@ -27,6 +28,7 @@ class Junction:
     makes, passes, reads: names of layers, in the order in which they ran.
     is_output: whether they are outputs of the network too.
     is_input: whether inputs of the network are among them.
+    stacks: {name: as it is stored} of those of the layers that are parameters of their modules.
     """
 
     makes: dict[str, None] = field(default_factory=dict)
@@ -34,6 +36,11 @@ class Junction:
     reads: dict[str, None] = field(default_factory=dict)
     is_output: bool = False
     is_input: bool = False
+    stacks: dict[str, Stack] = field(default_factory=dict)
+
+    def layer(self, model: nn.Module, name: str) -> nn.Module:
+        """A layer of the junction, of the network in which it was found."""
+        return self.stacks.get(name) or model.get_submodule(name)
 
     def take(self, other: Junction) -> None:
         """Adds what the other one has."""
@@ -42,15 +49,17 @@ class Junction:
         self.reads |= other.reads
         self.is_output |= other.is_output
         self.is_input |= other.is_input
+        self.stacks |= other.stacks
 
 
-def find_junctions(model: nn.Module, example: Any) -> list[Junction]:
+def find_junctions(model: nn.Module, example: Any, targets: Collection[str] = ()) -> list[Junction]:
     """The junctions of all layers with weight matrices, in the order in which they are read.
 
     model: packed modules are open; all parameters require gradients.
     example: a batch of one.
+    targets: names, of which those of stacks are read.
     """
-    watch = _Watch(model)
+    watch = _Watch(model, targets)
     with watch.watching(), torch.enable_grad(), evaluating(model):
         output = call(model, example)
     found = []
@@ -60,6 +69,8 @@ def find_junctions(model: nn.Module, example: Any) -> list[Junction]:
         found.append(one)
     last = watch.sources([v.grad_fn for v in tree_leaves(output) if isinstance(v, Tensor)])
     last.is_output, last.is_input = True, False
+    for one in [*found, last]:
+        one.stacks = {n: s for n, s in watch.stacks.items() if n in one.makes or n in one.reads}
     return _joined([*found, last])
 
 
@@ -98,12 +109,18 @@ class _Watch:
     """One forward pass, seen by hooks on the layers that hold numbers, and by the products with
     their weights that other modules make."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, targets: Collection[str]) -> None:
+        stacks = {name: find_stack(model, name) for name in targets}
+        self.parameters = {n: s.weight for n, s in stacks.items() if isinstance(s, Stack)}
+        holders = {holder_of(name) for name in self.parameters}
         self.layers = {
             name: module
             for name, module in model.named_modules()
-            if (module._parameters or module._buffers) and _holds_all(module)
+            if (module._parameters or module._buffers)
+            and _holds_all(module)
+            and name not in holders
         }
+        self.stacks: dict[str, Stack] = {}  # of those that were read
         self.inputs: dict[str, list[Any]] = {}  # nodes of the graph; None for what has none
         self.makers: dict[Any, str] = {}  # node of the graph → the layer whose output it is
         self.passers: dict[Any, str] = {}
@@ -115,7 +132,10 @@ class _Watch:
             for name, module in self.layers.items()
             if kind_of(module) == "linear" and not computes_weight(module)
         }
-        weights = {name: module._parameters["weight"] for name, module in linear.items()}
+        weights: Mapping[str, Any] = {
+            **{name: module._parameters["weight"] for name, module in linear.items()},
+            **self.parameters,
+        }
         handles: list[Any] = []
         for name, module in self.layers.items():
             mixing = is_mixing(module)
@@ -133,9 +153,13 @@ class _Watch:
     def _read_by_hand(self, reading: Reading) -> None:
         """A product with a layer's weight that no call of the layer makes counts as a call."""
         name = reading.kept.name
-        if reads_as(self.layers[name], reading):
-            self.inputs.setdefault(name, []).append(reading.product.x.grad_fn)
-            self.makers[reading.result.grad_fn] = name
+        if name in self.parameters:
+            stored = (reading.in_first, reading.product.split)
+            self.stacks[name] = Stack(self.parameters[name], *stored)
+        elif not reads_as(self.layers[name], reading):
+            return
+        self.inputs.setdefault(name, []).append(reading.product.x.grad_fn)
+        self.makers[reading.result.grad_fn] = name
 
     def _reader(self, name: str) -> Any:
         def hook(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from pipeline.lowrank.errors import LowRankError
 from pipeline.lowrank.network.inner.dimension import Member
 from pipeline.lowrank.network.kinds import kind_of
+from pipeline.lowrank.network.linalg import chosen, put
 from pipeline.lowrank.network.opening.base import NARROWED_MARK
-from pipeline.lowrank.network.targets import as_stored, dense_weight, groups_of
+from pipeline.lowrank.network.stacks import Stack
+from pipeline.lowrank.network.targets import dense_weight, stored_in
 
 # Where a layer keeps how many outputs and inputs it has.
 _OUT = ("out_features", "out_channels", "nf", "embedding_dim")
@@ -32,11 +34,12 @@ class NarrowedLayer:
 
 def narrowed(module: nn.Module, member: Member, channels: Tensor, width: int) -> nn.Module:
     """A copy of a layer that keeps `channels` (n,) of an inner dimension of this width, in their
-    order; the numbers of the other channels are left out, hooks and mode are kept."""
+    order, or (groups, n), of each group its own; the numbers of the other channels are left out,
+    hooks and mode are kept."""
     if member.role == "counts":
         return _recounted(module, member, channels, width)
     index = _on(module, member.index(channels, width))
-    before, now = width * member.count, len(index)
+    before, now = width * member.count, index.shape[-1]
     if member.role == "reads":  # its bias is on the other side
         return _copy(module, _sizes(module, _IN, now), {"weight": chosen_inputs(module, index)})
     tensors = {
@@ -56,13 +59,24 @@ def _recounted(module: nn.Module, member: Member, channels: Tensor, width: int) 
     tensors: dict[str, Tensor] = {}
     for name, each in member.sizes.items():
         value = getattr(module, name)
-        if isinstance(value, Tensor):
-            index = replace(member, each=each).index(channels, width).to(value.device)
-            chosen = value.detach().index_select(value.shape.index(width * each), index)
-            tensors[name] = _laid_out(chosen, value)
-        else:
-            sizes[name] = len(channels) * each
+        if not isinstance(value, Tensor):
+            sizes[name] = channels.shape[-1] * each
+            continue
+        parts = member.parts if each % member.parts == 0 else 1
+        layout = replace(member, parts=parts, each=each // parts)
+        index = layout.index(channels, width).to(value.device)
+        tensors[name] = _laid_out(_counted(value.detach(), index, width * each), value)
     return _copy(module, sizes, tensors)
+
+
+def _counted(tensor: Tensor, index: Tensor, before: int) -> Tensor:
+    """The entries `index` of the dimension of this size; (groups, n) where the first dimension is
+    that of the groups."""
+    if index.dim() == 1:
+        return tensor.index_select(tensor.shape.index(before), index)
+    axis = tensor.shape.index(before, 1)
+    pairs = zip(tensor, index, strict=True)
+    return torch.stack([one.index_select(axis - 1, own) for one, own in pairs])
 
 
 def recounted_(module: nn.Module, member: Member, dense: nn.Module) -> None:
@@ -82,8 +96,8 @@ def silenced(module: nn.Module, member: Member, channels: Tensor, width: int) ->
     """A copy of a layer that reads an inner dimension, with zeros in place of the weights of all
     but the `channels`."""
     index, weight = _on(module, member.index(channels, width)), dense_weight(module)
-    left = torch.zeros_like(weight).index_copy(1, index, weight.index_select(1, index))
-    return _copy(module, {}, {"weight": as_stored(type(module), left, groups_of(module))})
+    left = put(torch.zeros_like(weight), 1, index, chosen(weight, 1, index))
+    return _copy(module, {}, {"weight": stored_in(module, left)})
 
 
 def outer_first(names: Iterable[str]) -> list[str]:
@@ -94,10 +108,9 @@ def outer_first(names: Iterable[str]) -> list[str]:
 
 def chosen_inputs(module: nn.Module, index: Tensor) -> Tensor:
     """The weight as the layer stores it, with the input channels `index` alone."""
-    weight = dense_weight(module).index_select(1, index)
     stored = module.weight
     assert isinstance(stored, Tensor)
-    return _laid_out(as_stored(type(module), weight, groups_of(module)), stored)
+    return _laid_out(stored_in(module, chosen(dense_weight(module), 1, index)), stored)
 
 
 def narrowing_of(module: nn.Module) -> NarrowedLayer | None:
@@ -155,8 +168,7 @@ def _chosen(module: nn.Module, name: str, tensor: Tensor, index: Tensor, before:
     if name != "weight" or kind_of(module) is None:
         axis = tensor.shape.index(before)
         return _laid_out(tensor.detach().index_select(axis, index), tensor)
-    weight = dense_weight(module).index_select(0, index)
-    return _laid_out(as_stored(type(module), weight, groups_of(module)), tensor)
+    return _laid_out(stored_in(module, chosen(dense_weight(module), 0, index)), tensor)
 
 
 def _laid_out(tensor: Tensor, like: Tensor) -> Tensor:
@@ -170,7 +182,7 @@ def _copy(
     module: nn.Module, sizes: Mapping[str, int], tensors: Mapping[str, Tensor | None]
 ) -> nn.Module:
     """A module that shares everything with this one but the sizes and tensors that are given; those
-    that are of another size are marked."""
+    that are of another size are marked, of a stack in the module that keeps its parameter."""
     own = _own(module)
     copied = module.__new__(type(module))
     copied.__dict__.update(vars(module))
@@ -184,7 +196,7 @@ def _copy(
             copied._parameters[name] = nn.Parameter(tensor, parameter.requires_grad)  # type: ignore[arg-type]
     copied.__dict__.update(sizes)
     others = {n for n, t in tensors.items() if t is not None and t.shape != own[n].shape}  # type: ignore[union-attr]
-    if sizes or others:
+    if (sizes or others) and not isinstance(module, Stack):
         before = getattr(module, NARROWED_MARK, ())
         setattr(copied, NARROWED_MARK, tuple(sorted({*before, *sizes, *others})))
     return copied

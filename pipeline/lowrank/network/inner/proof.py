@@ -58,12 +58,12 @@ class Proofs:
     def macs_beside(self, dimension: InnerDimension) -> int:
         """The multiply-accumulates that each channel of a proven dimension takes in layers that are
         no members of it: what is gone of them where half of the channels are."""
-        kept = torch.arange(dimension.width // 2)
+        kept = dimension.drawn(dimension.width // 2, torch.Generator().manual_seed(0))
         with self._replaced(self._changed([dimension], [kept], narrowed)):
             half = self._macs()
         members = {member.layer for member in dimension}
         gone = sum(macs - half[name] for name, macs in self._macs().items() if name not in members)
-        return gone // (dimension.width - len(kept))
+        return gone // (dimension.width - kept.shape[-1])
 
     def _macs(self) -> dict[str, int]:
         return layer_macs(self.model, trace_positions(self.model, self.example))
@@ -126,7 +126,7 @@ class Proofs:
     def _reason(self, dimensions: Sequence[InnerDimension], seed: int) -> str | None:
         """`_why_not`, as one draw of channels shows it."""
         generator = torch.Generator().manual_seed(seed)
-        kept = [torch.randperm(d.width, generator=generator)[: d.width // 2] for d in dimensions]
+        kept = [one.drawn(one.width // 2, generator) for one in dimensions]
         try:
             small = self._outputs(self._changed(dimensions, kept, narrowed))
         except Exception as error:  # whatever other people's code raises
@@ -153,7 +153,7 @@ class Proofs:
             for member in dimension.readers if readers else dimension:
                 # A layer may make the channels of one dimension and read those of another.
                 name = member.layer
-                module = changed.get(name) or self.model.get_submodule(name)
+                module = changed.get(name) or member.module(self.model)
                 changed[name] = change(module, member, channels, dimension.width)
         return changed
 

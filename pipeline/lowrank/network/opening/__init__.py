@@ -53,7 +53,10 @@ def replace_(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
     if not name:
         return layer
     if find_stack(model, name) is not None:
-        put_stack_(*owner_of(model, name), layer)
+        owner, key = owner_of(model, name)
+        before = getattr(owner, key).numel()
+        put_stack_(owner, key, layer)
+        _mark_(owner, key, getattr(owner, key).numel() - before)
         return model
     open_towards_(model, name)
     old = model.get_submodule(name)
@@ -148,6 +151,17 @@ def _as_before(modules: list[nn.Module]) -> Iterator[None]:
     finally:
         for one in reversed(kept):
             one.restore_()
+
+
+def _mark_(owner: nn.Module, key: str, change: int) -> None:
+    """Keeps in mind that a parameter with fewer numbers than before was narrowed; one with more is
+    as it was again."""
+    known = set(getattr(owner, NARROWED_MARK, ()))
+    known = known | {key} if change < 0 else known - {key} if change > 0 else known
+    if known:
+        setattr(owner, NARROWED_MARK, tuple(sorted(known)))
+    elif hasattr(owner, NARROWED_MARK):
+        delattr(owner, NARROWED_MARK)
 
 
 def _own_memory_(modules: list[nn.Module]) -> None:
