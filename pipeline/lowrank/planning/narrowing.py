@@ -92,16 +92,15 @@ class Narrowing:
         return replace(self, eliminations={**self.eliminations, **found})
 
     def timed(self, clock: Clock) -> Narrowing:
-        """The same with times, without the dimensions of layers that are not called by themselves,
-        such as experts in one tensor."""
-        apart = {
-            name: one.layer
+        """The same with times, without the dimensions that the clock cannot time."""
+        found = {name: one for name, one in self.found.items() if clock.times(one)}
+        untimed = {
+            name: f"{one.layer}: {clock.untimed[one.layer]}"
             for name, dimension in self.found.items()
+            if name not in found
             for one in dimension.layers
             if one.layer not in clock.calls
         }
-        found = {name: one for name, one in self.found.items() if name not in apart}
-        untimed = {name: f"{layer}: {clock.untimed[layer]}" for name, layer in apart.items()}
         return replace(self, clock=clock, found=found, left={**self.left, **untimed})
 
     def with_spectra(

@@ -145,7 +145,7 @@ class ByHand(nn.Module):
 
 class GatedExperts(nn.Module):
     """Gated experts as a person writes them, with biases, gate and value one after the other, and
-    the number of their channels; all of them read each token, by the weights of a router.
+    the number of their channels; all of them read each token, and what they make is weighted.
 
     between: what is done to the hidden channels; given their expert's number too.
     """
@@ -155,13 +155,12 @@ class GatedExperts(nn.Module):
     ) -> None:
         super().__init__()
         self.between, self.channels = between, channels
-        self.router = nn.Linear(8, groups)
         self.up = nn.Parameter(torch.randn(groups, 8, 2 * channels) / 3)
         self.up_bias = nn.Parameter(torch.randn(groups, 2 * channels))
         self.down = nn.Parameter(torch.randn(groups, channels, 8) / 3)
 
-    def forward(self, x: Tensor) -> Tensor:
-        shares, found = self.router(x).softmax(-1), torch.zeros_like(x)
+    def forward(self, x: Tensor, shares: Tensor) -> Tensor:
+        found = torch.zeros_like(x)
         for index in range(len(self.up)):
             made = torch.einsum("ti,io->to", x, self.up[index]) + self.up_bias[index]
             gate, value = made.chunk(2, -1)
@@ -181,10 +180,11 @@ class Mixture(nn.Module):
         channels: int = 12,
     ) -> None:
         super().__init__()
-        self.first, self.experts = nn.Linear(5, 8), GatedExperts(between, groups, channels)
-        self.head = nn.Linear(8, 3)
+        self.first, self.router = nn.Linear(5, 8), nn.Linear(8, groups)
+        self.experts, self.head = GatedExperts(between, groups, channels), nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         states = torch.tanh(self.first(x))
-        found: Tensor = self.head(states + self.experts(states))
+        shares = self.router(states).softmax(-1)
+        found: Tensor = self.head(states + self.experts(states, shares))
         return found

@@ -22,6 +22,7 @@ from pipeline.lowrank.planning.timing.device import device_of
 from pipeline.lowrank.planning.timing.measuring import Quickest, Stopwatch, quickest
 from pipeline.lowrank.planning.timing.table import Table, measured_table
 from pipeline.lowrank.planning.timing.workload import Workload
+from tests.lowrank.network.expert_kinds import Experts, Mixture
 
 DEVICE = device_of(torch.device("cpu"))
 Cost = Callable[[nn.Module], float]
@@ -187,6 +188,55 @@ def test_widths_and_factors_share_one_budget_of_time(device: Callable[[Cost], No
     assert plan.layers["3"].ranks[0] % 16 == 0
     assert plan.expected.latency is not None
     assert plan.expected.latency.kept <= 0.5
+
+
+def by_numbers(layer: nn.Module) -> float:
+    """Nanoseconds as there are numbers in the tensors of experts."""
+    return float(sum(p.numel() for p in layer.parameters() if p.dim() == 3))
+
+
+def test_experts_in_one_tensor_are_timed_as_one_module(device: Callable[[Cost], None]) -> None:
+    device(by_numbers)
+    torch.manual_seed(0)
+    network, batch = Mixture(channels=64), torch.randn(6, 5)
+    plan = lr.plan(
+        network, lr.Budget(latency=0.7), batch[:1], metric="weight", methods=[lr.Interpolative()]
+    )
+    up, down = (f"experts.stacks.{key}" for key in ("up", "down"))
+    assert plan.widths == {down: plan.layers[up].ranks[0]}
+    latency = plan.expected.latency
+    assert latency is not None and 0.6 < latency.kept <= 0.7
+    share = plan.widths[down] / 64
+    clock = Clock(network, survey(network, batch[:1]).targets, Workload(), batch[:1])
+    assert latency.layers[down] == pytest.approx(share * clock.dense[down] * 1e-6, rel=0.01)
+    assert up not in latency.layers, "its time is in that of the other one"
+    assert latency.measured == pytest.approx(latency.planned, rel=0.01)
+
+
+class TwoModules(nn.Module):
+    """Experts whose tensors are kept by a module each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down, self.head = Experts(3, 6, 16), Experts(3, 16, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen = torch.arange(len(x)) % 3
+        found: Tensor = self.head(self.down(torch.relu(self.up(x, chosen)), chosen))
+        return found
+
+
+def test_experts_of_several_modules_are_not_timed_and_say_so(
+    device: Callable[[Cost], None],
+) -> None:
+    device(by_macs)
+    torch.manual_seed(0)
+    plan = lr.plan(
+        TwoModules(), lr.Budget(latency=1.0), torch.randn(6, 6), methods=[lr.Interpolative()]
+    )
+    assert not plan.widths
+    assert plan.narrowing is not None
+    assert "cannot be measured apart" in plan.narrowing.left["down.stacks.weight"]
 
 
 def test_a_channel_less_saves_next_to_nothing(device: Callable[[Cost], None]) -> None:

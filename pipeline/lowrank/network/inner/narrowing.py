@@ -100,6 +100,11 @@ def silenced(module: nn.Module, member: Member, channels: Tensor, width: int) ->
     return _copy(module, {}, {"weight": stored_in(module, left)})
 
 
+def shallow(module: nn.Module) -> nn.Module:
+    """A module of the very same parameters and modules, whose tables are its own."""
+    return _copy(module, {}, {})
+
+
 def outer_first(names: Iterable[str]) -> list[str]:
     """Names of modules in an order in which they may be replaced: a module that holds others, and
     whose copy holds them as they were, before these."""

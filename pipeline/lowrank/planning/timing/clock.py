@@ -25,6 +25,7 @@ from pipeline.lowrank.network.opening import opened
 from pipeline.lowrank.network.targets import Target, is_multiplied_out
 from pipeline.lowrank.planning.timing.calls import Calls, calls_of, signature
 from pipeline.lowrank.planning.timing.device import device_of
+from pipeline.lowrank.planning.timing.experts import described, keeper_of, keepers, narrower
 from pipeline.lowrank.planning.timing.measuring import Stopwatch, take_turns
 from pipeline.lowrank.planning.timing.steps import step_of
 from pipeline.lowrank.planning.timing.table import Sizes, Table, measured_table, remembered
@@ -67,9 +68,13 @@ class Clock:
             self.layout = layout or self.fastest
             self.calls = self._calls(_laid_out(model, self.layout), targets)
         self.untimed = {n: why for n in targets if (why := self._why_untimed(n))}
+        self.keepers = {h: names for h, names in keepers(targets).items() if h in self.calls}
+        # The last of the tensors that a module keeps stands for all of the module.
+        self.experts = {names[-1]: holder for holder, names in self.keepers.items()}
         self.total = times[self.fastest]
         self.surplus = times[self.layout] - self.total
-        self.dense = {n: self.as_it_is(n) for n in targets if n not in self.untimed}
+        timed = [n for n in targets if n not in self.untimed or n in self.experts]
+        self.dense = {n: self.as_it_is(n) for n in timed}
         self.other = times[self.layout] - sum(self.dense.values())
 
     @property
@@ -103,12 +108,18 @@ class Clock:
     @cached_property
     def step(self) -> int:
         """The step in which the time of the costliest layer goes up with its outputs."""
-        name = max(self.dense, key=lambda n: self.dense[n], default=None)
+        called = [name for name in self.dense if name in self.calls]
+        name = max(called, key=lambda n: self.dense[n], default=None)
         return 1 if name is None else step_of(name, self.calls[name], self.device)
 
     def as_it_is(self, name: str) -> int:
         """A layer in the network; 0 where it is not called, or not by itself."""
-        return self.network.layers[self.layout].get(name, 0)
+        return self.network.layers[self.layout].get(self.experts.get(name, name), 0)
+
+    def times(self, dimension: InnerDimension) -> bool:
+        """Whether it can time what becomes of a dimension."""
+        called = all(one.layer in self.calls for one in dimension.layers)
+        return called or keeper_of(dimension, self.keepers) is not None
 
     def factorized(self, name: str, form: Form, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Candidates of one form with their times."""
@@ -141,16 +152,19 @@ class Clock:
         return self._table(calls, f"{form.name} at ranks", axes, build)
 
     def narrowed(self, dimension: InnerDimension, member: Member, width: int) -> int:
-        """A layer of an inner dimension that keeps so many channels."""
-        calls = self.calls.get(member.layer)
+        """A layer of an inner dimension that keeps so many channels; all experts together."""
+        holder = keeper_of(dimension, self.keepers)
+        name = member.layer if holder is None else self.experts.get(member.layer, "")
+        calls = self.calls.get(name)
         if calls is None:
             return 0
-        part = f"{member.role} {member.parts}×{member.each}, channels of {dimension.width}"
+        of = f"{dimension.width}" + (f" of {dimension.groups} experts" if holder else "")
+        part = f"{member.role} {member.parts}×{member.each}, channels of {of}"
         # With all of them: a channel less than those is hardly faster.
         axis = (*range(8, dimension.width, 8), dimension.width)
 
         def build(kept: Sizes) -> Callable[[], object]:
-            return calls.narrowed(member, kept[0], dimension.width).as_it_is()
+            return narrower(calls, holder, dimension, member, kept[0]).as_it_is()
 
         table = self._table(calls, part, (axis,), build)
         return self._changed(member.layer, table.share((width,)))
@@ -158,6 +172,8 @@ class Clock:
     def saved(self, dimension: InnerDimension, width: int) -> int:
         """What is saved in layers that are no targets, such as norms, where so many channels are
         kept."""
+        if keeper_of(dimension, self.keepers) is not None:
+            return 0
         others = dimension.members[dimension.targets :]
         found = (self.as_it_is(one.layer) - self.narrowed(dimension, one, width) for one in others)
         return sum(max(0, time) for time in found)
@@ -166,7 +182,8 @@ class Clock:
         return round(self.as_it_is(name) * share * self.in_network)
 
     def _timed(self, model: nn.Module, targets: Mapping[str, Target]) -> NetworkTime:
-        named = hashlib.sha256(f"{model!r} {sorted(targets)}".encode()).hexdigest()[:16]
+        told = f"{model!r} {sorted(targets)}{described(model, targets)}"
+        named = hashlib.sha256(told.encode()).hexdigest()[:16]
         given = signature(self.batch)
         what = f"network {type(model).__name__} {named}, {self.workload}, given {given}"
 
@@ -198,7 +215,8 @@ class Clock:
         """Of the targets and of the small layers between them, such as norms."""
         own = {n: m.parameters() for n, m in _pieces(model).items()}
         between = [name for name, parameters in own.items() if any(True for _ in parameters)]
-        return calls_of(model, dict.fromkeys([*targets, *between]), self.run_of(model))
+        names = dict.fromkeys([*targets, *between, *keepers(targets)])
+        return calls_of(model, names, self.run_of(model))
 
     def _why_untimed(self, name: str) -> str | None:
         if name not in self.calls:

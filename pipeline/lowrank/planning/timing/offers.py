@@ -55,9 +55,9 @@ def timed(
 
 def _timed(offer: Offer, methods: Mapping[str, Method], clock: Clock) -> Offer:
     name = offer.target.name
+    offer = replace(offer, dense_latency=clock.dense.get(name, 0))
     if why := clock.untimed.get(name):
         return replace(offer, candidates=[offer.dense], views={}, obstacle=why)
-    offer = replace(offer, dense_latency=clock.dense[name])
     factorized = [c for c in offer.candidates if c.method != "dense"]
     found = _with_times(name, factorized, methods, clock)
     faster = [c for c in found if c.latency < offer.dense_latency]
