@@ -11,6 +11,7 @@ from torch import nn
 from pipeline import lowrank as lr
 from pipeline.models.resnet import ResNet
 from tests.lowrank.exports.own_network import Attention, Experts, OwnNet, Recurrent, UNet
+from tests.lowrank.network.expert_kinds import EXPERT_KINDS
 
 OWN = {"_target_": "tests.lowrank.exports.own_network.OwnNet", "width": 24, "classes": 5}
 _SIZES: dict[str, Any] = {
@@ -73,6 +74,24 @@ def narrowed_case() -> Any:
     )
     assert plan.widths
     lr.apply_(model, plan)
+    return model
+
+
+def narrower_experts_case(kind: str, *widths: int) -> Any:
+    """A mixture of random weights, the experts of whose layers have these widths of 48, in the
+    order of the layers."""
+    (chosen,) = (one for one in EXPERT_KINDS if one.name == kind)
+    model: Any = chosen.make().float()
+    example = {"input_ids": torch.randint(2, 60, (1, 10))}
+    plan = lr.plan(model, lr.Budget(params=1.0), example, methods=[lr.Interpolative()])
+    assert plan.narrowing is not None
+    found = [one for one in plan.narrowing.found.values() if one.groups > 1]
+    layers = {
+        member.layer: lr.PlannedLayer("interpolative", (width,))
+        for one, width in zip(found, widths, strict=True)
+        for member in one.layers
+    }
+    lr.apply_(model, plan.with_layers(**layers))
     return model
 
 

@@ -26,6 +26,7 @@ from tests.lowrank.exports.export_case import (
     OWN,
     fewer_heads_case,
     narrowed_case,
+    narrower_experts_case,
     other_case,
     own_case,
     transformer_case,
@@ -174,6 +175,34 @@ def test_layers_that_are_narrower(to: str, tmp_path: Path) -> None:
     if to == "huggingface":
         config = json.loads((tmp_path / "out/config.json").read_text())
         assert config["narrowed_layers"] and not config["low_rank_layers"]
+
+
+@pytest.mark.exports
+@pytest.mark.parametrize(
+    ("kind", "to"), [("Mixtral", "huggingface"), ("GptOss", "huggingface"), ("Mixtral", "dense")]
+)
+def test_narrower_experts_run_by_the_code_of_transformers(
+    kind: str, to: str, tmp_path: Path
+) -> None:
+    """Of one width in all layers it is a number of the configuration, which asks for no code."""
+    import transformers as t
+
+    model = narrower_experts_case(kind, 16, 16 if to == "dense" else 24)
+    example = {"input_ids": torch.randint(2, 60, (2, 8))}
+    made = lr.export(model, tmp_path / "out", to, example=example)
+    assert made.largest_difference == 0
+    own = {"trust_remote_code": True} if to == "huggingface" else {}
+    loaded = t.AutoModelForCausalLM.from_pretrained(tmp_path / "out", **own).eval()
+    assert torch.equal(loaded(**example).logits, model(**example).logits)
+    texts = [
+        loaded.generate(**example, use_cache=cached, max_new_tokens=6, do_sample=False)
+        for cached in (True, False)
+    ]
+    assert torch.equal(*texts)
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["intermediate_size"] == (16 if to == "dense" else 48)
+    if to == "dense":
+        assert type(loaded) is t.MixtralForCausalLM
 
 
 @pytest.mark.exports

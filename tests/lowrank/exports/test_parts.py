@@ -13,6 +13,7 @@ from pipeline import lowrank as lr
 from pipeline.lowrank.exports import standalone
 from pipeline.lowrank.exports.calls import calls_of
 from pipeline.lowrank.exports.checking import difference
+from pipeline.lowrank.exports.config_fields import narrower_config
 from pipeline.lowrank.exports.converting import in_dtype, in_form
 from pipeline.lowrank.exports.to_torch import LowRankFile, layers_of, narrowed_of
 from pipeline.lowrank.forms.constructors import constructor_of
@@ -20,7 +21,7 @@ from pipeline.lowrank.forms.shards import WEIGHTS
 from pipeline.lowrank.forms.weights import save_weights
 from pipeline.lowrank.network.costs import count_params
 from pipeline.lowrank.typed import save_record
-from tests.lowrank.exports.export_case import own_case
+from tests.lowrank.exports.export_case import narrower_experts_case, own_case
 from tests.lowrank.exports.own_network import OwnNet
 from tests.lowrank.factorize.test_narrow import compressed as narrower
 from tests.lowrank.forms.test_forms_contract import PAIRS, Row, drawn, filled, ranks_of
@@ -122,6 +123,25 @@ def test_the_loader_makes_layers_narrower(case: InnerCase, tmp_path: Path) -> No
     assert torch.equal(loaded(inputs), net(inputs))
     with pytest.raises(lr.LowRankError, match=r"has fewer channels than the plain architecture"):
         lr.export(net, tmp_path / "out", "dense", example=inputs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "widths", "fields"),
+    [
+        ("Mixtral", (16, 16), {"intermediate_size": 16}),
+        ("Qwen3Moe", (8, 8), {"moe_intermediate_size": 8}),
+        ("Mixtral", (16, 24), None),
+        ("DeepseekV3", (8,), None),  # the number is that of its shared expert too, which is wider
+    ],
+)
+def test_a_configuration_says_the_width_that_all_layers_have(
+    kind: str, widths: tuple[int, ...], fields: dict[str, int] | None
+) -> None:
+    pytest.importorskip("transformers")
+    model = narrower_experts_case(kind, *widths)
+    config = model.config.to_dict()
+    assert narrower_config(model) == fields
+    assert model.config.to_dict() == config
 
 
 def test_modules_that_were_opened_leave_as_graphs_or_dense() -> None:
