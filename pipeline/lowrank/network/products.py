@@ -119,7 +119,8 @@ def _between(one: Any, other: Any, weight: Tensor) -> Product | None:
 
 def _of_labels(kept: Tensor, /, equation: Any, *operands: Any) -> Product | None:
     """A product with one matrix: the labels that are summed over are the last ones of x, and the
-    first or the last ones of the weight, whose others are the last ones of the result."""
+    first or the last ones of the weight, whose others are the last ones of the result. Or with one
+    matrix a group, whose label comes first: eti,eio->eto."""
     given = operands[0] if len(operands) == 1 else operands
     if not isinstance(equation, str) or not isinstance(given, list | tuple) or len(given) != 2:
         return None
@@ -140,6 +141,20 @@ def _of_labels(kept: Tensor, /, equation: Any, *operands: Any) -> Product | None
             alone = len({*others, *of_kept}) == len(others) + len(of_kept)
             if lead != of_x and alone and made == lead + free:
                 return _with_one_matrix(x, kept, split, turned)
+    return _of_each_group(x, of_x, kept, of_kept, made)
+
+
+def _of_each_group(x: Any, of_x: str, kept: Tensor, of_kept: str, made: str) -> Product | None:
+    """The product of einsum with one matrix a group; all groups may read the same rows."""
+    if kept.dim() != 3 or "." in of_x:
+        return None
+    group, first, last = list(of_kept)
+    row, sides = of_x.removeprefix(group)[:1], kept.shape[1:]
+    for turned, summed, free in ((False, first, last), (True, last, first)):
+        fits = of_x.removeprefix(group) == row + summed and made == group + row + free
+        if fits and row not in of_kept and x.shape[-1] == sides[turned]:
+            each = x if of_x[0] == group else x.expand(len(kept), *x.shape)
+            return Product(each, turned)
     return None
 
 

@@ -188,3 +188,21 @@ class Mixture(nn.Module):
         shares = self.router(states).softmax(-1)
         found: Tensor = self.head(states + self.experts(states, shares))
         return found
+
+
+class AllAtOnce(nn.Module):
+    """Experts that all read every vector, in one product for all of them; outputs first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(6, 3)
+        self.up, self.down = (
+            nn.Parameter(torch.randn(3, 6, 16)),
+            nn.Parameter(torch.randn(3, 4, 16)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.einsum("ti,eio->eto", x, self.up).tanh()
+        made = torch.einsum("eto,eio->eti", hidden, self.down)
+        found: Tensor = torch.einsum("eti,te->ti", made, self.router(x).softmax(-1))
+        return found

@@ -19,6 +19,7 @@ from pipeline.lowrank.network.costs import network_totals
 from pipeline.lowrank.tasks import Classification
 from tests.lowrank.network.expert_kinds import (
     EXPERT_KINDS,
+    AllAtOnce,
     ByHand,
     ExpertKind,
     Experts,
@@ -468,3 +469,21 @@ def test_products_that_einsum_writes_are_understood(
         assert plan.layers["stacks.weight"].ranks == (2,)
         lr.apply_(model, plan)
         assert torch.allclose(model(x), dense, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [lr.SVD(), lr.PivotedSVD()], ids=lambda method: method.name)
+def test_products_with_all_experts_at_once_run_by_their_factors(
+    method: lr.SVD | lr.PivotedSVD, nothing_multiplied_out: None
+) -> None:
+    torch.manual_seed(0)
+    model, x = AllAtOnce().double(), vectors(12)
+    with torch.no_grad():  # of rank 2, so that factors of that rank give the same
+        for stack in (model.up, model.down):
+            stack.copy_(stack[:, :, :2] @ torch.randn(3, 2, 16).double())
+    dense = model(x)
+    plan = lr.plan(model, lr.Fixed(2), calibration=[x], methods=[method], exclude=["router"])
+    assert {n: p.ranks for n, p in plan.layers.items()} == {"stacks.up": (2,), "stacks.down": (2,)}
+    done = lr.apply_(model, plan)
+    assert torch.allclose(model(x), dense)
+    assert network_totals(model, x[:1]) == done.totals
+    assert plan.expected.dense.macs == 6 * 3 + 3 * 16 * (6 + 4), "each expert reads each vector"

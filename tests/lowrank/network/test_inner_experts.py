@@ -14,7 +14,7 @@ from pipeline.lowrank.network.inner.dimension import InnerDimension
 from pipeline.lowrank.network.inner.finding import InnerDimensions, find_inner
 from pipeline.lowrank.network.inner.narrowing import narrowed, silenced
 from pipeline.lowrank.network.opening import replace_
-from tests.lowrank.network.expert_kinds import EXPERT_KINDS, ByHand, ExpertKind, Mixture
+from tests.lowrank.network.expert_kinds import EXPERT_KINDS, AllAtOnce, ByHand, ExpertKind, Mixture
 
 IDS = torch.randint(60, (8, 12), generator=torch.Generator().manual_seed(1))
 WIDTHS = {"Qwen3Moe": 24, "DeepseekV3": 24}
@@ -86,6 +86,18 @@ def test_what_goes_with_the_channels_of_own_experts_is_found() -> None:
     assert torch.allclose(small(vectors(9)), ignoring(vectors(9)))
     gone = sum(p.numel() for p in net.parameters()) - sum(p.numel() for p in small.parameters())
     assert gone == 3 * 6 * (2 * 8 + 2 + 8)
+
+
+def test_experts_that_einsum_multiplies_at_once_are_narrowed() -> None:
+    net, x = seeded(AllAtOnce), vectors(9, 6)
+    (dimension,) = inner_of(net, x[:1]).found.values()
+    assert [(m.layer, m.role, m.in_first) for m in dimension] == [
+        ("stacks.up", "makes", True),
+        ("stacks.down", "reads", False),
+    ]
+    small, ignoring = halved(net, [dimension])
+    assert torch.allclose(small(x), ignoring(x))
+    assert (small.up.shape, small.down.shape) == ((3, 6, 8), (3, 4, 8))
 
 
 class Scaled(nn.Module):
