@@ -10,6 +10,7 @@ import re
 import tempfile
 import warnings
 from collections import Counter
+from itertools import cycle
 from pathlib import Path
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -32,8 +33,9 @@ _INTRODUCTION = """\
 Which [inner dimensions](concepts.md#inner-dimension) are found and proven in tiny random networks \
 of many architectures: `python -m benchmarks.zoo.widths` makes this page. *Inside* is the share of \
 the parameters in the layers of these dimensions, *at half* what is left of the parameters where \
-each of them has half of its width. *Checks*: the narrowed network runs an example, costs what the \
-plan expects, and is saved and loaded to the bit. Patterns of names stand for blocks that are \
+each of them has half of its width. *Checks*: the narrowed network runs an example, also where every \
+other dimension keeps all of its channels but one, costs what the plan expects, and is saved and \
+loaded to the bit. Patterns of names stand for blocks that are \
 alike; what is left is no inner dimension, or shares a layer with one.
 
 | network | dimensions | inside | at half | checks | layers that read them | left, and why |
@@ -57,7 +59,8 @@ def row(entry: Entry) -> tuple[str, NetworkWidths]:
     totals = network_totals(small, example)
     inside = sum(analysis.targets[name].params for name in halved)
     same = totals.params == done.totals.params and (entry.routed or totals == done.totals)
-    checks = "all" if done.ran and same and _comes_back(entry, small) else "failed"
+    sound = same and _comes_back(entry, small) and _runs_uneven(net, plan)
+    checks = "all" if done.ran and sound else "failed"
     whole = analysis.totals.params
     told = NetworkWidths(
         len(inner.found), round(inside / whole, 4), round(totals.params / whole, 4)
@@ -66,6 +69,17 @@ def row(entry: Entry) -> tuple[str, NetworkWidths]:
         f"| {entry.name} | {told.dimensions} | {told.inside:.0%} | {told.at_half:.0%} | "
         f"{checks} | {_alike(inner)} | {_left(inner)} |"
     ), told
+
+
+def _runs_uneven(net: nn.Module, plan: lr.Plan) -> bool:
+    """Whether it runs where every other dimension keeps all channels but one."""
+    assert plan.narrowing is not None
+    changed = {
+        member.layer: lr.PlannedLayer(NARROWED, (max(1, one.width - 1 if odd else one.width // 2),))
+        for odd, one in zip(cycle((False, True)), plan.narrowing.found.values())  # noqa: B905
+        for member in one.layers
+    }
+    return lr.apply_(copy.deepcopy(net), plan.with_layers(**changed)).ran
 
 
 def _comes_back(entry: Entry, small: nn.Module) -> bool:

@@ -105,6 +105,23 @@ class Counting(nn.Module):
         return found
 
 
+class Shared(nn.Module):
+    """Blocks that add a constant of the first one's size inside of each, so that all need as many
+    channels, as attention with a bias that it shares does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(_mlp(nn.ReLU(), outputs=6) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        constant = None
+        for first, _, last in self.blocks:  # type: ignore[misc]
+            inside = first(x)
+            constant = torch.ones(inside.shape[-1]) if constant is None else constant
+            x = x + last(functional.relu(inside + constant))
+        return x.square()
+
+
 class Frozen(nn.Module):
     """A norm whose numbers are buffers, and that knows no size, as detectors have it."""
 
@@ -160,8 +177,8 @@ class InnerCase:
         return drawn.abs().mul(7).long() % 20 if self.name == "table" else drawn.to(dtype)
 
 
-def _mlp(*between: nn.Module) -> nn.Module:
-    return nn.Sequential(nn.Linear(6, 16), *between, nn.Linear(16, 5))
+def _mlp(*between: nn.Module, outputs: int = 5) -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 16), *between, nn.Linear(16, outputs))
 
 
 FOUND = [
@@ -246,6 +263,16 @@ LEFT = [
         (3, 4),
         {},
         {"1": "grouped convolution"},
+    ),
+    InnerCase(
+        "shared",
+        Shared,
+        (6,),
+        {},
+        {
+            **{f"blocks.{n}.2": "fails" for n in range(3)},
+            "blocks.1.0": "outputs of the network",
+        },
     ),
 ]
 

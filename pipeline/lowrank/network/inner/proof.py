@@ -1,6 +1,6 @@
-"""The proof of an inner dimension is to do what a method will do to it: half of the channels are
-left out and the others permuted, and the outputs must be those of the network that only ignores the
-same half."""
+"""The proof of an inner dimension is to do what a method will do to it: about half of the channels
+are left out and the others permuted, and the outputs must be those of the network that only ignores
+the same ones."""
 
 from __future__ import annotations
 
@@ -126,7 +126,9 @@ class Proofs:
     def _reason(self, dimensions: Sequence[InnerDimension], seed: int) -> str | None:
         """`_why_not`, as one draw of channels shows it."""
         generator = torch.Generator().manual_seed(seed)
-        kept = [one.drawn(one.width // 2, generator) for one in dimensions]
+        few = len(dimensions) == 1
+        counts = [_kept(one.width, 0 if few else n + seed) for n, one in enumerate(dimensions)]
+        kept = [one.drawn(count, generator) for one, count in zip(dimensions, counts, strict=True)]
         try:
             small = self._outputs(self._changed(dimensions, kept, narrowed))
         except Exception as error:  # whatever other people's code raises
@@ -175,6 +177,13 @@ class Proofs:
             output = call(self.model, self.example)
         leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
         return [leaf for leaf in leaves if leaf.is_floating_point()]
+
+
+def _kept(width: int, place: int) -> int:
+    """How many channels a trial keeps: half of them and, of every other dimension of one trial,
+    another number, since what needs the same number in all of them would hold together alone."""
+    half = width // 2
+    return half if place % 2 == 0 else half - 1 if half > 1 else half + 1
 
 
 def _uncounted(dimension: InnerDimension, layer: str, key: str) -> InnerDimension:
