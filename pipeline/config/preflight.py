@@ -110,23 +110,25 @@ def check_budget(
     model: nn.Module, rank_select: Mapping[str, Any], methods: Sequence[str] = ()
 ) -> None:
     """Raises LowRankError for a budget of parameters, or of their bytes, that even rank 1 in every
-    weight misses."""
+    weight misses; where methods leave channels out, a single channel, too."""
     unit = rank_select.get("cost_unit")
     words = {"params": "parameters", "bytes": "bytes"}
     if (rank_select.get("policy"), rank_select.get("scope")) != ("budget", "network"):
         return
-    if unit not in words or _NARROWING & set(methods):
+    if unit not in words:
         return
+    narrowing = bool(_NARROWING & set(methods))
     total, least, budget = 0, 0, rank_select["budget"]
     for parameter in model.parameters():
         size = 1 if unit == "params" else parameter.element_size()
         total += size * parameter.numel()
-        least += size * _least(tuple(parameter.shape))
+        shape = tuple(parameter.shape)
+        least += size * _least((1, 1, *shape[2:]) if narrowing else shape)
     if least > budget * total:
         share = math.ceil(1000 * least / total) / 1000
         raise LowRankError(
-            f"a budget of {budget:g} of the {unit} cannot be met: with rank 1 in every weight "
-            f"there are {least:,} of {total:,} {words[unit]} left at least; choose at least "
+            f"a budget of {budget:g} of the {unit} cannot be met: with {'one channel and ' * narrowing}"
+            f"rank 1 in every weight there are {least:,} of {total:,} {words[unit]} left at least; choose at least "
             f"{share:g}"
         )
 

@@ -65,11 +65,12 @@ def make_plan(
     try:
         selection = policy.select(choosable, totals)
     except OutOfReachError as error:
-        if not analysis.skipped:
-            raise
-        largest_left = largest(analysis.skipped, _NAMED)
-        told = f"{error}; what stays as it is: {largest_left}"
-        raise OutOfReachError(told, error.least) from error
+        told = [str(error)]
+        if narrowing is not None and not methods:
+            told.append("what is in no inner dimension needs a method of ranks, as pivoted_tucker2")
+        if analysis.skipped:
+            told.append(f"what stays as it is: {largest(analysis.skipped, _NAMED)}")
+        raise OutOfReachError("; ".join(told), error.least) from error
     beside = uniform(choosable, policy.cost_unit, selection)
     in_nats = analysis.metric == "fisher"
     selection = with_margins(selection, choosable, policy.cost_unit, in_nats=in_nats)
