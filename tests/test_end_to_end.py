@@ -96,7 +96,7 @@ def test_one_run_in_mlflow_with_everything(tree: Tree, client: MlflowClient) -> 
     assert run.info.run_name.endswith("of params fine_tune all")
     said = run.data.tags["mlflow.note.content"]
     assert "accuracy " in said.partition("\n")[0]
-    assert "dvc repro" in said and "pivoted_tucker2" in said
+    assert "dvc repro" in said and "interpolative" in said
     curve = read(tree, "out/fine_tuned/curve.json")
     logged = client.get_metric_history(run.info.run_id, "fine_tune/validation_loss")
     assert [(m.step, m.value) for m in logged] == [
@@ -172,8 +172,18 @@ def test_an_edited_plan_is_an_input_of_its_own(tree: Tree) -> None:
     """docs/plans.md: an edit is told layer by layer, pinned by its content, and reaches no run
     that did not ask for it."""
     plan = read(tree, "out/plan.json")
-    name = next(n for n, layer in plan["layers"].items() if len(layer["ranks"]) == 2)
-    plan["layers"][name] |= {"ranks": [6, 6], "why": "by hand"}
+    name = next(n for n, layer in plan["layers"].items() if layer["method"] == "interpolative")
+    dimension = next(
+        members
+        for one in plan["narrowing"]["found"].values()
+        if name in (members := [m["layer"] for m in one["members"][: one["targets"]]])
+    )
+
+    def edit(width: int) -> None:
+        for layer in dimension:
+            plan["layers"][layer] |= {"ranks": [width], "why": "by hand"}
+
+    edit(6)
     (tree.path / "my_plan.json").write_text(json.dumps(plan))
     chosen = ("rank_select=file", "rank_select.path=my_plan.json", "fine_tune=none")
     output = tree.pipeline(*chosen, "hydra.run.dir=edited")
@@ -181,24 +191,24 @@ def test_an_edited_plan_is_an_input_of_its_own(tree: Tree) -> None:
     before = plan["expected"]["layers"][name]
     made = read(tree, "edited/out/plan.json")
     after = made["expected"]["layers"][name]
-    assert made["layers"][name] == {**plan["layers"][name]} and after["ranks"] == [6, 6]
+    assert made["layers"][name] == {**plan["layers"][name]} and after["ranks"] == [6]
     assert f"{name}: {before['params']:,} → {after['params']:,} parameters" in output
     assert made["policy"]["name"] == "file" and len(made["policy"]["sha256"]) == 64
     report = read(tree, "edited/out/compressed/layers.json")["layers"][name]
-    assert report["ranks"] == [6, 6] and report["params"] == after["params"]
+    assert report["ranks"] == [6] and report["params"] == after["params"]
     # The same command runs nothing; a change of a digit is another plan; dvc repro knows none.
     assert ran(tree.pipeline(*chosen, "hydra.run.dir=edited")) == []
-    plan["layers"][name]["ranks"] = [6, 5]
+    edit(5)
     (tree.path / "my_plan.json").write_text(json.dumps(plan))
     assert "rank-select" in ran(tree.pipeline(*chosen, "hydra.run.dir=again"))
-    assert read(tree, "again/out/plan.json")["layers"][name]["ranks"] == [6, 5]
+    assert read(tree, "again/out/plan.json")["layers"][name]["ranks"] == [5]
     assert set(tree.repro()) <= {"configure", "track"}
     assert "by hand" not in (tree.path / "out/plan.json").read_text()
     # What is wrong with it is one line, before anything is built.
-    plan["layers"][name]["ranks"] = [6, 999]
+    edit(999)
     (tree.path / "my_plan.json").write_text(json.dumps(plan))
     output = tree.pipeline(*chosen, ok=False)
-    assert f"layer '{name}'" in output and "in rank 999 is not in 1.." in output
+    assert f"layer '{name}'" in output and "takes one width in 1.." in output and "not [999]" in output
     assert "Traceback" not in output
     (tree.path / "my_plan.json").unlink()
 
