@@ -33,9 +33,9 @@ _INTRODUCTION = """\
 Which [inner dimensions](concepts.md#inner-dimension) are found and proven in tiny random networks \
 of many architectures: `python -m benchmarks.zoo.widths` makes this page. *Inside* is the share of \
 the parameters in the layers of these dimensions, *at half* what is left of the parameters where \
-each of them has half of its width. *Checks*: the narrowed network runs an example, also where every \
-other dimension keeps all of its channels but one, costs what the plan expects, and is saved and \
-loaded to the bit. Patterns of names stand for blocks that are \
+each of them has half of its width. *Checks*: the narrowed network runs an example, also where \
+every other dimension keeps all of its channels but one, costs what the plan expects, and is saved \
+and loaded to the bit. Patterns of names stand for blocks that are \
 alike; what is left is no inner dimension, or shares a layer with one.
 
 | network | dimensions | inside | at half | checks | layers that read them | left, and why |
@@ -76,7 +76,7 @@ def _runs_uneven(net: nn.Module, plan: lr.Plan) -> bool:
     assert plan.narrowing is not None
     changed = {
         member.layer: lr.PlannedLayer(NARROWED, (max(1, one.width - 1 if odd else one.width // 2),))
-        for odd, one in zip(cycle((False, True)), plan.narrowing.found.values())  # noqa: B905
+        for odd, one in zip(cycle((False, True)), plan.narrowing.found.values())
         for member in one.layers
     }
     return lr.apply_(copy.deepcopy(net), plan.with_layers(**changed)).ran

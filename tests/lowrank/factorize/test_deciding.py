@@ -62,10 +62,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
 def test_the_library_plans_as_the_chain_does(
     workspace: Path, digits: Path, monkeypatch: pytest.MonkeyPatch, kept: float
 ) -> None:
-    """The same function with the same defaults: the contest is held by itself, on the same
+    """The same function, with the library's method: the contest is held by itself, on the same
     examples, and the choice is the same to the bit."""
     monkeypatch.chdir(workspace)
-    budget = ["rank_select=budget", f"rank_select.budget={kept}", "fabric.threads=1"]
+    budget = [f"rank_select.budget={kept}", "methods=pivoted_tucker2", "fabric.threads=1"]
     write_params(Path("params.yaml"), compose_params(ROOT / "conf", budget))
     threads = torch.get_num_threads()
     try:
