@@ -208,7 +208,9 @@ def test_an_edited_plan_is_an_input_of_its_own(tree: Tree) -> None:
     edit(999)
     (tree.path / "my_plan.json").write_text(json.dumps(plan))
     output = tree.pipeline(*chosen, ok=False)
-    assert f"layer '{name}'" in output and "takes one width in 1.." in output and "not [999]" in output
+    assert (
+        f"layer '{name}'" in output and "takes one width in 1.." in output and "not [999]" in output
+    )
     assert "Traceback" not in output
     (tree.path / "my_plan.json").unlink()
 

@@ -126,9 +126,10 @@ def check_budget(
         least += size * _least((1, 1, *shape[2:]) if narrowing else shape)
     if least > budget * total:
         share = math.ceil(1000 * least / total) / 1000
+        rank = "one channel and rank 1" if narrowing else "rank 1"
         raise LowRankError(
-            f"a budget of {budget:g} of the {unit} cannot be met: with {'one channel and ' * narrowing}"
-            f"rank 1 in every weight there are {least:,} of {total:,} {words[unit]} left at least; choose at least "
+            f"a budget of {budget:g} of the {unit} cannot be met: with {rank} in every weight "
+            f"there are {least:,} of {total:,} {words[unit]} left at least; choose at least "
             f"{share:g}"
         )
 

@@ -102,7 +102,7 @@ def test_the_known_names_are_those_of_the_code() -> None:
     for name in ("init", "others"):
         assert choices(FineTuneOptions, f"adapter_{name}") == choices(AdapterOptions, name)
     assert {option for group, option in OPTIONS if group == "rank_select"} == {*POLICIES, "file"}
-    methods = {*METHODS, Interpolative.name, "widths_and_ranks", "auto"}
+    methods = {*METHODS, Interpolative.name, "narrower", "widths_and_ranks", "auto"}
     assert {option for group, option in OPTIONS if group == "methods"} == methods
     auto = yaml.safe_load((CONF / "methods/auto.yaml").read_text())
     assert set(auto["names"]) == {*METHODS, Interpolative.name}

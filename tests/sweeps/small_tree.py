@@ -11,7 +11,7 @@ from tests.chain import Tree, make_tree
 _EDITS = {
     "conf/config.yaml": [
         ("fine_tune: full", "fine_tune: none"),
-        ("methods: interpolative", "methods: svd"),
+        ("methods: narrower", "methods: svd"),
     ],
     "conf/rank_select/_base.yaml": [
         ("budget: 0.2", "budget: 0.5"),

@@ -23,6 +23,7 @@ from pipeline.lowrank.planning.policies import Offer, Policy
 from pipeline.lowrank.planning.timing.clock import Clock
 from pipeline.lowrank.planning.timing.offers import timed
 
+_WHOLE = "its inner dimension keeps all channels, and nothing else competes there"
 _TIMED = (0.25, 0.5, 0.75)  # of the channels: a table of times is measured at each such width
 
 
@@ -70,8 +71,8 @@ class Choosing:
         narrowing = self.narrowing
         if narrowing is None:
             return choose(partial(make, self.offers))
-        if not self.names:
-            return choose(partial(make, self.offers, narrowing=narrowing))
+        if not self.names or narrowing.method.width_only:
+            return choose(partial(make, self._apart(narrowing), narrowing=narrowing))
         narrowing = narrowing.with_spectra(self.model, self.analysis, self._further_at(narrowing))
         further = candidates_further(narrowing, self.analysis.targets, self.names, self.known)
         # What is predicted is local: either kind alone may measure better than both.
@@ -81,6 +82,14 @@ class Choosing:
         }
         both = partial(make, self.offers, narrowing=narrowing, further=further)
         return choose(both, parts=parts)
+
+    def _apart(self, narrowing: Narrowing) -> dict[str, Offer]:
+        """The offers with no factors for the layers of inner dimensions."""
+        inside = {member.layer for one in narrowing.found.values() for member in one.layers}
+        own = without_factors({n: one for n, one in self.offers.items() if n in inside})
+        return {
+            n: replace(own[n], obstacle=_WHOLE) if n in own else o for n, o in self.offers.items()
+        }
 
     def _further_at(self, narrowing: Narrowing) -> dict[str, list[int]]:
         """{inner dimension: the widths at which its layers may be factorized too}."""

@@ -196,7 +196,8 @@ def check_decidable(policy: Policy, methods: Sequence[Method | Interpolative]) -
     if narrower is not None and not layerwise and not takes_widths(policy):
         raise LowRankError(
             f"the policy {policy.name} says ranks, and {narrower.name} has none: add a method "
-            "with ranks, such as pivoted_tucker2, or choose the policy budget, loss, energy, error or compute"
+            "with ranks, such as pivoted_tucker2, or choose the policy budget, loss, energy, error "
+            "or compute"
         )
 
 

@@ -40,6 +40,12 @@ class Interpolative:
         "of latency: what this device likes, by measurement",
     )
 
+    width_only: bool = knob(
+        default=False,
+        help="interpolative: layers of inner dimensions get fewer channels and nothing else, so "
+        "that other methods factorize the layers of none alone",
+    )
+
     name: ClassVar[str] = "interpolative"
 
     def widths(self, dimension: InnerDimension) -> list[int]:

@@ -49,7 +49,8 @@ class MethodsOptions:
 
     def competing(self, seed: int) -> list[Method | Interpolative]:
         """The methods `names`, with those of the options that are their own."""
-        narrower = Interpolative(width_multiple_of=vars(self)["width_multiple_of"])
+        own = {key: vars(self)[key] for key in ("width_multiple_of", "width_only")}
+        narrower = Interpolative(**own)
         return [narrower if n == narrower.name else self.made(n, seed) for n in self.names]
 
     def made(self, name: str, seed: int) -> Method:

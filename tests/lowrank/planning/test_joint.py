@@ -107,6 +107,21 @@ def test_narrower_dimensions_alone(analysis: Analysis) -> None:
     assert "no method for single layers" in plan.layers["stem.0"].why
 
 
+def test_width_only_leaves_factors_to_the_layers_of_no_dimension() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 30), nn.ReLU(), nn.Linear(30, 20)]
+    net, x = nn.Sequential(*layers), torch.randn(8, 20)
+    methods = [lr.Interpolative(width_only=True), lr.PivotedSVD()]
+    plan = lr.plan(net, lr.Budget(params=0.4), x, methods=methods)
+    assert plan.narrowing is not None
+    inside = {m.layer for one in plan.narrowing.found.values() for m in one.layers}
+    assert 0 < len(inside) < len(plan.layers)
+    for name, layer in plan.layers.items():
+        assert layer.method == (NARROWED if name in inside else "pivoted_svd")
+    large = lr.plan(net, lr.Budget(params=1.0), x, methods=methods)
+    assert all("keeps all channels" in large.layers[name].why for name in inside)
+
+
 def test_widths_are_multiples_of_what_is_asked_for(analysis: Analysis) -> None:
     methods = [lr.Interpolative(width_multiple_of=4)]
     plan = lr.plan_from(network(), analysis, lr.Budget(params=0.6), methods=methods)
