@@ -183,18 +183,20 @@ def test_objectives_are_figures_of_the_fine_tuned_network() -> None:
 def test_readers_never_see_half_a_status(tmp_path: Path) -> None:
     long = replace(STATUS, error="x" * 100_000)
     write_status(tmp_path, long)
-    ended = threading.Event()
+    seen, began, ended = {read_status(tmp_path).job}, threading.Event(), threading.Event()
 
     def write() -> None:
         number = 0
         while not ended.is_set():
             number += 1
             write_status(tmp_path, replace(long, job=number))
+            began.set()
 
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        seen = {read_status(tmp_path).job for _ in range(200)}
+        assert began.wait(60)
+        seen |= {read_status(tmp_path).job for _ in range(200)}
     finally:
         ended.set()
         writer.join()
