@@ -127,7 +127,7 @@ class Proofs:
         """`_why_not`, as one draw of channels shows it."""
         generator = torch.Generator().manual_seed(seed)
         few = len(dimensions) == 1
-        counts = [_kept(one.width, 0 if few else n + seed) for n, one in enumerate(dimensions)]
+        counts = [_kept(one, 0 if few else n + seed) for n, one in enumerate(dimensions)]
         kept = [one.drawn(count, generator) for one, count in zip(dimensions, counts, strict=True)]
         try:
             small = self._outputs(self._changed(dimensions, kept, narrowed))
@@ -179,11 +179,11 @@ class Proofs:
         return [leaf for leaf in leaves if leaf.is_floating_point()]
 
 
-def _kept(width: int, place: int) -> int:
+def _kept(dimension: InnerDimension, place: int) -> int:
     """How many channels a trial keeps: half of them and, of every other dimension of one trial,
     another number, since what needs the same number in all of them would hold together alone."""
-    half = width // 2
-    return half if place % 2 == 0 else half - 1 if half > 1 else half + 1
+    half, step = dimension.width // 2, dimension.step
+    return half if place % 2 == 0 else half - step if half > step else half + step
 
 
 def _uncounted(dimension: InnerDimension, layer: str, key: str) -> InnerDimension:
