@@ -26,6 +26,7 @@ from pipeline.lowrank.network.costs import Totals
 from pipeline.lowrank.network.executing import Executor
 from pipeline.lowrank.network.finding import find_targets
 from pipeline.lowrank.network.opening import opened
+from pipeline.lowrank.network.progress import steps
 from pipeline.lowrank.network.stacks import Stack
 from pipeline.lowrank.planning.checking import checked, with_eliminations
 from pipeline.lowrank.planning.plan import DENSE, Plan
@@ -146,7 +147,7 @@ def apply_(
     narrower = dict(_narrowed(plan, model, analysis))
     built: dict[str, nn.Module] = {}
     reports: dict[str, LayerReport] = {}
-    for dimension in narrower.values():
+    for dimension in steps(narrower.values(), "inner dimensions"):
         with torch.inference_mode(False):
             layers = dimension.built()
         built |= layers

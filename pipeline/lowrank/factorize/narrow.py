@@ -43,16 +43,25 @@ class Narrowed:
             member.layer: layer_at(model, member.layer, in_first=member.in_first)
             for member in self.dimension
         }
-        self.ends: dict[str, NarrowerLayer] = {}
+        self._elimination = elimination
+        self._ends: dict[str, NarrowerLayer] = {}
         self.methods: dict[str, Method] = {}
         self.factorized: dict[str, LayerFactorization] = {}
         for member in self.dimension.ends:
-            layer = member.layer
-            given = dense_weight(self.dense[layer]), analysis.metrics.get(layer)
-            end = NarrowerLayer(member, *given, self.dimension, elimination)
-            self.ends[layer] = end
-            if further := after_narrowing(plan.layers[layer].method):
-                self.methods[layer] = plan.methods[further]
+            if further := after_narrowing(plan.layers[member.layer].method):
+                self.methods[member.layer] = plan.methods[further]
+
+    def _end(self, member: Member) -> NarrowerLayer:
+        """A layer that makes or reads the channels. That of experts is made anew each time: a copy
+        of all experts may be as large as the network."""
+        if (known := self._ends.get(member.layer)) is not None:
+            return known
+        weight = dense_weight(self.dense[member.layer])
+        metric = self.analysis.metrics.get(member.layer)
+        end = NarrowerLayer(member, weight, metric, self.dimension, self._elimination)
+        if self.dimension.groups == 1:
+            self._ends[member.layer] = end
+        return end
 
     def built(self) -> dict[str, nn.Module]:
         """{layer: the layer with fewer channels}. Biases take up the mean error where the metric
@@ -65,13 +74,13 @@ class Narrowed:
             self._take_up_(member, layer)
         if member.layer not in self.methods:
             return layer
-        one = self.factorized[member.layer] = self._factorization(member.layer, layer)
+        one = self.factorized[member.layer] = self._factorization(member, layer)
         return one.built()
 
     def _take_up_(self, member: Member, layer: nn.Module) -> None:
         """Writes the weight into a layer that reads the channels, and the mean error into its
         bias."""
-        write_weight_(layer, self.ends[member.layer].weight(self.width))
+        write_weight_(layer, self._end(member).weight(self.width))
         metric = self.analysis.metrics.get(member.layer)
         if metric is not None and metric.mean is not None:
             change = dense_weight(self.dense[member.layer]).double() - self._wide(member, layer)
@@ -81,9 +90,10 @@ class Narrowed:
             moved = bias.detach() + update.to(bias.dtype)
             layer.bias = nn.Parameter(moved, bias.requires_grad)
 
-    def _factorization(self, name: str, layer: nn.Module) -> LayerFactorization:
+    def _factorization(self, member: Member, layer: nn.Module) -> LayerFactorization:
         """The factorization of a narrowed layer."""
-        end, expected = self.ends[name], self.expected.layers[name]
+        name, end = member.layer, self._end(member)
+        expected = self.expected.layers[name]
         return LayerFactorization(
             name,
             layer,
@@ -130,7 +140,7 @@ class Narrowed:
             return checked_report(
                 name, expected, measured=0, lower=0, upper=0, theorem=_KEPT, rounding=1e-7
             )
-        end = self.ends[name]
+        end = self._end(member)
         stored, there = self._stored(layer), end.weight(self.width)
         exact, certificate, given_up = there, Certificate(0.0, 0.0, ""), 0.0
         if one := self.factorized.get(name):
@@ -140,7 +150,7 @@ class Narrowed:
             given_up = end.errors()[self.width].item()
             change = self.analysis.whiten(name, end.dense.double() - self._spread(member, stored))
         else:  # no other channels change
-            change = self._whiten(name, there - stored)
+            change = self._whiten(member, there - stored)
         norm = self.analysis.spectra[name].squared_norm or 1.0
         lower, upper = (
             ((given_up + c) / norm) ** 0.5 for c in (certificate.lower, certificate.upper)
@@ -152,12 +162,12 @@ class Narrowed:
             lower=lower,
             upper=upper,
             theorem=", ".join(filter(None, [_EXACT if end.reads else "", certificate.theorem])),
-            rounding=float(self._whiten(name, stored - exact).norm()) / norm**0.5 + 1e-7,
+            rounding=float(self._whiten(member, stored - exact).norm()) / norm**0.5 + 1e-7,
         )
 
-    def _whiten(self, name: str, change: Tensor) -> Tensor:
+    def _whiten(self, member: Member, change: Tensor) -> Tensor:
         """A change of the weight that a narrowed layer has, in the metric there."""
-        metric = self.ends[name].metric_at(self.width)
+        metric = self._end(member).metric_at(self.width)
         return metric.whiten(change) if metric else change
 
     def widen_(self, network: nn.Module) -> nn.Module:
@@ -172,7 +182,7 @@ class Narrowed:
                 recounted_(layer_at(network, member.layer), member, self.dense[member.layer])
                 continue
             layer = copy.deepcopy(self.dense[member.layer])
-            if member.layer in self.ends:
+            if member in self.dimension.ends:
                 small = layer_at(network, member.layer, in_first=member.in_first)
                 write_weight_(layer, self._wide(member, small))
                 if isinstance(found := getattr(small, "bias", None), Tensor):

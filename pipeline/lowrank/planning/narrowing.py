@@ -25,6 +25,7 @@ from pipeline.lowrank.network.calling import beginning_of
 from pipeline.lowrank.network.costs import TimedTotals
 from pipeline.lowrank.network.inner.dimension import InnerDimension, Member
 from pipeline.lowrank.network.inner.finding import find_inner
+from pipeline.lowrank.network.progress import steps
 from pipeline.lowrank.network.targets import Target, dense_weight
 from pipeline.lowrank.planning.timing.clock import Clock
 
@@ -84,7 +85,7 @@ class Narrowing:
         """The same with the eliminations of these dimensions, in the metric of the analysis."""
         known = {name for name, one in self.eliminations.items() if one.errors}
         found = {}
-        for name in [name for name in names if name not in known]:
+        for name in steps([name for name in names if name not in known], "inner dimensions"):
             dimension = self.found[name]
             weights = _weights(model, dimension.readers)
             order = self.orders.get(name)
@@ -111,7 +112,7 @@ class Narrowing:
         widths: {name: ascending}; the eliminations of these dimensions are known.
         """
         found = dict(self.spectra)
-        for name, wanted in widths.items():
+        for name, wanted in steps(widths.items(), "spectra of widths"):
             known, dimension = found.get(name, {}), self.found[name]
             missing = [width for width in wanted if width not in known]
             if missing:
