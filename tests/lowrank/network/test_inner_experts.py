@@ -70,6 +70,17 @@ def test_the_experts_of_a_mixture_are_narrowed_each_for_itself(kind: ExpertKind)
     assert all(2 * after[name].params == before[name].params for name in inside)
 
 
+def test_widths_and_halves_of_experts_are_aligned() -> None:
+    sizes = {48: (8, 24), 700: (4, 348), 40: (8, 16), 6: (2, 2), 7: (1, 3), 8: (1, 4)}
+    for width, (step, half) in sizes.items():
+        one = InnerDimension(width, (), 0, groups=4)
+        assert (one.step, one.half) == (step, half)
+        assert (InnerDimension(width, (), 0).step, InnerDimension(width, (), 0).half) == (
+            1,
+            width // 2,
+        )
+
+
 def test_what_goes_with_the_channels_of_own_experts_is_found() -> None:
     net = seeded(Mixture)
     inner = inner_of(net, vectors(1))

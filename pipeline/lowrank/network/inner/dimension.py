@@ -127,6 +127,11 @@ class InnerDimension:
         return aligned if aligned < self.width else 1
 
     @property
+    def half(self) -> int:
+        """Half of the width, or what is just below it and a multiple of the step."""
+        return self.width // 2 // self.step * self.step or self.width // 2
+
+    @property
     def layers(self) -> tuple[Member, ...]:
         """The members that are targets."""
         return self.members[: self.targets]

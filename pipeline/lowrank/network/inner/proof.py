@@ -58,7 +58,7 @@ class Proofs:
     def macs_beside(self, dimension: InnerDimension) -> int:
         """The multiply-accumulates that each channel of a proven dimension takes in layers that are
         no members of it: what is gone of them where half of the channels are."""
-        kept = dimension.drawn(dimension.width // 2, torch.Generator().manual_seed(0))
+        kept = dimension.drawn(dimension.half, torch.Generator().manual_seed(0))
         with self._replaced(self._changed([dimension], [kept], narrowed)):
             half = self._macs()
         members = {member.layer for member in dimension}
@@ -182,7 +182,7 @@ class Proofs:
 def _kept(dimension: InnerDimension, place: int) -> int:
     """How many channels a trial keeps: half of them and, of every other dimension of one trial,
     another number, since what needs the same number in all of them would hold together alone."""
-    half, step = dimension.width // 2, dimension.step
+    half, step = dimension.half, dimension.step
     return half if place % 2 == 0 else half - step if half > step else half + step
 
 
