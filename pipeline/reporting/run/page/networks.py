@@ -66,7 +66,7 @@ def _latency(timings: Timings) -> Row:
         small = "busy" if one.busy else f"± {duration(one.iqr_ms / 2)}"
         cells.append(Cell(duration(one.latency_ms), small=small))
     ratio = max(timings.speedup, 1 / timings.speedup)
-    change = Cell(speed(timings), small=f"± {number_text(ratio * timings.speedup_spread)}")
+    change = Cell(speed(timings), small=f"± {ratio * timings.speedup_spread:.2f}")
     if timings.busy:
         change = Cell("busy machine", kind="doubtful")
     return Row([Cell(f"latency, {batch(timings)}"), *cells, change])
