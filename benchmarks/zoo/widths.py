@@ -34,7 +34,7 @@ Which [inner dimensions](concepts.md#inner-dimension) are found and proven in ti
 of many architectures: `python -m benchmarks.zoo.widths` makes this page. *Inside* is the share of \
 the parameters in the layers of these dimensions, *at half* what is left of the parameters where \
 each of them has half of its width. *Checks*: the narrowed network runs an example, also where \
-every other dimension keeps all of its channels but one, costs what the plan expects, and is saved \
+every other dimension keeps all of its channels but one (of experts but eight), costs what the plan expects, and is saved \
 and loaded to the bit. Patterns of names stand for blocks that are \
 alike; what is left is no inner dimension, or shares a layer with one.
 
@@ -51,7 +51,7 @@ def row(entry: Entry) -> tuple[str, NetworkWidths]:
     assert plan.narrowing is not None
     inner, small = plan.narrowing, copy.deepcopy(net)
     halved = {
-        member.layer: lr.PlannedLayer(NARROWED, (max(1, one.width // 2),))
+        member.layer: lr.PlannedLayer(NARROWED, (max(1, one.half),))
         for one in inner.found.values()
         for member in one.layers
     }
@@ -72,10 +72,12 @@ def row(entry: Entry) -> tuple[str, NetworkWidths]:
 
 
 def _runs_uneven(net: nn.Module, plan: lr.Plan) -> bool:
-    """Whether it runs where every other dimension keeps all channels but one."""
+    """Whether it runs where every other dimension keeps all channels but one, of experts a step."""
     assert plan.narrowing is not None
     changed = {
-        member.layer: lr.PlannedLayer(NARROWED, (max(1, one.width - 1 if odd else one.width // 2),))
+        member.layer: lr.PlannedLayer(
+            NARROWED, (max(1, one.width - one.step if odd else one.half),)
+        )
         for odd, one in zip(cycle((False, True)), plan.narrowing.found.values())
         for member in one.layers
     }
