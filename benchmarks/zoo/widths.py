@@ -34,8 +34,8 @@ Which [inner dimensions](concepts.md#inner-dimension) are found and proven in ti
 of many architectures: `python -m benchmarks.zoo.widths` makes this page. *Inside* is the share of \
 the parameters in the layers of these dimensions, *at half* what is left of the parameters where \
 each of them has half of its width. *Checks*: the narrowed network runs an example, also where \
-every other dimension keeps all of its channels but one (of experts but eight), costs what the plan expects, and is saved \
-and loaded to the bit. Patterns of names stand for blocks that are \
+every other dimension keeps all of its channels but one (of experts but eight), costs what the \
+plan expects, and is saved and loaded to the bit. Patterns of names stand for blocks that are \
 alike; what is left is no inner dimension, or shares a layer with one.
 
 | network | dimensions | inside | at half | checks | layers that read them | left, and why |
