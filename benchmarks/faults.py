@@ -135,7 +135,7 @@ def kills(tree: Tree, wanted: dict[str, bytes], chance: random.Random) -> Iterat
     forget(tree)
     for _ in range(KILLS):
         process = start(tree)
-        time.sleep(chance.uniform(1, 12))  # a stage takes seconds: most chains take all kills
+        time.sleep(chance.uniform(0.5, 6))  # a stage takes seconds: most chains take all kills
         if process.poll() is not None:
             break
         what, how = (
