@@ -10,7 +10,7 @@ import re
 import tempfile
 import warnings
 from collections import Counter
-from itertools import cycle
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -50,11 +50,7 @@ def row(entry: Entry) -> tuple[str, NetworkWidths]:
     plan = lr.plan_from(net, analysis, lr.Budget(params=1.0), methods=[lr.Interpolative()])
     assert plan.narrowing is not None
     inner, small = plan.narrowing, copy.deepcopy(net)
-    halved = {
-        member.layer: lr.PlannedLayer(NARROWED, (max(1, one.half),))
-        for one in inner.found.values()
-        for member in one.layers
-    }
+    halved = _planned(inner, [one.half for one in inner.found.values()])
     done = lr.apply_(small, plan.with_layers(**halved))
     totals = network_totals(small, example)
     inside = sum(analysis.targets[name].params for name in halved)
@@ -74,14 +70,19 @@ def row(entry: Entry) -> tuple[str, NetworkWidths]:
 def _runs_uneven(net: nn.Module, plan: lr.Plan) -> bool:
     """Whether it runs where every other dimension keeps all channels but one, of experts a step."""
     assert plan.narrowing is not None
-    changed = {
-        member.layer: lr.PlannedLayer(
-            NARROWED, (max(1, one.width - one.step if odd else one.half),)
-        )
-        for odd, one in zip(cycle((False, True)), plan.narrowing.found.values())
+    found = plan.narrowing.found.values()
+    widths = [d.width - d.step if place % 2 else d.half for place, d in enumerate(found)]
+    changed = _planned(plan.narrowing, widths)
+    return lr.apply_(copy.deepcopy(net), plan.with_layers(**changed)).ran
+
+
+def _planned(inner: Narrowing, widths: Sequence[int]) -> dict[str, lr.PlannedLayer]:
+    """The layers of the dimensions, each of which has one of the widths."""
+    return {
+        member.layer: lr.PlannedLayer(NARROWED, (max(1, width),))
+        for one, width in zip(inner.found.values(), widths, strict=True)
         for member in one.layers
     }
-    return lr.apply_(copy.deepcopy(net), plan.with_layers(**changed)).ran
 
 
 def _comes_back(entry: Entry, small: nn.Module) -> bool:

@@ -123,7 +123,7 @@ def check_budget(
         size = 1 if unit == "params" else parameter.element_size()
         total += size * parameter.numel()
         shape = tuple(parameter.shape)
-        least += size * _least((1, 1, *shape[2:]) if narrowing else shape)
+        least += size * _least(_narrowest(shape) if narrowing else shape)
     if least > budget * total:
         share = math.ceil(1000 * least / total) / 1000
         rank = "one channel and rank 1" if narrowing else "rank 1"
@@ -132,6 +132,12 @@ def check_budget(
             f"there are {least:,} of {total:,} {words[unit]} left at least; choose at least "
             f"{share:g}"
         )
+
+
+def _narrowest(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """What is left of a shape of which any two sides may be channels, a single one each: the taps
+    of a kernel; of three sides the smallest, since a stack of matrices has its groups first."""
+    return shape[2:] if len(shape) > 3 else tuple(sorted(shape)[:-2])
 
 
 def _least(shape: tuple[int, ...]) -> int:

@@ -136,6 +136,16 @@ def test_no_plan_is_below_the_least_that_is_told(method: str) -> None:
         )
 
 
+def test_no_narrower_network_is_below_the_least_that_is_told() -> None:
+    net = nn.Linear(100, 100)
+    check_budget(net, BUDGET | {"budget": 0.0003}, ["interpolative"])
+    with pytest.raises(LowRankError, match="with one channel and rank 1 in every weight there are"):
+        check_budget(net, BUDGET | {"budget": 0.0001}, ["interpolative"])
+    # Experts of one channel each and rank 1 would have 2 · (64 + 1) numbers, fewer than 1024.
+    experts = nn.ParameterList([torch.zeros(2, 64, 1024)])
+    check_budget(experts, BUDGET | {"budget": 200 / 2**17}, ["interpolative", "svd"])
+
+
 def test_other_units_are_left_to_the_policy() -> None:
     net = nn.Linear(100, 100)
     for changed in ({"policy": "energy"}, {"cost_unit": "macs"}, {"scope": "targets"}):

@@ -24,6 +24,7 @@ from pipeline.lowrank.planning.timing.clock import Clock
 from pipeline.lowrank.planning.timing.offers import timed
 
 _WHOLE = "its inner dimension keeps all channels, and nothing else competes there"
+_NO_FACTORS = "the plan that factorizes no layer measured best"
 _TIMED = (0.25, 0.5, 0.75)  # of the channels: a table of times is measured at each such width
 
 
@@ -76,9 +77,10 @@ class Choosing:
         narrowing = narrowing.with_spectra(self.model, self.analysis, self._further_at(narrowing))
         further = candidates_further(narrowing, self.analysis.targets, self.names, self.known)
         # What is predicted is local: either kind alone may measure better than both.
+        wide = without_factors(self.offers, _NO_FACTORS)
         parts = {
             "no layer narrower": partial(make, self.offers),
-            "no layer factorized": partial(make, without_factors(self.offers), narrowing=narrowing),
+            "no layer factorized": partial(make, wide, narrowing=narrowing),
         }
         both = partial(make, self.offers, narrowing=narrowing, further=further)
         return choose(both, parts=parts)
@@ -86,10 +88,8 @@ class Choosing:
     def _apart(self, narrowing: Narrowing) -> dict[str, Offer]:
         """The offers with no factors for the layers of inner dimensions."""
         inside = {member.layer for one in narrowing.found.values() for member in one.layers}
-        own = without_factors({n: one for n, one in self.offers.items() if n in inside})
-        return {
-            n: replace(own[n], obstacle=_WHOLE) if n in own else o for n, o in self.offers.items()
-        }
+        own = {name: one for name, one in self.offers.items() if name in inside}
+        return {**self.offers, **without_factors(own, _WHOLE)}
 
     def _further_at(self, narrowing: Narrowing) -> dict[str, list[int]]:
         """{inner dimension: the widths at which its layers may be factorized too}."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lowrank.analysis.analysis import Analysis
+from pipeline.lowrank.analysis.metrics import Metric
 from pipeline.lowrank.factorize.layer import LayerFactorization, LayerReport, checked_report
 from pipeline.lowrank.forms.surgery import Factorized, layer_at
 from pipeline.lowrank.methods import Certificate, Method
@@ -45,6 +46,7 @@ class Narrowed:
         }
         self._elimination = elimination
         self._ends: dict[str, NarrowerLayer] = {}
+        self._metrics: dict[str, Metric | None] = {}
         self.methods: dict[str, Method] = {}
         self.factorized: dict[str, LayerFactorization] = {}
         for member in self.dimension.ends:
@@ -62,6 +64,16 @@ class Narrowed:
         if self.dimension.groups == 1:
             self._ends[member.layer] = end
         return end
+
+    def _metric(self, member: Member) -> Metric | None:
+        """The metric of a layer with fewer channels, whose roots are made once; of experts, as in
+        `_end`, each time."""
+        if member.layer in self._metrics:
+            return self._metrics[member.layer]
+        found = self._end(member).metric_at(self.width)
+        if self.dimension.groups == 1:
+            self._metrics[member.layer] = found
+        return found
 
     def built(self) -> dict[str, nn.Module]:
         """{layer: the layer with fewer channels}. Biases take up the mean error where the metric
@@ -99,7 +111,7 @@ class Narrowed:
             layer,
             replace(expected, ranks=expected.ranks[1:]),
             self.methods[name],
-            end.metric_at(self.width),
+            self._metric(member),
             weight=end.weight(self.width),
         )
 
@@ -167,7 +179,7 @@ class Narrowed:
 
     def _whiten(self, member: Member, change: Tensor) -> Tensor:
         """A change of the weight that a narrowed layer has, in the metric there."""
-        metric = self._end(member).metric_at(self.width)
+        metric = self._metric(member)
         return metric.whiten(change) if metric else change
 
     def widen_(self, network: nn.Module) -> nn.Module:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -88,19 +89,15 @@ class NarrowerLayer:
         )
 
 
+@dataclass(eq=False)
 class _Group:
     """A layer, or one expert of a stack."""
 
-    def __init__(
-        self,
-        member: Member,
-        weight: Tensor,
-        metric: Metric | None,
-        width: int,
-        elimination: Elimination,
-    ) -> None:
-        self.member, self.dense, self.metric = member, weight, metric
-        self.width, self.elimination = width, elimination
+    member: Member
+    dense: Tensor
+    metric: Metric | None
+    width: int
+    elimination: Elimination
 
     @cached_property
     def ordered(self) -> Ordered | None:

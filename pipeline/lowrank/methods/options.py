@@ -12,6 +12,7 @@ from pipeline.lowrank.typed import knob, options
 T = TypeVar("T")
 
 _NAMES = (*METHODS, Interpolative.name)
+_WIDTHS = tuple(Interpolative.__pydantic_fields__)  # type: ignore[attr-defined]
 
 
 def with_options_of(
@@ -49,8 +50,7 @@ class MethodsOptions:
 
     def competing(self, seed: int) -> list[Method | Interpolative]:
         """The methods `names`, with those of the options that are their own."""
-        own = {key: vars(self)[key] for key in ("width_multiple_of", "width_only")}
-        narrower = Interpolative(**own)
+        narrower = Interpolative(**{key: vars(self)[key] for key in _WIDTHS})
         return [narrower if n == narrower.name else self.made(n, seed) for n in self.names]
 
     def made(self, name: str, seed: int) -> Method:

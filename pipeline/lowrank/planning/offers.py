@@ -65,12 +65,16 @@ def make_offers(
     return offers
 
 
-def without_factors(offers: Mapping[str, Offer]) -> dict[str, Offer]:
-    """The offers with the dense candidate alone, but where an override decided."""
-    return {
-        name: offer if offer.given else replace(offer, candidates=[offer.dense], views={})
-        for name, offer in offers.items()
-    }
+def without_factors(offers: Mapping[str, Offer], why: str) -> dict[str, Offer]:
+    """The offers with the dense candidate alone, but where an override decided.
+
+    why: no other candidate takes part.
+    """
+
+    def alone(offer: Offer) -> Offer:
+        return replace(offer, candidates=[offer.dense], views={}, obstacle=why)
+
+    return {n: offer if offer.given else alone(offer) for n, offer in offers.items()}
 
 
 def make_offer(

@@ -21,7 +21,7 @@ from pipeline.lowrank.network.costs import CostUnit, network_totals
 from pipeline.lowrank.planning import narrowing
 from pipeline.lowrank.planning.making import make_plan
 from pipeline.lowrank.planning.narrowing import NARROWED
-from pipeline.lowrank.planning.offers import make_offers
+from pipeline.lowrank.planning.offers import make_offers, without_factors
 from tests.lowrank.inner_cases import named
 
 BOTH = (lr.PivotedTucker2(), lr.Interpolative())
@@ -105,6 +105,16 @@ def test_narrower_dimensions_alone(analysis: Analysis) -> None:
     assert {layer.method for layer in plan.factorized.values()} == {NARROWED}
     assert set(plan.widths) == set(CASE.found)
     assert "no method for single layers" in plan.layers["stem.0"].why
+
+
+def test_a_layer_that_no_factors_were_offered_says_why(analysis: Analysis) -> None:
+    known = with_matrices([lr.PivotedSVD()])
+    weights = analysis.whitened(network())
+    offers = make_offers(analysis, weights, ["pivoted_svd"], known, "params")
+    assert any(len(offer.candidates) > 1 for offer in offers.values())
+    for offer in without_factors(offers, "for a reason").values():
+        assert offer.settled is not None
+        assert offer.settled.why == "dense: for a reason"
 
 
 def test_width_only_leaves_factors_to_the_layers_of_no_dimension() -> None:

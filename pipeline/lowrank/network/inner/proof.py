@@ -126,8 +126,8 @@ class Proofs:
     def _reason(self, dimensions: Sequence[InnerDimension], seed: int) -> str | None:
         """`_why_not`, as one draw of channels shows it."""
         generator = torch.Generator().manual_seed(seed)
-        few = len(dimensions) == 1
-        counts = [_kept(one, 0 if few else n + seed) for n, one in enumerate(dimensions)]
+        first = seed if len(dimensions) > 1 else 0  # one alone keeps half
+        counts = [_kept(one, n) for n, one in enumerate(dimensions, first)]
         kept = [one.drawn(count, generator) for one, count in zip(dimensions, counts, strict=True)]
         try:
             small = self._outputs(self._changed(dimensions, kept, narrowed))
